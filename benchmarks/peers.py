@@ -1,0 +1,54 @@
+"""Reference implementations that benchmarks compare with; development only, never imported by constropt."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor, nn
+
+
+def adv_lib(path: str | None = None) -> None:
+    """Make adv_lib importable (``pip install --no-deps adv-lib``, or the folder that holds it).
+
+    It imports torchvision and visdom only for what is not used here: empty stand-ins take their place when absent.
+    """
+    if path is not None:
+        sys.path.insert(0, str(Path(path).resolve()))
+    for name in ("visdom", "torchvision", "torchvision.models", "torchvision.transforms"):
+        try:
+            __import__(name)
+        except Exception:  # torchvision raises RuntimeError when it does not fit the torch at hand
+            sys.modules[name] = _StandIn(name)
+
+
+class _StandIn(types.ModuleType):
+    """A module that has every name, all of them empty: only imported from, never called."""
+
+    __path__: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+def official_alma(distance: str, first_step: float, ema: Callable[[int], float]) -> Callable[..., Tensor]:
+    """The authors' ALMA with the paper's settings: ``attack(model, inputs, labels, steps) -> perturbed inputs``."""
+    from adv_lib.attacks.augmented_lagrangian import alma
+
+    def attack(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int) -> Tensor:
+        return alma(
+            model, inputs, labels, num_steps=steps, distance=distance, init_lr_distance=first_step, α=ema(steps)
+        )
+
+    return attack
+
+
+def official_ddn(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int) -> Tensor:
+    """The authors' DDN without quantisation."""
+    from adv_lib.attacks.decoupled_direction_norm import ddn
+
+    return ddn(model, inputs, labels, steps=steps, levels=None)

@@ -1,0 +1,157 @@
+"""Convex sets with a projection: the simple set C that the variable is kept in.
+
+Law (checked by :func:`constropt.testing.check_domain`): a projection is idempotent, feasible in the dtype of its
+input, leaves the points of the set where they are, is non-expansive, and no point of the set is nearer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+import torch
+from torch import Tensor
+
+from constropt.prox.projections import project_l1, project_l2, project_linf, project_simplex
+
+Bound = Union[float, Tensor]
+
+
+class Domain:
+    """A closed convex set of variables of shape ``(batch, *event)``, rows independent of each other."""
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest point of the set, row by row: ``(batch, *event) -> (batch, *event)``."""
+        raise NotImplementedError  # abstract
+
+    def bounds(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Elementwise ``(lower, upper)`` of the shape of ``x`` when the set *is* a box (infinite sides allowed), else None."""
+        return None
+
+    def contains(self, x: Tensor, tolerance: float = 0.0) -> Tensor:
+        """``(batch,)``: which rows are within ``tolerance`` (largest absolute difference) of their projection."""
+        return (self.project(x) - x).abs().flatten(1).amax(1) <= tolerance
+
+
+@dataclass(frozen=True)
+class Reals(Domain):
+    """The whole space: no constraint on the variable.
+
+    >>> Reals().project(torch.tensor([[5.0]]))
+    tensor([[5.]])
+    """
+
+    def project(self, x: Tensor) -> Tensor:
+        return x
+
+    def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(x, -torch.inf), torch.full_like(x, torch.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Box(Domain):
+    """``{x : lower <= x <= upper}`` elementwise; sides are numbers or tensors that broadcast to ``(batch, *event)``, infinity allowed.
+
+    Raises ``ValueError`` when a lower side lies above its upper side.
+
+    >>> Box(0.0, 1.0).project(torch.tensor([[-1.0, 0.5, 2.0]]))
+    tensor([[0.0000, 0.5000, 1.0000]])
+    """
+
+    lower: Bound = 0.0
+    upper: Bound = 1.0
+
+    def __post_init__(self) -> None:
+        if not bool((torch.as_tensor(self.lower) <= torch.as_tensor(self.upper)).all()):
+            raise ValueError(f"Box: lower must not exceed upper (and neither be NaN), got lower={self.lower} and upper={self.upper}")
+
+    def project(self, x: Tensor) -> Tensor:
+        if isinstance(self.lower, Tensor) or isinstance(self.upper, Tensor):
+            lower, upper = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in (self.lower, self.upper))
+            return torch.minimum(torch.maximum(x, lower), upper)
+        return x.clamp(self.lower, self.upper)
+
+    def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        lower, upper = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in (self.lower, self.upper))
+        return lower.expand_as(x), upper.expand_as(x)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ball(Domain):
+    """``{x : ||x - center||_p <= radius}``, intersected with ``box`` if one is given (exact, not the composition of two projections)."""
+
+    radius: Bound = 1.0
+    center: Bound = 0.0
+    box: Box | None = None
+
+    def __post_init__(self) -> None:
+        if not bool((torch.as_tensor(self.radius) >= 0).all()):
+            raise ValueError(f"{type(self).__name__}: radius must be >= 0, got {self.radius}")
+        if self.box is not None:
+            center = torch.as_tensor(self.center)
+            lower, upper = (torch.as_tensor(side).to(center) for side in (self.box.lower, self.box.upper))
+            if not bool(((lower <= center) & (center <= upper)).all()):
+                raise ValueError(f"{type(self).__name__}: center must lie in the box; move the center into it, or drop the box")
+
+    def _sides(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if self.box is None:
+            return None, None
+        lower, upper = self.box.bounds(x)
+        center = self._center(x)
+        return lower - center, upper - center
+
+    def _center(self, x: Tensor) -> Bound:
+        return self.center.to(x) if isinstance(self.center, Tensor) else self.center
+
+    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
+        raise NotImplementedError  # abstract
+
+    def project(self, x: Tensor) -> Tensor:
+        center = self._center(x)
+        d = x - center
+        p = self._project_centered(d, *self._sides(x))
+        # the sum with the centre rounds: entries that need not move stay as they are, and the box is met exactly
+        projected = torch.where(p == d, x, center + p)
+        return projected if self.box is None else self.box.project(projected)
+
+
+@dataclass(frozen=True, eq=False)
+class L1Ball(_Ball):
+    """``{x : ||x - center||_1 <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a number or ``(batch,)``."""
+
+    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
+        return project_l1(d, self.radius, lower=lower, upper=upper)
+
+
+@dataclass(frozen=True, eq=False)
+class L2Ball(_Ball):
+    """``{x : ||x - center||_2 <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a number or ``(batch,)``."""
+
+    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
+        return project_l2(d, self.radius, lower=lower, upper=upper)
+
+
+@dataclass(frozen=True, eq=False)
+class LinfBall(_Ball):
+    """``{x : ||x - center||_inf <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a number or ``(batch,)``."""
+
+    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
+        return project_linf(d, self.radius, lower=lower, upper=upper)
+
+
+@dataclass(frozen=True)
+class Simplex(Domain):
+    """``{x >= 0 : sum of a row = total}``.
+
+    >>> Simplex().project(torch.tensor([[1.0, 1.0]]))
+    tensor([[0.5000, 0.5000]])
+    """
+
+    total: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.total > 0:
+            raise ValueError(f"Simplex: total must be > 0, got {self.total}")
+
+    def project(self, x: Tensor) -> Tensor:
+        return project_simplex(x, self.total)

@@ -1,0 +1,140 @@
+"""Dual variables as state, and the rules that change them: pure functions of (y, duals), nothing hidden.
+
+The vocabulary: ``y`` value of a constraint, ``mu`` multiplier, ``rho`` penalty parameter, *candidate* = dP/dy. All shapes
+broadcast to ``y``; a dimension of size one in ``mu`` where ``y`` has more is a multiplier shared along it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Duals:
+    """The dual state of one constraint.
+
+    ``mu`` and ``rho`` have the shape of ``y`` with the ``shared`` dimensions reduced to one. ``violation`` is what the rho
+    schedule saw at its last check (infinite before the first), ``met`` whether the entry has ever been met,
+    ``updates`` how many updates were made.
+    """
+
+    mu: Tensor
+    rho: Tensor
+    violation: Tensor
+    met: Tensor
+    updates: int = 0
+    equality: bool = False
+    shared: tuple[int, ...] = ()
+
+
+class RhoSchedule(Protocol):
+    """When and how the penalty parameter grows: ``(violation now, duals) -> (rho, violation to remember)``."""
+
+    def __call__(self, violation: Tensor, duals: Duals) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class ConstantRho:
+    """The penalty parameter never changes."""
+
+    def __call__(self, violation: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
+        return duals.rho, violation
+
+
+@dataclass(frozen=True)
+class ProgressRho:
+    """Alg. 4.1 and 6.1: at every update, ``rho <- min(factor rho, maximum)`` where the violation exceeds ``ratio`` times the last one.
+
+    Entries that are met to within ``tolerance`` keep their rho.
+    """
+
+    factor: float = 10.0
+    ratio: float = 0.5
+    maximum: float = 1e12
+    tolerance: float = 0.0
+
+    def __call__(self, violation: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
+        grows = (violation > self.ratio * duals.violation) & (violation > self.tolerance)
+        return torch.where(grows, (duals.rho * self.factor).clamp_max(self.maximum), duals.rho), violation
+
+
+@dataclass(frozen=True)
+class PeriodicRho:
+    """Alg. 4.2: every ``every`` updates, ``rho <- min(factor rho, maximum)`` for entries never met so far whose violation
+    has not fallen below ``ratio`` times that of the check before."""
+
+    every: int = 10
+    factor: float = 1.2
+    ratio: float = 0.95
+    maximum: float = 1e12
+
+    def __call__(self, violation: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
+        if (duals.updates + 1) % self.every:
+            return duals.rho, duals.violation
+        grows = ~duals.met & (violation > self.ratio * duals.violation)
+        return torch.where(grows, (duals.rho * self.factor).clamp_max(self.maximum), duals.rho), violation
+
+
+@dataclass(frozen=True)
+class MultiplierUpdate:
+    """``mu <- clip(ema mu + (1 - ema) candidate, minimum, maximum)`` (Eq. 4.8 and 4.9); ``ema = 0`` is the exact update.
+
+    The safeguards keep multipliers of inequalities positive; those of equalities are clipped to ``[-maximum, maximum]``.
+    """
+
+    ema: float = 0.0
+    minimum: float = 1e-6
+    maximum: float = 1e12
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema: must lie in [0, 1), got {self.ema}; 0 is the exact update, 0.9 a slow one")
+        if not 0 <= self.minimum <= self.maximum:
+            raise ValueError(f"minimum and maximum: need 0 <= minimum <= maximum, got {self.minimum} and {self.maximum}")
+
+    def __call__(self, candidate: Tensor, duals: Duals) -> Tensor:
+        mixed = torch.lerp(candidate, duals.mu, self.ema) if self.ema else candidate
+        return mixed.clamp(-self.maximum if duals.equality else self.minimum, self.maximum)
+
+
+def shared_mean(value: Tensor, shared: tuple[int, ...], mask: Tensor | None, absent: Tensor) -> Tensor:
+    """The mean of the counted entries along the ``shared`` dimensions (kept, of size one); ``absent`` where none counts."""
+    if mask is None:
+        return value.mean(shared, keepdim=True) if shared else value
+    if not shared:
+        return torch.where(mask, value, absent)
+    count = mask.sum(shared, keepdim=True)
+    mean = torch.where(mask, value, 0).sum(shared, keepdim=True) / count.clamp_min(1)
+    return torch.where(count > 0, mean, absent)
+
+
+def advance(
+    y: Tensor, candidate: Tensor, duals: Duals, multiplier: MultiplierUpdate, schedule: RhoSchedule, mask: Tensor | None = None
+) -> Duals:
+    """One dual update from constraint values ``y`` and candidates of the same shape.
+
+    Entries that ``mask`` excludes (classes absent from a batch) and entries with a non-finite value keep their state: one
+    NaN never reaches the duals.
+    """
+    y, candidate = y.to(duals.mu), candidate.to(duals.mu)
+    finite = y.isfinite() & candidate.isfinite()
+    mask = finite if mask is None else mask & finite
+    candidate = shared_mean(candidate, duals.shared, mask, duals.mu)
+    present = mask.any(duals.shared, keepdim=True) if duals.shared else mask
+    mu = torch.where(present, multiplier(candidate, duals), duals.mu)
+    level = shared_mean(y, duals.shared, mask, torch.zeros_like(duals.mu))
+    violation = level.abs() if duals.equality else level.clamp_min(0)
+    met = duals.met | (present & (violation <= 0))
+    rho, remembered = schedule(violation, replace(duals, met=met))
+    return replace(
+        duals,
+        mu=mu,
+        rho=torch.where(present, rho, duals.rho),
+        violation=torch.where(present, remembered, duals.violation),
+        met=met,
+        updates=duals.updates + 1,
+    )

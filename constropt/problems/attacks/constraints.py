@@ -1,0 +1,104 @@
+"""Attack constraints on logits: met iff <= 0, which means that the classifier is fooled, with a margin beyond rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+LogitConstraint = Callable[[Tensor], Tensor]
+
+# The constraints demand this much beyond a tie, as a fraction of the spread of the logits: a tie is no success, and a
+# success must survive the rounding of another batch size.
+MARGIN = 1e-4
+
+
+def margin_for(dtype: torch.dtype) -> float:
+    """The margin in a dtype of logits: at least a few units of its rounding."""
+    return max(MARGIN, 2 * torch.finfo(dtype).eps)
+
+
+def best_other(logits: Tensor, labels: Tensor) -> Tensor:
+    """The largest logit of a class other than the label: ``(batch, K, *pixels) -> (batch, *pixels)``."""
+    return logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
+
+
+def logit_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logit of the label: ``(batch, K, *pixels) -> (batch, *pixels)``."""
+    return logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+
+def logit_difference(logits: Tensor, labels: Tensor, *, confidence: float = 0.0) -> Tensor:
+    """``z_y - max_{k != y} z_k + confidence`` (Carlini & Wagner, 2017), ``(batch,)``: negative iff misclassified.
+
+    >>> logit_difference(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    tensor([2.])
+    """
+    return logit_of(logits, labels) - best_other(logits, labels) + confidence
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """DLR+ (Eq. 4.4): ``(z_y - max_{k != y} z_k) / (z_pi1 - z_pi3)``, ``(batch,)``, invariant to the logits' scale and shift.
+
+    Negative iff misclassified. With two classes there is no third logit: the difference itself is returned, which
+    is not scale-invariant.
+
+    >>> dlr(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0]))
+    tensor([0.5000])
+    """
+    return _ratio(logits, logit_difference(logits, labels), targeted=False)
+
+
+def targeted_dlr(logits: Tensor, targets: Tensor) -> Tensor:
+    """tDLR+ (Eq. A III-8): ``(max_{k != t} z_k - z_t) / (z_pi1 - (z_pi3 + z_pi4) / 2)``, ``(batch,)``; negative iff classified as t.
+
+    With three classes the denominator is ``z_pi1 - z_pi3``, with two it is 1.
+    """
+    return _ratio(logits, -logit_difference(logits, targets), targeted=True)
+
+
+def class_gaps(logits: Tensor, labels: Tensor) -> Tensor:
+    """``z_y - z_c`` for the classes c other than y, in their order, ``(batch, K - 1)``: :func:`dlr` is met iff one of them is.
+
+    The margin of :func:`dlr` is added in the logits' units, so that <= 0 means the same for both.
+
+    >>> class_gaps(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0])).round(decimals=2)
+    tensor([[2., 4.]])
+    """
+    labels = labels.unsqueeze(1)
+    others = torch.arange(logits.shape[1] - 1, device=logits.device)
+    others = others + (others >= labels).long()
+    return logits.gather(1, labels) - logits.gather(1, others) + _margin(logits, targeted=False)
+
+
+def target_gap(logits: Tensor, targets: Tensor) -> Tensor:
+    """``max_{k != t} z_k - z_t``, ``(batch, 1)``, with the margin of :func:`targeted_dlr` in the logits' units."""
+    return _margin(logits, targeted=True) - logit_difference(logits, targets).unsqueeze(1)
+
+
+def _spread(logits: Tensor, targeted: bool) -> Tensor | None:
+    """The denominator of the ratio, ``(batch,)``; None with two classes, where there is none."""
+    classes = logits.shape[1]
+    if classes < 3:
+        return None
+    top = logits.topk(min(4 if targeted else 3, classes), dim=1).values
+    # all leading logits equal: a tie, with no scale to measure it by
+    return (top[:, 0] - (top[:, 2:].mean(1) if targeted else top[:, 2])).clamp_min(torch.finfo(logits.dtype).tiny * 1e3)
+
+
+def _ratio(logits: Tensor, difference: Tensor, targeted: bool) -> Tensor:
+    spread = _spread(logits, targeted)
+    return (difference if spread is None else difference / spread) + margin_for(logits.dtype)
+
+
+def _margin(logits: Tensor, targeted: bool) -> Tensor:
+    """The margin of the ratio in the logits' units, ``(batch, 1)``; a constant for gradients."""
+    spread = _spread(logits.detach(), targeted)
+    unit = logits.new_ones(logits.shape[0]) if spread is None else spread
+    return margin_for(logits.dtype) * unit.unsqueeze(1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """``-log softmax(z)_y``, ``(batch, *pixels)``: what DDN and PGD ascend (untargeted) or descend (targeted)."""
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="none")

@@ -1,0 +1,123 @@
+"""Euclidean projections of rows on norm balls (optionally within a box that contains 0) and on the simplex.
+
+All take ``d`` of shape ``(batch, *event)`` and a radius that is a number or ``(batch,)``; rows are independent, inputs
+are not modified. They raise ``ValueError`` for a negative radius given as a number.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import torch
+from torch import Tensor
+
+Radius = Union[float, Tensor]
+
+# Halvings of the bracket before the exact solve on the active set that they single out: beyond the bits of a float64.
+_HALVINGS = 64
+
+
+def _column(radius: Radius, rows: Tensor) -> Tensor:
+    """The radius as ``(batch, 1)`` in the dtype of the flattened rows."""
+    if not isinstance(radius, Tensor):
+        if radius < 0:
+            raise ValueError(f"radius must be >= 0, got {radius}")
+        return rows.new_full((rows.shape[0], 1), radius)
+    return radius.to(rows).reshape(-1, 1).expand(rows.shape[0], 1)
+
+
+def _room(rows: Tensor, lower: Tensor | None, upper: Tensor | None, like: Tensor) -> Tensor | None:
+    """How far each entry may go in the direction of its sign before it leaves the box; None without a box."""
+    if lower is None and upper is None:
+        return None
+    lower_rows = rows.new_full((), -torch.inf) if lower is None else lower.expand_as(like).flatten(1)
+    upper_rows = rows.new_full((), torch.inf) if upper is None else upper.expand_as(like).flatten(1)
+    return torch.where(rows > 0, upper_rows, -lower_rows).clamp_min(0).expand_as(rows)
+
+
+def project_simplex(d: Tensor, total: Radius = 1.0) -> Tensor:
+    """Projection on ``{p >= 0, sum p = total}``, row by row, by sorting (Held, Wolfe & Crowder 1974).
+
+    >>> project_simplex(torch.tensor([[2.0, 0.0]]))
+    tensor([[1., 0.]])
+    """
+    rows = d.flatten(1)
+    total = _column(total, rows)
+    rows = rows - rows.amax(1, keepdim=True)  # the projection is the same, and sums of large entries keep their digits
+    ordered = rows.sort(dim=1, descending=True).values
+    excess = ordered.cumsum(1) - total
+    counts = torch.arange(1, rows.shape[1] + 1, device=d.device, dtype=rows.dtype)
+    support = (ordered * counts > excess).sum(1, keepdim=True).clamp_min(1)
+    tau = excess.gather(1, support - 1) / support
+    return (rows - tau).clamp_min(0).view_as(d)
+
+
+def project_l1(d: Tensor, radius: Radius, *, lower: Tensor | None = None, upper: Tensor | None = None) -> Tensor:
+    """Projection on ``{||p||_1 <= radius, lower <= p <= upper}``: ``p = sign(d) clip(|d| - tau, 0, room)``.
+
+    With a box this is not the composition of the two projections. tau is bracketed by halving, then solved for
+    exactly on the entries that are strictly between their limits.
+
+    >>> project_l1(torch.tensor([[3.0, -1.0]]), 2.0)
+    tensor([[2., -0.]])
+    """
+    rows = d.flatten(1)
+    radius = _column(radius, rows)
+    size, room = rows.abs(), _room(rows, lower, upper, d)
+    capped = size if room is None else torch.minimum(size, room)
+    inside = capped.sum(1, keepdim=True) <= radius
+    if room is None:
+        p = project_simplex(size, radius.clamp_min(torch.finfo(rows.dtype).tiny).squeeze(1))
+    else:
+        low, high = torch.zeros_like(radius), size.amax(1, keepdim=True)
+        for _ in range(_HALVINGS):
+            tau = (low + high) / 2
+            above = torch.minimum((size - tau).clamp_min(0), room).sum(1, keepdim=True) > radius
+            low, high = torch.where(above, tau, low), torch.where(above, high, tau)
+        free = (size > high) & (size - high < room)
+        fixed = torch.where(size - high >= room, room, 0).sum(1, keepdim=True)
+        exact = (torch.where(free, size, 0).sum(1, keepdim=True) + fixed - radius) / free.sum(1, keepdim=True).clamp_min(1)
+        tau = torch.where(free.any(1, keepdim=True), torch.maximum(exact, low), high)
+        p = torch.minimum((size - tau).clamp_min(0), room)
+    p = torch.where(inside, capped, p * (radius > 0))
+    return (p * rows.sign()).view_as(d)
+
+
+def project_l2(d: Tensor, radius: Radius, *, lower: Tensor | None = None, upper: Tensor | None = None) -> Tensor:
+    """Projection on ``{||p||_2 <= radius, lower <= p <= upper}``: ``p = sign(d) min(c |d|, room)`` with c in [0, 1].
+
+    >>> project_l2(torch.tensor([[3.0, 4.0]]), 1.0)
+    tensor([[0.6000, 0.8000]])
+    """
+    rows = d.flatten(1)
+    radius = _column(radius, rows)
+    size, room = rows.abs(), _room(rows, lower, upper, d)
+    capped = size if room is None else torch.minimum(size, room)
+    norm = torch.linalg.vector_norm(capped, dim=1, keepdim=True)
+    if room is None:
+        c = (radius / norm.clamp_min(torch.finfo(rows.dtype).tiny)).clamp_max(1)
+        return (rows * c).view_as(d)
+    low, high = torch.zeros_like(radius), torch.ones_like(radius)
+    for _ in range(_HALVINGS):
+        c = (low + high) / 2
+        above = torch.linalg.vector_norm(torch.minimum(c * size, room), dim=1, keepdim=True) > radius
+        low, high = torch.where(above, low, c), torch.where(above, c, high)
+    free = low * size < room
+    rest = radius.square() - torch.where(free, 0, room).square().sum(1, keepdim=True)
+    weight = torch.where(free, size, 0).square().sum(1, keepdim=True)
+    exact = (rest.clamp_min(0) / weight.clamp_min(torch.finfo(rows.dtype).tiny)).sqrt()
+    c = torch.where(weight > 0, torch.minimum(exact, high), low)
+    p = torch.where(norm <= radius, capped, torch.minimum(c * size, room))
+    return (p * rows.sign()).view_as(d)
+
+
+def project_linf(d: Tensor, radius: Radius, *, lower: Tensor | None = None, upper: Tensor | None = None) -> Tensor:
+    """Projection on ``{||p||_inf <= radius, lower <= p <= upper}``: a clip.
+
+    >>> project_linf(torch.tensor([[3.0, -0.5]]), 1.0)
+    tensor([[ 1.0000, -0.5000]])
+    """
+    rows = d.flatten(1)
+    radius = _column(radius, rows)
+    p, room = rows.clamp(-radius, radius), _room(rows, lower, upper, d)
+    return (p if room is None else p.sign() * torch.minimum(p.abs(), room)).view_as(d)

@@ -1,0 +1,85 @@
+"""What a solver is: an object that proposes the next point; its state is outside it, the loop is :func:`constropt.solve`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.solution import Status
+
+State = TypeVar("State")
+
+
+class Run:
+    """One call of :func:`constropt.solve`: the problem, the budget, the start, and counted evaluations."""
+
+    def __init__(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int, tolerance: float) -> None:
+        self.problem, self.x0, self.steps, self.tolerance = problem, x0, steps, tolerance
+        self.forwards = torch.zeros(x0.shape[0], dtype=torch.long, device=x0.device)
+        self.backwards = torch.zeros_like(self.forwards)
+
+    def evaluate(self, x: Tensor, *, grad: bool = True, rows: Tensor | None = None) -> Evaluation:
+        """The problem at ``x``; counts one forward (and, with ``grad``, one backward) for the ``rows`` still at work."""
+        point = self.problem.evaluate(x, grad=grad)
+        spent = 1 if rows is None else rows.to(self.forwards)
+        self.forwards += spent
+        if grad:
+            self.backwards += spent
+        return point
+
+
+@dataclass(frozen=True)
+class Proposal(Generic[State]):
+    """What one step returns.
+
+    ``x`` is the next point to evaluate, ``state`` the solver's next state, ``multipliers`` the weights of the constraints
+    at the point just seen (one tensor per constraint). ``finished`` ``(batch,)`` marks rows that need no further step and
+    ``certified`` rows whose point just seen is a solution to be returned as it is; ``status`` holds their codes.
+    """
+
+    x: Tensor
+    state: State
+    multipliers: tuple[Tensor, ...]
+    finished: Tensor | None = None
+    certified: Tensor | None = None
+    status: Tensor | None = None
+
+
+class Solver(Generic[State]):
+    """Subclass with :meth:`init` and :meth:`step`; both pure but for the evaluations that they ask of ``run``.
+
+    ``check_every``: after how many steps the loop looks whether all rows are finished (a host synchronisation); 0: never.
+    ``tolerance``: violation up to which a row counts as feasible; ``None`` chooses by dtype.
+    """
+
+    check_every: int = 0
+    tolerance: float | None = None
+
+    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
+        """Raise ``ValueError`` for a problem that this solver cannot handle, before the first model call."""
+
+    def init(self, run: Run, point: Evaluation) -> State:
+        """The state at the start; ``point`` is the first evaluation, which the first :meth:`step` gets too."""
+        raise NotImplementedError  # abstract
+
+    def resume(self, run: Run, point: Evaluation, duals: Any) -> State:
+        """The state at a warm start from ``Solution.duals``; ``ValueError`` where the solver has none."""
+        raise ValueError(f"duals: {type(self).__name__} has no warm start; leave duals out")
+
+    def step(self, run: Run, state: State, point: Evaluation, index: int) -> Proposal[State]:
+        """From the evaluated ``point`` of step ``index`` (0, 1, ...) to the next one, by one backward pass."""
+        raise NotImplementedError  # abstract
+
+    def duals(self, state: State) -> Any:
+        """The dual part of the state: what a warm start needs."""
+        return None
+
+
+Callback = Callable[[int, Evaluation, Proposal[Any]], None]
+
+__all__ = ["Callback", "Proposal", "Run", "Solver", "Status"]

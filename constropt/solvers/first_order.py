@@ -1,0 +1,156 @@
+"""Augmented Lagrangian with first-order primal steps: nested (Alg. 4.1, 6.1) and joint (ALMA, Alg. 4.2) loops in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from constropt.duals import Duals
+from constropt.lagrangian import AugmentedLagrangian
+from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.solution import Status, kkt_residuals
+from constropt.solvers.base import Proposal, Run, Solver
+from constropt.steps import Gradient, PrimalStep, StepSize, first_step_size
+
+
+@dataclass(frozen=True)
+class FirstOrderState:
+    """Duals (one per constraint), the primal step's own state, the rows' initial step sizes and first feasible steps."""
+
+    duals: tuple[Duals, ...]
+    step: Any
+    size: Tensor
+    first_feasible: Tensor
+
+
+@dataclass(frozen=True)
+class FirstOrder(Solver[FirstOrderState]):
+    """min g(x) + sum_i P(h_i(x), rho_i, mu_i) by primal steps, the duals updated every ``inner_steps`` of them.
+
+    ``inner_steps = 1`` is the joint loop (Alg. 4.2): multipliers move at every step, smoothed by the EMA of
+    ``lagrangian.multiplier``; a larger number approximates the nested loop (Alg. 4.1) by that many inner steps. Duals are
+    updated from the constraint values of the very pass whose gradient is taken, so a step costs one forward and one
+    backward pass.
+
+    ``explore_first``: the first step follows the constraints' gradient alone (no objective, no dual update), as ALMA does:
+    at x0 a distance has no gradient. ``kkt_tolerance``: rows whose KKT residuals fall below it are certified and stop.
+
+    Raises ``ValueError`` for an equality constraint under a penalty without an equality form.
+    """
+
+    lagrangian: AugmentedLagrangian = field(default_factory=AugmentedLagrangian)
+    primal: PrimalStep[Any] = field(default_factory=Gradient)
+    size: StepSize = field(default_factory=StepSize)
+    inner_steps: int = 1
+    explore_first: bool = False
+    kkt_tolerance: float | None = None
+    tolerance: float | None = None
+    check_every: int = 0
+
+    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
+        if isinstance(self.inner_steps, bool) or not isinstance(self.inner_steps, int) or self.inner_steps < 1:
+            raise ValueError(f"inner_steps: takes a whole number >= 1, got {self.inner_steps!r}; 1 is the joint loop")
+        for constraint in problem.constraints:
+            self.lagrangian.form(constraint.equality)
+
+    def init(self, run: Run, point: Evaluation) -> FirstOrderState:
+        duals = tuple(
+            self.lagrangian.init(y.detach(), equality=c.equality, shared=c.shared)
+            for c, y in zip(run.problem.constraints, point.values)
+        )
+        return self.resume(run, point, duals)
+
+    def resume(self, run: Run, point: Evaluation, duals: tuple[Duals, ...]) -> FirstOrderState:
+        _check_duals(point, duals)
+        size = point.x.detach().new_full(point.objective.shape, self.size.initial)
+        first_feasible = torch.full(size.shape, -1, device=size.device)
+        return FirstOrderState(duals, self.primal.init(point.x.detach()), size, first_feasible)
+
+    def duals(self, state: FirstOrderState) -> tuple[Duals, ...]:
+        return state.duals
+
+    def step(self, run: Run, state: FirstOrderState, point: Evaluation, index: int) -> Proposal[FirstOrderState]:
+        exploring = self.explore_first and index == 0
+        duals = state.duals
+        if index and index % self.inner_steps == 0:
+            duals = tuple(
+                self.lagrangian.update(y, d, mask) for y, d, mask in zip(point.values, duals, point.masks)
+            )
+        weights = self._weights(point, duals)
+        gradient = point.gradient(0.0 if exploring else 1.0, weights)
+        x = point.x.detach()
+        met = (point.violation() <= run.tolerance) & (state.first_feasible < 0)
+        first_feasible = torch.where(met, index, state.first_feasible)
+        size = state.size
+        if index == 0 and self.size.increase is not None:
+            size = self._search(run, point, gradient)
+        now = self.size.at(size, index, run.steps, first_feasible).view(-1, *[1] * (x.dim() - 1))
+
+        def closure(elsewhere: Tensor) -> tuple[Tensor, Tensor]:
+            if torch.equal(elsewhere, x):
+                return self._value(point, duals), gradient
+            other = run.evaluate(elsewhere)
+            return self._value(other, duals), other.gradient(1.0, self._weights(other, duals))
+
+        moved, step = self.primal.update(gradient, state.step, x, now, self._prox(run), closure)
+        finished = status = None
+        if self.kkt_tolerance is not None:
+            residuals = kkt_residuals(run.problem, point, weights, gradient)
+            finished = (torch.stack(residuals).amax(0) <= self.kkt_tolerance) & (residuals.feasibility <= run.tolerance)
+            status = torch.where(finished, int(Status.CONVERGED), int(Status.BUDGET_SPENT)).to(torch.int8)
+        return Proposal(
+            x=moved,
+            state=FirstOrderState(duals, step, size, first_feasible),
+            multipliers=weights,
+            finished=finished,
+            certified=finished,
+            status=status,
+        )
+
+    def _weights(self, point: Evaluation, duals: tuple[Duals, ...]) -> tuple[Tensor, ...]:
+        """dP/dy of every constraint, 0 where an entry does not count: the gradient's weights and the multiplier estimates."""
+        candidates = (self.lagrangian.candidate(y, d) for y, d in zip(point.values, duals))
+        return tuple(c if mask is None else torch.where(mask, c, 0) for c, mask in zip(candidates, point.masks))
+
+    def _value(self, point: Evaluation, duals: tuple[Duals, ...]) -> Tensor:
+        terms = (self.lagrangian.term(y.detach(), d) for y, d in zip(point.values, duals))
+        counted = (t if mask is None else torch.where(mask, t, 0) for t, mask in zip(terms, point.masks))
+        return point.objective.detach().sum() + sum(t.sum() for t in counted)
+
+    def _prox(self, run: Run) -> Any:
+        if run.problem.nonsmooth is not None:
+            return run.problem.nonsmooth.prox
+        return lambda x, size, metric: run.problem.domain.project(x)
+
+    def _search(self, run: Run, point: Evaluation, gradient: Tensor) -> Tensor:
+        """The rows' initial sizes; the objective is measured with the output of the first pass: no model call."""
+        x, project = point.x.detach(), run.problem.domain.project
+        increase = self.size.increase
+        assert increase is not None
+
+        def move(size: Tensor) -> Tensor:
+            return project(x - size.view(-1, *[1] * (x.dim() - 1)) * gradient)
+
+        total = gradient.abs().flatten(1).sum(1)
+        # the size that moves x by `increase` in l1, well below the one sought in any of the usual distances
+        base = torch.where(total > 0, increase / total.clamp_min(torch.finfo(total.dtype).tiny), increase) * 2.0**-12
+        with torch.no_grad():
+            return first_step_size(lambda p: run.problem.objective(p, point.output), move, base, increase)
+
+
+def _check_duals(point: Evaluation, duals: Any) -> None:
+    """Raise for a warm start that is not one :class:`Duals` a constraint, broadcastable to its value."""
+    if not isinstance(duals, (tuple, list)) or not all(isinstance(d, Duals) for d in duals):
+        raise TypeError(f"duals: takes the duals of an earlier Solution, one Duals a constraint, got {type(duals).__name__}")
+    if len(duals) != len(point.values):
+        raise ValueError(f"duals: takes one a constraint, {len(point.values)} here, got {len(duals)}")
+    for constraint, y, d in zip(point.constraints, point.values, duals):
+        fits = d.mu.dim() == y.dim() and all(a in (1, b) for a, b in zip(d.mu.shape, y.shape))
+        if not fits or d.equality != constraint.equality:
+            raise ValueError(
+                f"duals: those of constraint {constraint.name!r} have shape {tuple(d.mu.shape)} and equality={d.equality}, which does "
+                f"not fit its value of shape {tuple(y.shape)} and equality={constraint.equality}; leave duals out to start afresh"
+            )
