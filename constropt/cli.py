@@ -10,8 +10,9 @@ import functools
 import inspect
 import json
 import os
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,7 +35,7 @@ app.add_typer(train_app, name="train")
 
 # by name: the library does not import its own problems, and these are only the defaults of what a user may type
 _TRAINER = "constropt.problems.classifier:train_classifier"
-_ARCHITECTURES = {
+_ARCHITECTURES: dict[tuple[int, ...], str] = {
     (1, 8, 8): "constropt.problems.models:digits_cnn",
     (1, 28, 28): "constropt.problems.models:small_cnn",
 }
@@ -96,6 +97,7 @@ def recipes() -> None:
     for name, entry in entries.items():
         try:
             text = (inspect.getdoc(evaluation.load_recipe(name)) or "").partition("\n")[0]
+            text = re.sub(r":\w+:`~?([\w.]*\.)?([^`]*)`", r"\2", text).replace("``", "")
         except ValueError as error:
             text = f"not available: {error}"
         typer.echo(f"{name:12} {text} [{entry.value}]")
@@ -113,7 +115,7 @@ def solve(
     samples: Annotated[int, typer.Option(min=1, help="How many samples of the test split, from its start.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples solved together.")] = 500,
     targeted: Annotated[bool, typer.Option("--targeted", help="Short for --targets next.")] = False,
-    targets: Annotated[str | None, typer.Option(help="Targeted: next, random, or a class number.")] = None,
+    targets: Annotated[str | None, typer.Option(help="next, random, or a class: its own samples are left out.")] = None,
     penalty: Annotated[str | None, typer.Option(help="Penalty function, where the recipe takes one.")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="Other keyword: JSON or text.")
@@ -133,11 +135,14 @@ def solve(
     if out is not None:
         require_matplotlib()
     where = _device(device)
-    inputs, labels = (tensor[:samples] for tensor in evaluation.load_data(data))
+    inputs, labels = evaluation.load_data(data)
+    goal = "next" if targeted and targets is None else targets
+    if goal is not None and goal.isdecimal():  # what is of that class already has nowhere to go
+        inputs, labels = inputs[labels != int(goal)], labels[labels != int(goal)]
+    inputs, labels = inputs[:samples], labels[:samples]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network, described = _model(model, weights, data, where, seed, progress)
-        goal = "next" if targeted and targets is None else targets
         chosen = None if goal is None else evaluation.choose_targets(goal, labels, _classes(network, inputs), seed=seed)
         reports = []
         for name, function in functions.items():
@@ -263,10 +268,11 @@ def _trained(
     return network, f"{reference} trained for {seconds:.0f} s, test accuracy {torch.cat(correct).mean().item():.1%}"
 
 
-def _architecture(shape: torch.Size) -> str:
-    if tuple(shape) not in _ARCHITECTURES:
+def _architecture(shape: Sequence[int]) -> str:
+    known = _ARCHITECTURES.get(tuple(shape))
+    if known is None:
         raise ValueError(f"--model: needed for images of shape {tuple(shape)}, for which there is no default")
-    return _ARCHITECTURES[tuple(shape)]
+    return known
 
 
 @torch.no_grad()

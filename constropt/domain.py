@@ -91,7 +91,7 @@ class _Ball(Domain):
             center = torch.as_tensor(self.center)
             lower, upper = (torch.as_tensor(side).to(center) for side in (self.box.lower, self.box.upper))
             if not bool(((lower <= center) & (center <= upper)).all()):
-                raise ValueError(f"{type(self).__name__}: center must lie in the box; move the center into it, or drop the box")
+                raise ValueError(f"{type(self).__name__}: center must lie in the box; move it there, or drop the box")
 
     def _sides(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         if self.box is None:

@@ -31,18 +31,27 @@ class Duals:
     shared: tuple[int, ...] = ()
 
 
-class RhoSchedule(Protocol):
-    """When and how the penalty parameter grows: ``(violation now, duals) -> (rho, violation to remember)``."""
+    def violated(self, level: Tensor) -> Tensor:
+        """By how much constraint values of this kind violate: ``max(0, y)``, or ``|e|`` for equalities."""
+        return level.abs() if self.equality else level.clamp_min(0)
 
-    def __call__(self, violation: Tensor, duals: Duals) -> tuple[Tensor, Tensor]: ...
+
+class RhoSchedule(Protocol):
+    """When and how the penalty parameter grows.
+
+    ``(level, duals) -> (rho, violation to remember)``; ``level`` is y, averaged along the shared dimensions. Return
+    ``duals.rho, duals.violation`` themselves at an update without a check: nothing is computed then.
+    """
+
+    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
 class ConstantRho:
     """The penalty parameter never changes."""
 
-    def __call__(self, violation: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
-        return duals.rho, violation
+    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
+        return duals.rho, duals.violation
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,8 @@ class ProgressRho:
     maximum: float = 1e12
     tolerance: float = 0.0
 
-    def __call__(self, violation: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
+    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
+        violation = duals.violated(level)
         grows = (violation > self.ratio * duals.violation) & (violation > self.tolerance)
         return torch.where(grows, (duals.rho * self.factor).clamp_max(self.maximum), duals.rho), violation
 
@@ -72,9 +82,10 @@ class PeriodicRho:
     ratio: float = 0.95
     maximum: float = 1e12
 
-    def __call__(self, violation: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
+    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
         if (duals.updates + 1) % self.every:
             return duals.rho, duals.violation
+        violation = duals.violated(level)
         grows = ~duals.met & (violation > self.ratio * duals.violation)
         return torch.where(grows, (duals.rho * self.factor).clamp_max(self.maximum), duals.rho), violation
 
@@ -101,12 +112,11 @@ class MultiplierUpdate:
         return mixed.clamp(-self.maximum if duals.equality else self.minimum, self.maximum)
 
 
-def shared_mean(value: Tensor, shared: tuple[int, ...], mask: Tensor | None, absent: Tensor) -> Tensor:
-    """The mean of the counted entries along the ``shared`` dimensions (kept, of size one); ``absent`` where none counts."""
-    if mask is None:
-        return value.mean(shared, keepdim=True) if shared else value
+def shared_mean(value: Tensor, shared: tuple[int, ...], mask: Tensor, absent: Tensor) -> Tensor:
+    """The mean of the counted entries along the ``shared`` dimensions (kept, of size one), ``absent`` where none counts;
+    ``value`` itself where nothing is shared."""
     if not shared:
-        return torch.where(mask, value, absent)
+        return value
     count = mask.sum(shared, keepdim=True)
     mean = torch.where(mask, value, 0).sum(shared, keepdim=True) / count.clamp_min(1)
     return torch.where(count > 0, mean, absent)
@@ -121,20 +131,18 @@ def advance(
     NaN never reaches the duals.
     """
     y, candidate = y.to(duals.mu), candidate.to(duals.mu)
-    finite = y.isfinite() & candidate.isfinite()
-    mask = finite if mask is None else mask & finite
-    candidate = shared_mean(candidate, duals.shared, mask, duals.mu)
-    present = mask.any(duals.shared, keepdim=True) if duals.shared else mask
-    mu = torch.where(present, multiplier(candidate, duals), duals.mu)
-    level = shared_mean(y, duals.shared, mask, torch.zeros_like(duals.mu))
-    violation = level.abs() if duals.equality else level.clamp_min(0)
-    met = duals.met | (present & (violation <= 0))
-    rho, remembered = schedule(violation, replace(duals, met=met))
+    finite = candidate.isfinite()
+    counted = finite if mask is None else mask & finite
+    candidate = shared_mean(candidate, duals.shared, counted, duals.mu)
+    present = counted.any(duals.shared, keepdim=True) if duals.shared else counted
+    level = shared_mean(y, duals.shared, counted, duals.mu) if duals.shared else y
+    met = duals.met | (present & (level == 0 if duals.equality else level <= 0))
+    rho, violation = schedule(level, replace(duals, met=met))
     return replace(
         duals,
-        mu=mu,
-        rho=torch.where(present, rho, duals.rho),
-        violation=torch.where(present, remembered, duals.violation),
+        mu=torch.where(present, multiplier(candidate, duals), duals.mu),
+        rho=rho if rho is duals.rho else torch.where(present, rho, duals.rho),
+        violation=violation if violation is duals.violation else torch.where(present, violation, duals.violation),
         met=met,
         updates=duals.updates + 1,
     )

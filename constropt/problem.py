@@ -39,9 +39,9 @@ class Constraint(Generic[Z]):
     ``<= 0`` (``== 0`` for an equality). ``mask``, of a shape that broadcasts to it, says which entries count.
     ``shared`` names the dimensions along which one multiplier is shared: ``(0,)`` gives class-wise multipliers over
     samples. ``surrogate``, where given, is what first-order *direction* methods differentiate in place of ``value``
-    (Cooper's vocabulary: ``value`` is the strict violation); feasibility is always judged by ``value``. ``alternatives``,
-    ``(batch, m)``, is for a constraint that is met iff *one* of m functions is ``<= 0`` (an attack may reach any class):
-    what solvers that linearise choose among.
+    (Cooper's vocabulary: ``value`` is the strict violation); feasibility is always judged by ``value``.
+    ``alternatives(x, z)``, ``(batch, m)``, is for a constraint that is met iff *one* of m functions is ``<= 0`` (an attack
+    may reach any class): what solvers that linearise choose among.
     """
 
     value: Callable[[Tensor, Z], Tensor]
@@ -55,6 +55,10 @@ class Constraint(Generic[Z]):
     def __post_init__(self) -> None:
         if not callable(self.value):
             raise TypeError(f"Constraint {self.name!r}: value must be a callable of (x, z), got {type(self.value).__name__}")
+        if not (self.mask is None or callable(self.mask) or isinstance(self.mask, Tensor)):
+            raise TypeError(
+                f"Constraint {self.name!r}: mask must be a tensor or a callable of (x, z), got {type(self.mask).__name__}"
+            )
 
 
 def inequality(
@@ -181,6 +185,15 @@ class ConstrainedProblem(Generic[Z]):
     independent: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("objective", "forward"):
+            if not callable(getattr(self, name)):
+                raise TypeError(f"{name}: must be a callable, got {type(getattr(self, name)).__name__}")
+        if not isinstance(self.domain, Domain):
+            raise TypeError(f"domain: must be a Domain such as Box(0.0, 1.0), got {type(self.domain).__name__}")
+        if not isinstance(self.constraints, Sequence):
+            raise TypeError(
+                f"constraints: must be a sequence of constraints, got {type(self.constraints).__name__}; put it in a list"
+            )
         for constraint in self.constraints:
             if not isinstance(constraint, Constraint):
                 raise TypeError(
@@ -209,6 +222,11 @@ class ConstrainedProblem(Generic[Z]):
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(
                     f"constraint {constraint.name!r}: must return a tensor of shape (batch, ...) with batch = {batch}, got {got}"
+                )
+            if any(not -value.dim() <= dim < value.dim() for dim in constraint.shared):
+                raise ValueError(
+                    f"constraint {constraint.name!r}: shared must name dimensions of its value, whose shape is "
+                    f"{tuple(value.shape)}, got {constraint.shared}"
                 )
         masks = tuple(_mask(constraint, value, x, z) for constraint, value in zip(self.constraints, values))
         nonsmooth = None if self.nonsmooth is None else self.nonsmooth(x.detach())

@@ -50,7 +50,7 @@ def solve(
     """
     if solver is None or isinstance(solver, AugmentedLagrangian):
         solver = ProjectedLBFGS(solver or AugmentedLagrangian())
-    _check_arguments(problem, solver, x0, steps)
+    _check_arguments(problem, solver, x0, steps, tolerance)
     x0 = x0.detach()
     x = problem.domain.project(x0)
     if tolerance is None:
@@ -120,7 +120,7 @@ def _stack(records: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
     return {name: torch.stack([record[name] for record in records]) for name in records[0]} if records else None
 
 
-def _check_arguments(problem: ConstrainedProblem[Any], solver: Solver[Any], x0: Tensor, steps: int) -> None:
+def _check_arguments(problem: ConstrainedProblem[Any], solver: Solver[Any], x0: Tensor, steps: int, tolerance: float | None) -> None:
     if not isinstance(problem, ConstrainedProblem):
         raise TypeError(f"problem: takes a ConstrainedProblem, got {type(problem).__name__}")
     if not isinstance(solver, Solver):
@@ -135,4 +135,12 @@ def _check_arguments(problem: ConstrainedProblem[Any], solver: Solver[Any], x0: 
         raise ValueError(f"x0: takes finite values, got NaN or infinity in rows {rows[:5]}; leave these rows out")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps: takes a whole number >= 1, got {steps!r}")
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"tolerance: takes a violation >= 0 that counts as none, or None, got {tolerance!r}")
+    try:
+        fits = problem.domain.project(x0.detach()).shape == x0.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"problem.domain: its tensors do not fit x0 of shape {tuple(x0.shape)}, got {problem.domain}")
     solver.check(problem, x0)

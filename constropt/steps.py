@@ -153,8 +153,8 @@ class StepSize:
         """``(batch,)``: the size at step ``index`` of ``steps`` for rows first feasible at ``first_feasible`` (-1: not yet)."""
         if self.final == 1.0:
             return initial
-        progress = (index - first_feasible) / (steps - first_feasible).clamp_min(1)
-        return initial * torch.where(first_feasible >= 0, self.final**progress, 1.0).to(initial)
+        progress = (index - first_feasible).to(initial) / (steps - first_feasible).clamp_min(1)
+        return torch.where(first_feasible >= 0, initial * self.final**progress, initial).to(initial)
 
 
 # The first-step search: a bracket of 52 octaves of the step size, halved to less than 1e-6 of one.

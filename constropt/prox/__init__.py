@@ -1,5 +1,7 @@
 """Exact projections and proximity operators, batched over rows."""
 
+from constropt.prox.linf import linf
+from constropt.prox.norms import l0, l1, l2
 from constropt.prox.projections import project_l1, project_l2, project_linf, project_simplex
 
-__all__ = ["project_l1", "project_l2", "project_linf", "project_simplex"]
+__all__ = ["l0", "l1", "l2", "linf", "project_l1", "project_l2", "project_linf", "project_simplex"]

@@ -74,11 +74,14 @@ def project_l1(d: Tensor, radius: Radius, *, lower: Tensor | None = None, upper:
             tau = (low + high) / 2
             above = torch.minimum((size - tau).clamp_min(0), room).sum(1, keepdim=True) > radius
             low, high = torch.where(above, tau, low), torch.where(above, high, tau)
-        free = (size > high) & (size - high < room)
-        fixed = torch.where(size - high >= room, room, 0).sum(1, keepdim=True)
-        exact = (torch.where(free, size, 0).sum(1, keepdim=True) + fixed - radius) / free.sum(1, keepdim=True).clamp_min(1)
-        tau = torch.where(free.any(1, keepdim=True), torch.maximum(exact, low), high)
-        p = torch.minimum((size - tau).clamp_min(0), room)
+        # what is left of tau is solved for relative to `high`: the radius keeps its digits where |d| is much larger
+        above = size - high
+        free = (above >= 0) & (above < room)
+        fixed = torch.where(above >= room, room, 0).sum(1, keepdim=True)
+        count = free.sum(1, keepdim=True)
+        rest = (torch.where(free, above, 0).sum(1, keepdim=True) + fixed - radius) / count.clamp_min(1)
+        rest = torch.where(count > 0, torch.maximum(rest, low - high), 0)
+        p = torch.minimum((above - rest).clamp_min(0), room)
     p = torch.where(inside, capped, p * (radius > 0))
     return (p * rows.sign()).view_as(d)
 

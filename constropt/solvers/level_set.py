@@ -69,10 +69,11 @@ class LevelSetProjection(Solver[LevelSetState]):
         descent = -point.surrogate_gradient()
         size = self.final + (1 - self.final) * (1 + math.cos(math.pi * index / run.steps)) / 2
         length = _norm(descent)
-        # a row without a gradient stays where it is, one with a non-finite gradient is left to the loop to notice
-        delta = state.delta + torch.where(length > 0, self.size * size * descent / length.clamp_min(torch.finfo(length.dtype).tiny), 0)
+        # a row without a gradient stays where it is; NaN passes, for the loop to notice
+        delta = state.delta + torch.where(length == 0, 0, self.size * size * descent / length)
         rows = feasible.view(-1, *[1] * (delta.dim() - 1))
-        radius = torch.minimum(state.radius * torch.where(rows, 1 - self.gamma, 1 + self.gamma), state.limit)
+        radius = torch.where(rows, state.radius * (1 - self.gamma), state.radius * (1 + self.gamma))
+        radius = torch.minimum(radius, state.limit)
         delta = delta * (radius / self._level(run, delta).clamp_min(torch.finfo(delta.dtype).tiny))
         x = run.problem.domain.project(run.x0 + delta)
         delta = x - run.x0

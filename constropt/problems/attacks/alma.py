@@ -51,7 +51,7 @@ def ALMA(
 
 def ema_for(steps: int) -> float:
     """alpha by budget: the paper's 0.5 at 100 steps and 0.9 from 1,000 on, linear in the logarithm between (Sec. III.5)."""
-    return min(0.9, max(0.5, 0.5 + 0.4 * (log10(steps) - 2)))
+    return min(0.9, max(0.5, 0.5 + 0.4 * (log10(max(steps, 1)) - 2)))
 
 
 def alma(

@@ -45,7 +45,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     is not scale-invariant.
 
     >>> dlr(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0]))
-    tensor([0.5000])
+    tensor([0.5001])
     """
     return _ratio(logits, logit_difference(logits, labels), targeted=False)
 

@@ -36,9 +36,9 @@ def minimal(
     Raises what :class:`MinimalPerturbation` raises, and ``ValueError`` for another distance.
 
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-    >>> solution = minimal(lambda x: x @ weight.T, torch.tensor([[0.75, 0.25]]), torch.tensor([0]), distance="linf")
+    >>> solution = minimal(lambda x: x @ weight.T, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="linf")
     >>> solution.feasible.tolist(), round(solution.objective.item(), 3)
-    ([True], 0.25)
+    ([True], 0.125)
     """
     measure = as_distance(distance, ("l1", "l2", "linf"))
     assert isinstance(measure, Norm)
@@ -52,7 +52,8 @@ def minimal(
 class LogOutputs(nn.Module):
     """The model, with the rows of its output that are probabilities replaced by their logarithms.
 
-    A module so that the model's own modules are found in it; it has no parameters. ``TypeError`` for what is no callable.
+    A module so that the model's own modules are found in it; it has no parameters. ``TypeError`` for what is no
+    callable.
 
     >>> LogOutputs(nn.Softmax(dim=1))(torch.tensor([[0.0, 2.0]])).diff().round(decimals=4)
     tensor([[2.]])

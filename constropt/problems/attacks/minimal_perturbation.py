@@ -71,10 +71,12 @@ class MinimalPerturbation(ConstrainedProblem[Tensor]):
                 surrogate=lambda x, z: cross_entropy(z, goal),
                 alternatives=lambda x, z: target_gap(z, goal),
             )
+        # read once, here: the number of classes is known only from the first output, and a step must not synchronise
+        largest = max(int(classes.max()) for classes in (labels, targets) if classes is not None)
         super().__init__(
             objective=lambda x, z: measure(x, inputs),
             constraints=(constraint,),
-            forward=lambda x: logits_of(model, x, labels if targets is None else targets),
+            forward=lambda x: logits_of(model, x, largest),
             domain=Box(*bounds),
         )
         fields = {"model": model, "inputs": inputs, "labels": labels, "targets": targets, "distance": measure}
@@ -118,8 +120,8 @@ def check_attack_arguments(
         raise ValueError(f"targets: must differ from labels, got the label itself in rows {rows[:5]}; labels are always the true classes")
 
 
-def logits_of(model: Model, x: Tensor, classes: Tensor) -> Tensor:
-    """The model's logits at x, ``(batch, K)``, in evaluation mode; ``ValueError`` when they are no logits for ``classes``."""
+def logits_of(model: Model, x: Tensor, largest: int) -> Tensor:
+    """The model's logits at x, ``(batch, K)``, in evaluation mode; ``ValueError`` when they are none, or K <= ``largest``."""
     with evaluating(model):
         output = model(x)
     logits = getattr(output, "logits", output)
@@ -128,6 +130,8 @@ def logits_of(model: Model, x: Tensor, classes: Tensor) -> Tensor:
         raise ValueError(f"model: must return logits of shape (batch, classes) = ({x.shape[0]}, >= 2), got {got}")
     if not logits.is_floating_point():
         raise ValueError(f"model: must return floating point logits, got {logits.dtype}")
+    if largest >= logits.shape[1]:
+        raise ValueError(f"labels: class {largest} among labels or targets, but the model has {logits.shape[1]} classes")
     return logits
 
 

@@ -1,0 +1,104 @@
+"""What an evaluation found: one row per sample, and the figures that papers quote, with their conventions stated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CONVENTIONS = (
+    "success: the returned input, sent through the model once more, gets another label (the target, if targeted) and "
+    "lies within the bounds. median: a failure counts as infinitely far. mean: over successes only. "
+    "fwd / bwd: forwards and backwards, counted at the model, per sample. time/model: wall time over steps x (one "
+    "forward + one backward of the model on the same batch, timed in the same run); 1: only the model costs time."
+)
+
+
+@dataclass(frozen=True)
+class AttackReport:
+    """The result of one recipe on one data set.
+
+    ``columns`` holds one numpy array ``(samples,)`` per name: ``index, label, prediction`` (of the perturbed input),
+    ``clean_prediction, clean_correct, success`` (re-verified, see :data:`CONVENTIONS`), ``claimed`` (the recipe's own
+    word), ``distance`` (in the units of ``distance_name``), ``l0`` (entries that changed), ``l1, l2, linf`` of the
+    perturbation in input units, ``status`` (in words), ``forwards, backwards, first_feasible`` (the recipe's own), and
+    ``target`` where the attack was targeted. ``adversarial`` holds the perturbed inputs ``(samples, *event)`` on the
+    CPU. ``counted_forwards`` and ``counted_backwards`` are rows that went through the model, counted outside the recipe
+    (``None``: could not be). ``wall_time`` is that of the recipe alone, ``model_time`` what its ``steps`` would take
+    if only the model's passes cost anything, both in seconds.
+    """
+
+    name: str
+    distance_name: str
+    targeted: bool
+    steps: int
+    columns: dict[str, np.ndarray] = field(repr=False)
+    adversarial: Tensor = field(repr=False)
+    counted_forwards: int
+    counted_backwards: int | None
+    wall_time: float
+    model_time: float
+
+    @property
+    def samples(self) -> int:
+        """How many samples were evaluated."""
+        return len(self.columns["index"])
+
+    @property
+    def time_over_model_time(self) -> float:
+        """Wall time over model time: 1 means that everything but the model's passes is free."""
+        return self.wall_time / self.model_time if self.model_time > 0 else float("nan")
+
+    def tensor(self, column: str) -> Tensor:
+        """A column as a tensor ``(samples,)``."""
+        return torch.from_numpy(np.ascontiguousarray(self.columns[column]))
+
+    def distances(self) -> np.ndarray:
+        """``(samples,)``: the distance of each sample, infinity where the attack failed."""
+        return np.where(self.columns["success"], self.columns["distance"], np.inf)
+
+    def robust_accuracy(self) -> tuple[np.ndarray, np.ndarray]:
+        """Radii, ascending from 0, and the fraction of samples that no perturbation found within each radius changes.
+
+        Untargeted, a sample that the model gets wrong unperturbed counts at radius 0, whatever the recipe returned, so
+        that the curve starts at the clean accuracy. Targeted, the fraction is of samples that do not reach the target.
+        """
+        distances = self.distances()
+        if not self.targeted:
+            distances = np.where(self.columns["clean_correct"], distances, 0.0)
+        radii, counts = np.unique(distances[np.isfinite(distances)], return_counts=True)
+        accuracy = 1.0 - np.cumsum(counts) / self.samples
+        if not len(radii) or radii[0] > 0:
+            radii, accuracy = np.concatenate([[0.0], radii]), np.concatenate([[1.0], accuracy])
+        return radii, accuracy
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of a results table as plain Python numbers; :data:`CONVENTIONS` says how each is meant.
+
+        ``unreproduced`` counts samples that the recipe called solved and the clean forward pass did not confirm.
+        """
+        success, columns = self.columns["success"], self.columns
+        backwards = self.counted_backwards
+        return {
+            "distance": self.distance_name,
+            "targeted": self.targeted,
+            "samples": self.samples,
+            "steps": self.steps,
+            "clean_accuracy": float(columns["clean_correct"].mean()),
+            "success_rate": float(success.mean()),
+            "median_distance": float(np.median(self.distances())),
+            "mean_distance": float(columns["distance"][success].mean()) if success.any() else float("nan"),
+            "unreproduced": int((columns["claimed"] & ~success).sum()),
+            "forwards": self.counted_forwards / self.samples,
+            "backwards": None if backwards is None else backwards / self.samples,
+            "reported_forwards": float(columns["forwards"].mean()),
+            "reported_backwards": float(columns["backwards"].mean()),
+            "status": dict(Counter(columns["status"].tolist())),
+            "wall_time": self.wall_time,
+            "model_time": self.model_time,
+            "time_over_model_time": self.time_over_model_time,
+        }

@@ -1,0 +1,213 @@
+"""Run a recipe over a data set, batch by batch, and verify, measure and count everything that it claims."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from constropt.evaluation.counting import PassCounter, counted, logits_of, synchronize, time_pass
+from constropt.evaluation.report import AttackReport
+from constropt.solution import Solution, Status
+
+NORMS = ("l0", "l1", "l2", "linf")
+_TOLERANCE = 1e-6  # of the bounds, input units: rounding of a projection, far below any perturbation that matters
+
+
+def evaluate(
+    recipe: Callable[..., Solution],
+    model: Callable[[Tensor], Any],
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    batch_size: int = 500,
+    targets: Tensor | None = None,
+    name: str | None = None,
+    measure: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> AttackReport:
+    """Run ``recipe(model, inputs, labels, targets=..., **options)`` on batches and report every sample.
+
+    ``inputs`` ``(samples, *event)`` and the labels and targets ``(samples,)`` may lie on another device than the model;
+    batches are moved to it. ``measure``, a norm, is what the ``distance`` column holds; by default the recipe's own
+    distance, recomputed where it is a norm. ``progress(done, samples)`` is called after every batch. ``options`` go to
+    the recipe as they are.
+
+    Raises ``ValueError``/``TypeError`` before the first model call for mismatched data, a model in training mode or
+    options that the recipe does not take, and ``TypeError`` when the recipe returns no :class:`Solution`.
+    """
+    name = name or str(getattr(recipe, "__name__", type(recipe).__name__))
+    _check_data(model, inputs, labels, targets, batch_size, measure)
+    _check_options(recipe, name, options if targets is None else {**options, "targets": targets})
+    named, _ = _parameters(recipe)
+    device = _device(model, inputs)
+    distance = measure or _setting(options, named, "distance", "objective")
+    distance_name = distance if isinstance(distance, str) else getattr(distance, "__name__", type(distance).__name__)
+    bounds = _checked_bounds(_setting(options, named, "bounds", (0.0, 1.0)))
+
+    counter = PassCounter()
+    batches: list[dict[str, np.ndarray]] = []
+    adversarial: list[Tensor] = []
+    wall_time = pass_time = 0.0
+    for start in range(0, inputs.shape[0], batch_size):
+        rows = slice(start, start + batch_size)
+        x, y = inputs[rows].to(device), labels[rows].to(device)
+        t = None if targets is None else targets[rows].to(device)
+        extra = {} if t is None else {"targets": t}
+        before = time_pass(model, x, warm_up=start == 0)
+        synchronize(device)
+        clock = time.perf_counter()
+        with counted(model, counter) as watched:
+            solution = recipe(watched, x, y, **extra, **options)
+        synchronize(device)
+        wall_time += time.perf_counter() - clock
+        pass_time += (before + time_pass(model, x)) / 2  # both ends, since the load of a machine drifts
+        if not isinstance(solution, Solution) or solution.x.shape != x.shape:
+            raise TypeError(f"recipe {name!r}: must return a Solution with one x per input, got {solution!r:.80}")
+        adversarial.append(solution.x.detach().cpu())
+        batches.append(_columns(model, solution, x, y, t, bounds, distance_name))
+        if progress is not None:
+            progress(min(start + batch_size, inputs.shape[0]), inputs.shape[0])
+
+    columns = {"index": np.arange(inputs.shape[0])}
+    columns |= {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    steps = _setting(options, named, "steps", None)
+    if not isinstance(steps, int):  # a recipe without a budget in steps: as many as the model was asked
+        steps = max(1, round(counter.forwards / inputs.shape[0]))
+    return AttackReport(
+        name=name,
+        distance_name=distance_name,
+        targeted=targets is not None,
+        steps=steps,
+        columns=columns,
+        adversarial=torch.cat(adversarial),
+        counted_forwards=counter.forwards,
+        counted_backwards=counter.backwards,
+        wall_time=wall_time,
+        model_time=steps * pass_time,
+    )
+
+
+@torch.no_grad()
+def _columns(
+    model: Callable[[Tensor], Any],
+    solution: Solution,
+    inputs: Tensor,
+    labels: Tensor,
+    targets: Tensor | None,
+    bounds: tuple[float, float],
+    distance_name: str,
+) -> dict[str, np.ndarray]:
+    """Everything that is said of each sample, from clean forward passes on the inputs and on the returned ``x``."""
+    x = solution.x.detach()
+    clean, prediction = (logits_of(model(batch)).argmax(1) for batch in (inputs, x))
+    changed = prediction != labels if targets is None else prediction == targets
+    flat = x.flatten(1)
+    inside = (flat.isfinite() & (flat >= bounds[0] - _TOLERANCE) & (flat <= bounds[1] + _TOLERANCE)).all(1)
+    delta = (x - inputs).flatten(1).double()
+    norms = {
+        "l0": (delta != 0).sum(1).double(),
+        "l1": delta.abs().sum(1),
+        "l2": delta.norm(dim=1),
+        "linf": delta.abs().amax(1),
+    }
+    columns = {
+        "label": labels,
+        "prediction": prediction,
+        "clean_prediction": clean,
+        "clean_correct": clean == labels,
+        "success": changed & inside,
+        "claimed": solution.feasible,
+        "distance": norms.get(distance_name, solution.objective.detach().double()),
+        **norms,
+        "forwards": solution.forwards,
+        "backwards": solution.backwards,
+        "first_feasible": solution.first_feasible,
+    }
+    if targets is not None:
+        columns["target"] = targets
+    arrays = {name: value.cpu().numpy() for name, value in columns.items()}
+    arrays["status"] = np.array([Status(code).message for code in solution.status.tolist()])
+    return arrays
+
+
+def _parameters(recipe: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+    """Names and defaults of what the recipe takes, and whether it takes any other name (or does not say)."""
+    try:
+        parameters = inspect.signature(recipe).parameters.values()
+    except (TypeError, ValueError):
+        return {}, True
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = {p.name: p.default for p in parameters if p.kind not in variadic}
+    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def takes(recipe: Callable[..., Any], option: str, *, by_name: bool = False) -> bool:
+    """Whether ``recipe`` has a parameter of that name or, unless ``by_name``, takes any.
+
+    >>> takes(lambda model, inputs, labels, *, steps=100: None, "distance")
+    False
+    """
+    named, anything = _parameters(recipe)
+    return option in named or (anything and not by_name)
+
+
+def _setting(options: dict[str, Any], named: dict[str, Any], name: str, otherwise: Any) -> Any:
+    """What the recipe will use for ``name``: the option, else its own default, else ``otherwise``."""
+    value = options.get(name, named.get(name, otherwise))
+    return otherwise if value is inspect.Parameter.empty else value
+
+
+def _device(model: Callable[[Tensor], Any], inputs: Tensor) -> torch.device:
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return inputs.device if parameter is None else parameter.device
+
+
+def _check_data(
+    model: Callable[[Tensor], Any],
+    inputs: Tensor,
+    labels: Tensor,
+    targets: Tensor | None,
+    batch_size: int,
+    measure: str | None,
+) -> None:
+    if isinstance(model, nn.Module) and model.training:
+        raise ValueError("model: is in training mode, where its answers change from call to call; call model.eval()")
+    if inputs.dim() < 2 or inputs.shape[0] == 0:
+        raise ValueError(f"inputs: takes (samples, *event) with at least one sample, got shape {tuple(inputs.shape)}")
+    for what, values in (("labels", labels), ("targets", targets)):
+        if values is not None and values.shape != inputs.shape[:1]:
+            raise ValueError(f"{what}: takes shape ({inputs.shape[0]},), one per input, got {tuple(values.shape)}")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size: takes a whole number >= 1, got {batch_size!r}")
+    if measure is not None and measure not in NORMS:
+        raise ValueError(f"measure: takes one of {', '.join(NORMS)}, got {measure!r}")
+
+
+def _checked_bounds(bounds: Any) -> tuple[float, float]:
+    try:
+        low, high = bounds
+        if float(low) < float(high):
+            return float(low), float(high)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"bounds: takes a pair of numbers (low, high) with low < high, got {bounds!r}")
+
+
+def _check_options(recipe: Callable[..., Any], name: str, options: dict[str, Any]) -> None:
+    if not callable(recipe):
+        raise TypeError(f"recipe: takes a function, got {type(recipe).__name__}")
+    named, anything = _parameters(recipe)
+    for option in options:
+        if option not in named and not anything:
+            near = difflib.get_close_matches(option, named, n=3)
+            hint = f"did you mean {', '.join(near)}? " if near else ""
+            known = ", ".join(list(named)[3:]) or "none"  # the first three are model, inputs and labels
+            raise ValueError(f"recipe {name!r}: no option {option!r}; {hint}it takes {known}")

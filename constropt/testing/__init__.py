@@ -1,0 +1,15 @@
+"""Law suites that search for a counterexample with hypothesis (``pip install 'constropt[test]'``)."""
+
+from .domain import Counterexample, check_domain
+from .penalties import LawViolation, check_penalty
+from .solver import KnownProblem, check_solver, known_problems
+
+__all__ = [
+    "Counterexample",
+    "KnownProblem",
+    "LawViolation",
+    "check_domain",
+    "check_penalty",
+    "check_solver",
+    "known_problems",
+]
