@@ -1,11 +1,11 @@
 """Minimal l2 and l1 perturbations on MNIST, beside the authors' implementation, on a standard and a robust SmallCNN.
 
-    python benchmarks/mnist.py --data DIR_WITH_IDX_FILES [--adv-lib DIR] [--weights out/mnist] [--device cuda]
+python benchmarks/mnist.py --data DIR_WITH_IDX_FILES [--adv-lib DIR] [--weights out/mnist] [--device cuda]
 
 Trains the two networks of Table II-1 when ``--weights`` does not hold them (about 5 and 20 minutes on one core; the
-robust one is the standard one trained on with 3-step DDN perturbations of an l2 norm about 1.5, after Eq. 3.9), then prints
-one Markdown row per network, recipe and budget: success and median distance of both implementations on the same
-samples at the same number of steps, and their ratio.
+robust one is the standard one trained on with 3-step DDN perturbations of an l2 norm about 1.5, after Eq. 3.9), then
+prints one Markdown row per network, recipe and budget: success and median distance of both implementations on the
+same samples at the same number of steps, and their ratio.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from constropt.problems.models import small_cnn
 
 
 def train_robust(model: nn.Module, inputs: Tensor, labels: Tensor, *, epochs: int, seed: int = 0) -> None:
-    """Adversarial training in place: every batch is replaced by its DDN perturbations, as strong as 3 steps make them."""
+    """Adversarial training in place: every batch is replaced by its DDN perturbations, as strong as 3 steps make
+    them.
+    """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     batches = -(-len(inputs) // 128)
@@ -43,7 +45,9 @@ def train_robust(model: nn.Module, inputs: Tensor, labels: Tensor, *, epochs: in
         print(f"  robust epoch {epoch + 1}/{epochs}", flush=True)
 
 
-def models(names: list[str], weights: Path, data: str, device: str, epochs: int, robust_epochs: int) -> dict[str, nn.Module]:
+def models(
+    names: list[str], weights: Path, data: str, device: str, epochs: int, robust_epochs: int
+) -> dict[str, nn.Module]:
     """Both networks, trained where their weights are missing."""
     found: dict[str, nn.Module] = {}
     weights.mkdir(parents=True, exist_ok=True)
@@ -93,7 +97,14 @@ def main() -> None:
     # exact float32 products: with TF32 both implementations would be re-verified on other logits than they saw
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
-    networks = models(arguments.networks, arguments.weights, arguments.data, arguments.device, arguments.epochs, arguments.robust_epochs)
+    networks = models(
+        arguments.networks,
+        arguments.weights,
+        arguments.data,
+        arguments.device,
+        arguments.epochs,
+        arguments.robust_epochs,
+    )
     if arguments.train_only:
         return
     adv_lib(arguments.adv_lib)

@@ -7,14 +7,13 @@ input, leaves the points of the set where they are, is non-expansive, and no poi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 import torch
 from torch import Tensor
 
 from constropt.prox.projections import project_l1, project_l2, project_linf, project_simplex
 
-Bound = Union[float, Tensor]
+Bound = float | Tensor
 
 
 class Domain:
@@ -25,7 +24,9 @@ class Domain:
         raise NotImplementedError  # abstract
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Elementwise ``(lower, upper)`` of the shape of ``x`` when the set *is* a box (infinite sides allowed), else None."""
+        """Elementwise ``(lower, upper)`` of the shape of ``x`` when the set *is* a box (infinite sides allowed), else
+        None.
+        """
         return None
 
     def contains(self, x: Tensor, tolerance: float = 0.0) -> Tensor:
@@ -50,7 +51,8 @@ class Reals(Domain):
 
 @dataclass(frozen=True, eq=False)
 class Box(Domain):
-    """``{x : lower <= x <= upper}`` elementwise; sides are numbers or tensors that broadcast to ``(batch, *event)``, infinity allowed.
+    """``{x : lower <= x <= upper}`` elementwise; sides are numbers or tensors that broadcast to ``(batch, *event)``,
+    infinity allowed.
 
     Raises ``ValueError`` when a lower side lies above its upper side.
 
@@ -63,7 +65,9 @@ class Box(Domain):
 
     def __post_init__(self) -> None:
         if not bool((torch.as_tensor(self.lower) <= torch.as_tensor(self.upper)).all()):
-            raise ValueError(f"Box: lower must not exceed upper (and neither be NaN), got lower={self.lower} and upper={self.upper}")
+            raise ValueError(
+                f"Box: lower must not exceed upper (and neither be NaN), got lower={self.lower} and upper={self.upper}"
+            )
 
     def project(self, x: Tensor) -> Tensor:
         if isinstance(self.lower, Tensor) or isinstance(self.upper, Tensor):
@@ -78,7 +82,9 @@ class Box(Domain):
 
 @dataclass(frozen=True, eq=False)
 class _Ball(Domain):
-    """``{x : ||x - center||_p <= radius}``, intersected with ``box`` if one is given (exact, not the composition of two projections)."""
+    """``{x : ||x - center||_p <= radius}``, intersected with ``box`` if one is given (exact, not the composition of
+    two projections).
+    """
 
     radius: Bound = 1.0
     center: Bound = 0.0
@@ -117,7 +123,9 @@ class _Ball(Domain):
 
 @dataclass(frozen=True, eq=False)
 class L1Ball(_Ball):
-    """``{x : ||x - center||_1 <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a number or ``(batch,)``."""
+    """``{x : ||x - center||_1 <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a
+    number or ``(batch,)``.
+    """
 
     def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
         return project_l1(d, self.radius, lower=lower, upper=upper)
@@ -125,7 +133,9 @@ class L1Ball(_Ball):
 
 @dataclass(frozen=True, eq=False)
 class L2Ball(_Ball):
-    """``{x : ||x - center||_2 <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a number or ``(batch,)``."""
+    """``{x : ||x - center||_2 <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a
+    number or ``(batch,)``.
+    """
 
     def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
         return project_l2(d, self.radius, lower=lower, upper=upper)
@@ -133,7 +143,9 @@ class L2Ball(_Ball):
 
 @dataclass(frozen=True, eq=False)
 class LinfBall(_Ball):
-    """``{x : ||x - center||_inf <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a number or ``(batch,)``."""
+    """``{x : ||x - center||_inf <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a
+    number or ``(batch,)``.
+    """
 
     def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
         return project_linf(d, self.radius, lower=lower, upper=upper)

@@ -1,7 +1,7 @@
 """Dual variables as state, and the rules that change them: pure functions of (y, duals), nothing hidden.
 
-The vocabulary: ``y`` value of a constraint, ``mu`` multiplier, ``rho`` penalty parameter, *candidate* = dP/dy. All shapes
-broadcast to ``y``; a dimension of size one in ``mu`` where ``y`` has more is a multiplier shared along it.
+The vocabulary: ``y`` value of a constraint, ``mu`` multiplier, ``rho`` penalty parameter, *candidate* = dP/dy. All
+shapes broadcast to ``y``; a dimension of size one in ``mu`` where ``y`` has more is a multiplier shared along it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 class Duals:
     """The dual state of one constraint.
 
-    ``mu`` and ``rho`` have the shape of ``y`` with the ``shared`` dimensions reduced to one. ``violation`` is what the rho
-    schedule saw at its last check (infinite before the first), ``met`` whether the entry has ever been met,
+    ``mu`` and ``rho`` have the shape of ``y`` with the ``shared`` dimensions reduced to one. ``violation`` is what
+    the rho schedule saw at its last check (infinite before the first), ``met`` whether the entry has ever been met,
     ``updates`` how many updates were made.
     """
 
@@ -29,7 +29,6 @@ class Duals:
     updates: int = 0
     equality: bool = False
     shared: tuple[int, ...] = ()
-
 
     def violated(self, level: Tensor) -> Tensor:
         """By how much constraint values of this kind violate: ``max(0, y)``, or ``|e|`` for equalities."""
@@ -56,7 +55,8 @@ class ConstantRho:
 
 @dataclass(frozen=True)
 class ProgressRho:
-    """Alg. 4.1 and 6.1: at every update, ``rho <- min(factor rho, maximum)`` where the violation exceeds ``ratio`` times the last one.
+    """Alg. 4.1 and 6.1: at every update, ``rho <- min(factor rho, maximum)`` where the violation exceeds ``ratio``
+    times the last one.
 
     Entries that are met to within ``tolerance`` keep their rho.
     """
@@ -74,8 +74,9 @@ class ProgressRho:
 
 @dataclass(frozen=True)
 class PeriodicRho:
-    """Alg. 4.2: every ``every`` updates, ``rho <- min(factor rho, maximum)`` for entries never met so far whose violation
-    has not fallen below ``ratio`` times that of the check before."""
+    """Alg. 4.2: every ``every`` updates, ``rho <- min(factor rho, maximum)`` for entries never met so far whose
+    violation has not fallen below ``ratio`` times that of the check before.
+    """
 
     every: int = 10
     factor: float = 1.2
@@ -83,7 +84,8 @@ class PeriodicRho:
     maximum: float = 1e12
 
     def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
-        if (duals.updates + 1) % self.every:
+        # the first update, which follows the first primal step, is where progress is measured from
+        if duals.updates and (duals.updates + 2) % self.every:
             return duals.rho, duals.violation
         violation = duals.violated(level)
         grows = ~duals.met & (violation > self.ratio * duals.violation)
@@ -92,9 +94,11 @@ class PeriodicRho:
 
 @dataclass(frozen=True)
 class MultiplierUpdate:
-    """``mu <- clip(ema mu + (1 - ema) candidate, minimum, maximum)`` (Eq. 4.8 and 4.9); ``ema = 0`` is the exact update.
+    """``mu <- clip(ema mu + (1 - ema) candidate, minimum, maximum)`` (Eq. 4.8 and 4.9); ``ema = 0`` is the exact
+    update.
 
-    The safeguards keep multipliers of inequalities positive; those of equalities are clipped to ``[-maximum, maximum]``.
+    The safeguards keep multipliers of inequalities positive; those of equalities are clipped to ``[-maximum,
+    maximum]``.
     """
 
     ema: float = 0.0
@@ -105,7 +109,9 @@ class MultiplierUpdate:
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: must lie in [0, 1), got {self.ema}; 0 is the exact update, 0.9 a slow one")
         if not 0 <= self.minimum <= self.maximum:
-            raise ValueError(f"minimum and maximum: need 0 <= minimum <= maximum, got {self.minimum} and {self.maximum}")
+            raise ValueError(
+                f"minimum and maximum: need 0 <= minimum <= maximum, got {self.minimum} and {self.maximum}"
+            )
 
     def __call__(self, candidate: Tensor, duals: Duals) -> Tensor:
         mixed = torch.lerp(candidate, duals.mu, self.ema) if self.ema else candidate
@@ -113,8 +119,9 @@ class MultiplierUpdate:
 
 
 def shared_mean(value: Tensor, shared: tuple[int, ...], mask: Tensor, absent: Tensor) -> Tensor:
-    """The mean of the counted entries along the ``shared`` dimensions (kept, of size one), ``absent`` where none counts;
-    ``value`` itself where nothing is shared."""
+    """The mean of the counted entries along the ``shared`` dimensions (kept, of size one), ``absent`` where none
+    counts; ``value`` itself where nothing is shared.
+    """
     if not shared:
         return value
     count = mask.sum(shared, keepdim=True)
@@ -123,12 +130,17 @@ def shared_mean(value: Tensor, shared: tuple[int, ...], mask: Tensor, absent: Te
 
 
 def advance(
-    y: Tensor, candidate: Tensor, duals: Duals, multiplier: MultiplierUpdate, schedule: RhoSchedule, mask: Tensor | None = None
+    y: Tensor,
+    candidate: Tensor,
+    duals: Duals,
+    multiplier: MultiplierUpdate,
+    schedule: RhoSchedule,
+    mask: Tensor | None = None,
 ) -> Duals:
     """One dual update from constraint values ``y`` and candidates of the same shape.
 
-    Entries that ``mask`` excludes (classes absent from a batch) and entries with a non-finite value keep their state: one
-    NaN never reaches the duals.
+    Entries that ``mask`` excludes (classes absent from a batch) and entries with a non-finite value keep their state:
+    one NaN never reaches the duals.
     """
     y, candidate = y.to(duals.mu), candidate.to(duals.mu)
     finite = candidate.isfinite()

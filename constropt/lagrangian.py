@@ -1,10 +1,11 @@
-"""The augmented Lagrangian: a penalty, a multiplier update and a rho schedule, combined; pure functions of (y, duals)."""
+"""The augmented Lagrangian: a penalty, a multiplier update and a rho schedule, combined; pure functions of (y,
+duals).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -12,16 +13,17 @@ from torch import Tensor
 from constropt.duals import Duals, MultiplierUpdate, ProgressRho, RhoSchedule, advance
 from constropt.penalties import Penalty, get
 
-PenaltyLike = Union[str, Penalty, Callable[[Tensor, Tensor, Tensor], Tensor]]
+PenaltyLike = str | Penalty | Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class AugmentedLagrangian:
-    """L(x) = g(x) + sum_i P(h_i(x), rho_i, mu_i), with mu_i <- P'(h_i(x), rho_i, mu_i) (Alg. 4.1 and 6.1; Birgin et al. 2005).
+    """L(x) = g(x) + sum_i P(h_i(x), rho_i, mu_i), with mu_i <- P'(h_i(x), rho_i, mu_i) (Alg. 4.1 and 6.1; Birgin et
+    al. 2005).
 
-    ``penalty`` is a registered name, a :class:`~constropt.penalties.Penalty` or a function ``(y, rho, mu)``. ``mu`` and
-    ``rho`` are initial values; ``None`` leaves them to the solver (1 where nothing better is known). Frozen: the state is
-    in the :class:`~constropt.duals.Duals` that :meth:`init` makes and :meth:`update` replaces.
+    ``penalty`` is a registered name, a :class:`~constropt.penalties.Penalty` or a function ``(y, rho, mu)``. ``mu``
+    and ``rho`` are initial values; ``None`` leaves them to the solver (1 where nothing better is known). Frozen: the
+    state is in the :class:`~constropt.duals.Duals` that :meth:`init` makes and :meth:`update` replaces.
 
     As the ``solver`` of :func:`constropt.solve` it means the default loop around it
     (:class:`constropt.solvers.ProjectedLBFGS`). In a loop of one's own:
@@ -55,12 +57,15 @@ class AugmentedLagrangian:
             return penalty
         if penalty.equality is None:
             raise ValueError(
-                f"penalty: {penalty.name!r} has no form for equality constraints; use 'PHR', or write e = 0 as e <= 0 and -e <= 0"
+                f"penalty: {penalty.name!r} has no form for equality constraints; use 'PHR', or write e = 0 as e"
+                " <= 0 and -e <= 0"
             )
         return penalty.equality
 
     def init(self, y: Tensor, *, equality: bool = False, shared: tuple[int, ...] = ()) -> Duals:
-        """The initial duals for constraint values like ``y``, one multiplier per entry but along the ``shared`` dimensions."""
+        """The initial duals for constraint values like ``y``, one multiplier per entry but along the ``shared``
+        dimensions.
+        """
         self.form(equality)
         shape = [1 if dim in {d % y.dim() for d in shared} else size for dim, size in enumerate(y.shape)]
 
@@ -88,5 +93,7 @@ class AugmentedLagrangian:
         return self.form(duals.equality).derivative(y.detach(), duals.rho, duals.mu)
 
     def update(self, y: Tensor, duals: Duals, mask: Tensor | None = None) -> Duals:
-        """The duals after seeing ``y``: multipliers towards the candidate, rho by its schedule; masked entries keep theirs."""
+        """The duals after seeing ``y``: multipliers towards the candidate, rho by its schedule; masked entries keep
+        theirs.
+        """
         return advance(y.detach(), self.candidate(y, duals), duals, self.multiplier, self.schedule, mask)

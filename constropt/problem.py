@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, Union
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,13 +35,13 @@ class ProximableFunction(Protocol):
 class Constraint(Generic[Z]):
     """One constraint, of any number of entries; built by :func:`inequality` or :func:`equality`.
 
-    ``value(x, z)`` returns ``(batch, *dual)``, z being what ``problem.forward(x)`` returned; an entry is met iff it is
-    ``<= 0`` (``== 0`` for an equality). ``mask``, of a shape that broadcasts to it, says which entries count.
+    ``value(x, z)`` returns ``(batch, *dual)``, z being what ``problem.forward(x)`` returned; an entry is met iff it
+    is ``<= 0`` (``== 0`` for an equality). ``mask``, of a shape that broadcasts to it, says which entries count.
     ``shared`` names the dimensions along which one multiplier is shared: ``(0,)`` gives class-wise multipliers over
     samples. ``surrogate``, where given, is what first-order *direction* methods differentiate in place of ``value``
     (Cooper's vocabulary: ``value`` is the strict violation); feasibility is always judged by ``value``.
-    ``alternatives(x, z)``, ``(batch, m)``, is for a constraint that is met iff *one* of m functions is ``<= 0`` (an attack
-    may reach any class): what solvers that linearise choose among.
+    ``alternatives(x, z)``, ``(batch, m)``, is for a constraint that is met iff *one* of m functions is ``<= 0`` (an
+    attack may reach any class): what solvers that linearise choose among.
     """
 
     value: Callable[[Tensor, Z], Tensor]
@@ -54,10 +54,13 @@ class Constraint(Generic[Z]):
 
     def __post_init__(self) -> None:
         if not callable(self.value):
-            raise TypeError(f"Constraint {self.name!r}: value must be a callable of (x, z), got {type(self.value).__name__}")
+            raise TypeError(
+                f"Constraint {self.name!r}: value must be a callable of (x, z), got {type(self.value).__name__}"
+            )
         if not (self.mask is None or callable(self.mask) or isinstance(self.mask, Tensor)):
             raise TypeError(
-                f"Constraint {self.name!r}: mask must be a tensor or a callable of (x, z), got {type(self.mask).__name__}"
+                f"Constraint {self.name!r}: mask must be a tensor or a callable of (x, z), got"
+                f" {type(self.mask).__name__}"
             )
 
 
@@ -97,7 +100,8 @@ def equality(
 class Evaluation:
     """Objective and constraints at one ``x``, with the graph that gradients are taken through.
 
-    ``objective`` is g, ``(batch,)``, ``nonsmooth`` r(x) or None, ``values`` one ``(batch, *dual)`` per constraint, ``masks`` what counts of each (None: all).
+    ``objective`` is g, ``(batch,)``, ``nonsmooth`` r(x) or None, ``values`` one ``(batch, *dual)`` per constraint,
+    ``masks`` what counts of each (None: all).
     """
 
     x: Tensor
@@ -141,7 +145,9 @@ class Evaluation:
         (gradient,) = torch.autograd.grad([t.sum() for t in terms], self.x, allow_unused=True)
         return torch.zeros_like(self.x) if gradient is None else gradient
 
-    def gradient(self, objective_weight: Tensor | float, weights: Sequence[Tensor], *, keep_graph: bool = False) -> Tensor:
+    def gradient(
+        self, objective_weight: Tensor | float, weights: Sequence[Tensor], *, keep_graph: bool = False
+    ) -> Tensor:
         """One vector-Jacobian product: ``objective_weight dg/dx + sum_i weights_i dy_i/dx``, shape of ``x``.
 
         With the multipliers as weights it is the gradient of the Lagrangian; with dP/dy, that of the augmented one.
@@ -192,21 +198,27 @@ class ConstrainedProblem(Generic[Z]):
             raise TypeError(f"domain: must be a Domain such as Box(0.0, 1.0), got {type(self.domain).__name__}")
         if not isinstance(self.constraints, Sequence):
             raise TypeError(
-                f"constraints: must be a sequence of constraints, got {type(self.constraints).__name__}; put it in a list"
+                f"constraints: must be a sequence of constraints, got {type(self.constraints).__name__}; put it"
+                " in a list"
             )
         for constraint in self.constraints:
             if not isinstance(constraint, Constraint):
                 raise TypeError(
-                    f"constraints: every entry must be a Constraint, got {type(constraint).__name__}; build it with inequality(...) or equality(...)"
+                    f"constraints: every entry must be a Constraint, got {type(constraint).__name__}; build it"
+                    " with inequality(...) or equality(...)"
                 )
         names = [constraint.name for constraint in self.constraints]
         if len(set(names)) != len(names):
-            raise ValueError(f"constraints: names must differ, got {names}; pass name=... to inequality(...) or equality(...)")
+            raise ValueError(
+                f"constraints: names must differ, got {names}; pass name=... to inequality(...) or equality(...)"
+            )
 
     def evaluate(self, x: Tensor, *, grad: bool = True) -> Evaluation:
-        """Objective and constraints at ``x`` by one forward pass; with ``grad`` the result can be differentiated in x.
+        """Objective and constraints at ``x`` by one forward pass; with ``grad`` the result can be differentiated in
+        x.
 
-        Raises ``ValueError`` when the objective is not ``(batch,)`` or a constraint's leading dimension is not the batch.
+        Raises ``ValueError`` when the objective is not ``(batch,)`` or a constraint's leading dimension is not the
+        batch.
         """
         with torch.set_grad_enabled(grad):
             x = x.detach().requires_grad_(grad)
@@ -216,12 +228,15 @@ class ConstrainedProblem(Generic[Z]):
         batch = x.shape[0]
         if not isinstance(objective, Tensor) or objective.shape != (batch,):
             got = tuple(objective.shape) if isinstance(objective, Tensor) else type(objective).__name__
-            raise ValueError(f"objective: must return a tensor of shape (batch,) = ({batch},), one value a row, got {got}")
+            raise ValueError(
+                f"objective: must return a tensor of shape (batch,) = ({batch},), one value a row, got {got}"
+            )
         for constraint, value in zip(self.constraints, values):
             if not isinstance(value, Tensor) or value.dim() < 1 or value.shape[0] != batch:
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(
-                    f"constraint {constraint.name!r}: must return a tensor of shape (batch, ...) with batch = {batch}, got {got}"
+                    f"constraint {constraint.name!r}: must return a tensor of shape (batch, ...) with batch ="
+                    f" {batch}, got {got}"
                 )
             if any(not -value.dim() <= dim < value.dim() for dim in constraint.shared):
                 raise ValueError(
@@ -240,7 +255,7 @@ def by_row(value: Tensor) -> Tensor:
 
 def _mask(constraint: Constraint[Any], value: Tensor, x: Tensor, z: Any) -> Tensor | None:
     """The constraint's mask as booleans of the shape of its value."""
-    mask: Union[Callable[[Tensor, Any], Tensor], Tensor, None] = constraint.mask
+    mask: Callable[[Tensor, Any], Tensor] | Tensor | None = constraint.mask
     if mask is None:
         return None
     if callable(mask) and not isinstance(mask, Tensor):
@@ -250,5 +265,6 @@ def _mask(constraint: Constraint[Any], value: Tensor, x: Tensor, z: Any) -> Tens
         return mask.to(device=value.device, dtype=torch.bool).expand_as(value)
     except RuntimeError:
         raise ValueError(
-            f"constraint {constraint.name!r}: mask of shape {tuple(mask.shape)} does not broadcast to the value's {tuple(value.shape)}"
+            f"constraint {constraint.name!r}: mask of shape {tuple(mask.shape)} does not broadcast to the value's"
+            f" {tuple(value.shape)}"
         ) from None

@@ -29,12 +29,12 @@ class Status(IntEnum):
 
 
 _MESSAGES = {
-    Status.CONVERGED: "converged: the KKT conditions hold to the tolerance (first order: a saddle point is not excluded)",
-    Status.APPROXIMATE: "approximate KKT point: feasible and stationary, but the multipliers do not settle (none may exist)",
+    Status.CONVERGED: "converged: the KKT conditions hold to the tolerance (to first order: a saddle is not excluded)",
+    Status.APPROXIMATE: "approximate KKT point: feasible and stationary, but the multipliers do not settle",
     Status.BUDGET_SPENT: "budget spent: the best point found within the steps is returned",
-    Status.INFEASIBLE: "infeasible: a stationary point of the violation was reached; the least violating point is returned",
+    Status.INFEASIBLE: "infeasible: the violation has a positive minimum here; the least violating point is returned",
     Status.UNBOUNDED: "unbounded: the objective decreases without limit on feasible points",
-    Status.DIVERGED: "diverged: the objective, a constraint or the gradient became non-finite; the best point before is returned",
+    Status.DIVERGED: "diverged: a value or gradient became non-finite; the best point before is returned",
 }
 
 
@@ -53,7 +53,8 @@ class KKTResiduals(NamedTuple):
 def kkt_residuals(
     problem: ConstrainedProblem[Any], point: Evaluation, multipliers: Sequence[Tensor], gradient: Tensor | None = None
 ) -> KKTResiduals:
-    """The residuals at an evaluated point for given multipliers (one tensor per constraint, broadcastable to its value).
+    """The residuals at an evaluated point for given multipliers (one tensor per constraint, broadcastable to its
+    value).
 
     ``gradient`` is that of the Lagrangian at these multipliers, where the caller has it already.
     """
@@ -78,11 +79,11 @@ def kkt_residuals(
 class Solution:
     """The result of :func:`constropt.solve`, one entry per row unless said otherwise.
 
-    ``x`` is the best feasible iterate, else the least violating one; ``objective``, ``violation`` and ``feasible`` are
-    those of a clean forward pass on exactly this ``x``. ``status`` holds :class:`Status` codes, ``multipliers`` the
-    estimates at ``x`` (one tensor per constraint), ``duals`` the solver's final dual state (a warm start).
-    ``forwards`` and ``backwards`` count the model passes spent on each row; ``first_feasible`` is the step that first met
-    all constraints, -1 if none did. ``trace`` is what the solver recorded per step, if asked.
+    ``x`` is the best feasible iterate, else the least violating one; ``objective``, ``violation`` and ``feasible``
+    are those of a clean forward pass on exactly this ``x``. ``status`` holds :class:`Status` codes, ``multipliers``
+    the estimates at ``x`` (one tensor per constraint), ``duals`` the solver's final dual state (a warm start).
+    ``forwards`` and ``backwards`` count the model passes spent on each row; ``first_feasible`` is the step that first
+    met all constraints, -1 if none did. ``trace`` is what the solver recorded per step, if asked.
     """
 
     problem: ConstrainedProblem[Any] = field(repr=False)
@@ -99,7 +100,8 @@ class Solution:
     trace: dict[str, Tensor] | None = field(default=None, repr=False)
 
     def kkt(self) -> KKTResiduals:
-        """Stationarity, feasibility and complementarity at ``x`` with ``multipliers``: one more forward and backward pass.
+        """Stationarity, feasibility and complementarity at ``x`` with ``multipliers``: one more forward and backward
+        pass.
 
         A feasible point alone proves nothing about optimality; small residuals do, to first order.
         """
@@ -114,8 +116,9 @@ class Solution:
 class BestPoint:
     """Running record of the best point of every row: the one place where "best" is decided.
 
-    Feasible beats infeasible; among feasible rows the lower objective wins, among infeasible ones the lower violation. A
-    non-finite value never wins. Rows that the solver certifies as converged are taken as they are and then kept.
+    Feasible beats infeasible; among feasible rows the lower objective wins, among infeasible ones the lower
+    violation. A non-finite value never wins. Rows that the solver certifies as converged are taken as they are and
+    then kept.
     """
 
     x: Tensor
@@ -156,8 +159,9 @@ class BestPoint:
             ~self.feasible | (objective < self.objective),
             ~self.feasible & (violation < self.violation) & objective.isfinite(),
         )
+        better = better & ~self.certified
         if certified is not None:
-            better = (better & ~self.certified) | (certified & ~self.certified)
+            better = better | (certified & ~self.certified)
             self.certified = self.certified | certified
         self.first_feasible = torch.where(feasible & (self.first_feasible < 0), step, self.first_feasible)
         self.x = torch.where(_like(better, self.x), point.x.detach(), self.x)

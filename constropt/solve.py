@@ -16,7 +16,9 @@ from constropt.solvers.projected_lbfgs import ProjectedLBFGS
 
 
 def default_tolerance(dtype: torch.dtype) -> float:
-    """The violation up to which an entry counts as met where the solver does not say: 1e-6 in float64, 1e-4 in float32, coarser below."""
+    """The violation up to which an entry counts as met where the solver does not say: 1e-6 in float64, 1e-4 in
+    float32, coarser below.
+    """
     return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 1e-2)
 
 
@@ -37,11 +39,11 @@ def solve(
     the default loop around it: batched projected L-BFGS, no tuning needed. ``steps`` bounds the gradient evaluations
     of each row. ``tolerance`` is the violation up to which a row counts as feasible (default: the solver's, else by
     dtype, :func:`default_tolerance`). ``duals`` warm-starts a solver from an earlier ``Solution.duals``.
-    ``trace(step, point)`` may return tensors to record per step, stacked in ``Solution.trace``;
-    ``callback(step, point, proposal)`` is called once a step, after it.
+    ``trace(step, point)`` may return tensors to record per step, stacked in ``Solution.trace``; ``callback(step,
+    point, proposal)`` is called once a step, after it.
 
-    Raises ``TypeError``/``ValueError`` before the first evaluation for an ``x0`` that is no floating tensor with a batch
-    dimension or is not finite, and for ``steps < 1``.
+    Raises ``TypeError``/``ValueError`` before the first evaluation for an ``x0`` that is no floating tensor with a
+    batch dimension or is not finite, and for ``steps < 1``.
 
     >>> a = torch.tensor([[3.0, 0.0]], dtype=torch.float64)
     >>> problem = ConstrainedProblem(objective=lambda x, _: (x - a).square().sum(1))
@@ -120,14 +122,18 @@ def _stack(records: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
     return {name: torch.stack([record[name] for record in records]) for name in records[0]} if records else None
 
 
-def _check_arguments(problem: ConstrainedProblem[Any], solver: Solver[Any], x0: Tensor, steps: int, tolerance: float | None) -> None:
+def _check_arguments(
+    problem: ConstrainedProblem[Any], solver: Solver[Any], x0: Tensor, steps: int, tolerance: float | None
+) -> None:
     if not isinstance(problem, ConstrainedProblem):
         raise TypeError(f"problem: takes a ConstrainedProblem, got {type(problem).__name__}")
     if not isinstance(solver, Solver):
         raise TypeError(f"solver: takes a Solver, an AugmentedLagrangian or None, got {type(solver).__name__}")
     if not isinstance(x0, Tensor) or not x0.is_floating_point() or x0.dim() < 2:
         got = f"{x0.dtype} of shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
-        raise ValueError(f"x0: takes a floating point tensor of shape (batch, *event) with at least two dimensions, got {got}")
+        raise ValueError(
+            f"x0: takes a floating point tensor of shape (batch, *event) with at least two dimensions, got {got}"
+        )
     if x0.numel() == 0:
         raise ValueError(f"x0: is empty, got shape {tuple(x0.shape)}")
     if not bool(x0.isfinite().all()):

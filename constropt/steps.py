@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, Union
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 S = TypeVar("S")
-Prox = Callable[[Tensor, Tensor, Union[Tensor, None]], Tensor]
+Prox = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Closure = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -24,8 +24,12 @@ class PrimalStep(Generic[S]):
     def init(self, x: Tensor) -> S:
         raise NotImplementedError  # abstract
 
-    def update(self, gradient: Tensor, state: S, x: Tensor, size: Tensor, prox: Prox, closure: Closure) -> tuple[Tensor, S]:
-        """``closure(x) -> (loss, gradient)`` evaluates elsewhere (a counted model pass), for steps that search a line."""
+    def update(
+        self, gradient: Tensor, state: S, x: Tensor, size: Tensor, prox: Prox, closure: Closure
+    ) -> tuple[Tensor, S]:
+        """``closure(x) -> (loss, gradient)`` evaluates elsewhere (a counted model pass), for steps that search a
+        line.
+        """
         raise NotImplementedError  # abstract
 
 
@@ -36,8 +40,15 @@ class Gradient(PrimalStep[None]):
     def init(self, x: Tensor) -> None:
         return None
 
-    def update(self, gradient: Tensor, state: None, x: Tensor, size: Tensor, prox: Prox, closure: Closure) -> tuple[Tensor, None]:
+    def update(
+        self, gradient: Tensor, state: None, x: Tensor, size: Tensor, prox: Prox, closure: Closure
+    ) -> tuple[Tensor, None]:
         return prox(x - size * gradient, size, None), None
+
+
+def _floor(floor: float, like: Tensor) -> float:
+    """The floor, or the least normal number of the dtype: 1e-8 is 0 in float16, and 0 / 0 is NaN."""
+    return max(floor, torch.finfo(like.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -59,13 +70,14 @@ class RMSPropMomentum(PrimalStep[tuple[Tensor, Tensor]]):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         v, m = state
         v = torch.lerp(gradient.square(), v, self.smoothing)
-        m = torch.addcdiv(m * self.momentum, gradient, v.sqrt().add_(self.floor))
+        m = torch.addcdiv(m * self.momentum, gradient, v.sqrt().add_(_floor(self.floor, v)))
         return prox(torch.addcmul(x, size, m, value=-1), size, None), (v, m)
 
 
 @dataclass(frozen=True)
 class VariableMetric(PrimalStep[tuple[Tensor, int]]):
-    """Variable-metric forward-backward (Eq. 5.17 and 5.18): x <- prox^S(x - size g / s), s = sqrt(v / (1 - a^t)) + floor.
+    """Variable-metric forward-backward (Eq. 5.17 and 5.18): x <- prox^S(x - size g / s), s = sqrt(v / (1 - a^t)) +
+    floor.
 
     The diagonal metric s is handed to the prox, so that it and the gradient step agree.
     """
@@ -81,7 +93,7 @@ class VariableMetric(PrimalStep[tuple[Tensor, int]]):
     ) -> tuple[Tensor, tuple[Tensor, int]]:
         v, t = state
         v = torch.lerp(gradient.square(), v, self.smoothing)
-        metric = (v / (1 - self.smoothing ** (t + 1))).sqrt_().add_(self.floor)
+        metric = (v / (1 - self.smoothing ** (t + 1))).sqrt_().add_(_floor(self.floor, v))
         return prox(torch.addcdiv(x, gradient * size, metric, value=-1), size, metric), (v, t + 1)
 
 
@@ -134,9 +146,9 @@ class TorchOptimizer(PrimalStep[tuple[Tensor, torch.optim.Optimizer]]):
 class StepSize:
     """Step size per row: constant until the row is first feasible, then decaying exponentially (Sec. 4.3.2.3).
 
-    ``initial`` is the size itself, or, if ``increase`` is given, ignored: then it is found per row so that the first step
-    raises the objective by ``increase`` (in the objective's units). ``final`` is the ratio reached at the last step;
-    1 keeps the size.
+    ``initial`` is the size itself, or, if ``increase`` is given, ignored: then it is found per row so that the first
+    step raises the objective by ``increase`` (in the objective's units). ``final`` is the ratio reached at the last
+    step; 1 keeps the size.
     """
 
     initial: float = 1e-2
@@ -149,30 +161,37 @@ class StepSize:
             if value is not None and not value > 0:
                 raise ValueError(f"StepSize: {name} must be > 0, got {value}")
 
+    def factor(self, index: int, steps: int, first: int) -> float:
+        """What multiplies the initial size at step ``index`` of ``steps`` for a row first feasible at step ``first``
+        (-1: not yet).
+        """
+        return 1.0 if first < 0 else self.final ** ((index - first) / max(steps - first, 1))
+
     def at(self, initial: Tensor, index: int, steps: int, first_feasible: Tensor) -> Tensor:
-        """``(batch,)``: the size at step ``index`` of ``steps`` for rows first feasible at ``first_feasible`` (-1: not yet)."""
-        if self.final == 1.0:
-            return initial
-        progress = (index - first_feasible).to(initial) / (steps - first_feasible).clamp_min(1)
-        return torch.where(first_feasible >= 0, initial * self.final**progress, initial).to(initial)
+        """``(batch,)``: the sizes at step ``index``. Factors are computed once per possible first step and looked up: a
+        vectorised power rounds differently from a scalar one, and a row must not depend on its batch."""
+        table = initial.new_tensor([self.factor(index, steps, first) for first in range(-1, index + 1)])
+        return initial * table[first_feasible + 1]
 
 
 # The first-step search: a bracket of 52 octaves of the step size, halved to less than 1e-6 of one.
-_OCTAVES, _HALVINGS = 52.0, 26
+_LARGEST, _HALVINGS = 2.0**52, 26
 
 
-def first_step_size(measure: Callable[[Tensor], Tensor], move: Callable[[Tensor], Tensor], base: Tensor, increase: float) -> Tensor:
-    """``(batch,)``: the size s with ``measure(move(s)) - measure(move(0)) = increase``, by bisection over the octaves above ``base``.
+def first_step_size(
+    measure: Callable[[Tensor], Tensor], move: Callable[[Tensor], Tensor], base: Tensor, increase: float
+) -> Tensor:
+    """``(batch,)``: the size s with ``measure(move(s)) - measure(move(0)) = increase``, by bisection over the octaves
+    above ``base``.
 
-    ``move(s)`` is the point that a step of size s reaches (projection included). Where the increase cannot be reached inside
-    the domain, half of what can be is taken instead, so the search always ends.
+    ``move(s)`` is the point that a step of size s reaches (projection included). Where the increase cannot be reached
+    inside the domain, half of what can be is taken instead, so the search always ends.
     """
     start = measure(move(torch.zeros_like(base)))
-    reachable = measure(move(base * 2.0**_OCTAVES)) - start
-    target = torch.minimum(torch.full_like(base, increase), reachable / 2)
-    low, high = torch.zeros_like(base), torch.full_like(base, _OCTAVES)
+    low, high = base, base * _LARGEST
+    target = torch.minimum(torch.full_like(base, increase), (measure(move(high)) - start) / 2)
     for _ in range(_HALVINGS):
-        octave = (low + high) / 2
-        above = measure(move(base * 2.0**octave)) - start >= target
-        low, high = torch.where(above, low, octave), torch.where(above, octave, high)
-    return base * 2.0**high
+        middle = low.sqrt() * high.sqrt()
+        above = measure(move(middle)) - start >= target
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return high

@@ -14,7 +14,9 @@ from constropt.problems.attacks.constraints import MARGIN
 RECIPES = [pytest.param(alma, id="alma"), pytest.param(ddn, id="ddn")]
 
 
-def linear_case(seed: int = 0, rows: int = 128, d: int = 256, classes: int = 10) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def linear_case(
+    seed: int = 0, rows: int = 128, d: int = 256, classes: int = 10
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(classes, d, generator=generator) / d**0.5
     bias = 0.1 * torch.randn(classes, generator=generator)
@@ -23,7 +25,9 @@ def linear_case(seed: int = 0, rows: int = 128, d: int = 256, classes: int = 10)
 
 
 def exact_l2(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-    """The box-aware minimal l2 distance to another class: per class the nearest point is clip(x + nu w), nu by bisection."""
+    """The box-aware minimal l2 distance to another class: per class the nearest point is clip(x + nu w), nu by
+    bisection.
+    """
     weight, bias, x = weight.double(), bias.double(), x.double()
     best = torch.full((len(x),), torch.inf, dtype=torch.float64)
     for other in range(len(weight)):
@@ -312,7 +316,10 @@ def test_callback_sees_every_step(small):
 
 GOOD = {"inputs": torch.full((2, 12), 0.5), "labels": torch.zeros(2, dtype=torch.long)}
 BAD = {
-    "inputs above the bounds": ({"inputs": torch.full((2, 12), 1.5)}, r"inputs: must lie within bounds=\(0.0, 1.0\).*1.5"),
+    "inputs above the bounds": (
+        {"inputs": torch.full((2, 12), 1.5)},
+        r"inputs: must lie within bounds=\(0.0, 1.0\).*1.5",
+    ),
     "inputs below the bounds": ({"inputs": torch.full((2, 12), -0.1)}, "normalisation inside the model"),
     "NaN inputs": ({"inputs": torch.tensor([[0.5] * 12, [torch.nan] * 12])}, r"inputs: .*NaN.* rows \[1\]"),
     "8-bit inputs": ({"inputs": torch.ones(2, 12, dtype=torch.uint8)}, "inputs: .*uint8.*divide"),

@@ -125,7 +125,7 @@ def test_every_penalty_with_an_equality_form(name, loop, penalty):
     reaches(problem, LOOPS[loop](problem, penalty))
 
 
-# ------------------------------------------------------------------------------------- the reasons of the exclusions
+# ---------------------------------------------------------------------------------------- the reasons of the exclusions
 
 
 @pytest.mark.parametrize("penalty", names())
@@ -160,7 +160,7 @@ def _updated(penalty: str, y: float, updates: int, mu: float) -> float:
     return multiplier.item()
 
 
-# ------------------------------------------------------------------------------------------------ other primal steps
+# --------------------------------------------------------------------------------------------------- other primal steps
 
 
 @pytest.mark.parametrize(

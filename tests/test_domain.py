@@ -77,7 +77,7 @@ def test_half_precision_projects_to_its_own_precision(domain, dtype):
     assert torch.allclose(projected.float(), domain.project(x.to(dtype).float()), atol=0.05)
 
 
-# ---------------------------------------------------------------------------------------------- independent solutions
+# ------------------------------------------------------------------------------------------------ independent solutions
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -180,7 +180,7 @@ def test_bounds_are_given_by_boxes_only():
     assert L2Ball().bounds(x) is None and Simplex().bounds(x) is None
 
 
-# ---------------------------------------------------------------------------------------------------- planted mistakes
+# ----------------------------------------------------------------------------------------------------- planted mistakes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +255,7 @@ def test_a_box_that_is_missed_by_rounding_is_found():
         check_domain(Loose(0.1, 0.7))
 
 
-# ------------------------------------------------------------------------------------------------------- bad arguments
+# -------------------------------------------------------------------------------------------------------- bad arguments
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def parabola(constraints=(), **keywords) -> ConstrainedProblem:
     return ConstrainedProblem(objective=lambda x, _: x.square().sum(1), constraints=constraints, **keywords)
 
 
-# ------------------------------------------------------------------------------------------------------- evaluations
+# ---------------------------------------------------------------------------------------------------------- evaluations
 
 
 def test_one_forward_pass_is_shared_by_all_terms():
@@ -114,7 +114,7 @@ def test_the_nonsmooth_term_is_part_of_the_total_only():
     assert point.objective.item() == 5 and point.nonsmooth.item() == 3 and point.total().item() == 8
 
 
-# --------------------------------------------------------------------------------------------------------- gradients
+# ------------------------------------------------------------------------------------------------------------ gradients
 
 
 def test_gradient_is_autograds_of_the_lagrangian():
@@ -181,7 +181,7 @@ def test_by_row():
     assert by_row(torch.zeros(3, 2, 2)).shape == (3, 4)
 
 
-# -------------------------------------------------------------------------------------------------- bad declarations
+# ----------------------------------------------------------------------------------------------------- bad declarations
 
 
 @pytest.mark.parametrize(

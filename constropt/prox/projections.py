@@ -6,12 +6,10 @@ are not modified. They raise ``ValueError`` for a negative radius given as a num
 
 from __future__ import annotations
 
-from typing import Union
-
 import torch
 from torch import Tensor
 
-Radius = Union[float, Tensor]
+Radius = float | Tensor
 
 # Halvings of the bracket before the exact solve on the active set that they single out: beyond the bits of a float64.
 _HALVINGS = 64

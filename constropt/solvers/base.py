@@ -1,4 +1,6 @@
-"""What a solver is: an object that proposes the next point; its state is outside it, the loop is :func:`constropt.solve`."""
+"""What a solver is: an object that proposes the next point; its state is outside it, the loop is
+:func:`constropt.solve`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class Run:
         self.backwards = torch.zeros_like(self.forwards)
 
     def evaluate(self, x: Tensor, *, grad: bool = True, rows: Tensor | None = None) -> Evaluation:
-        """The problem at ``x``; counts one forward (and, with ``grad``, one backward) for the ``rows`` still at work."""
+        """The problem at ``x``; counts one forward (and, with ``grad``, one backward) for the ``rows`` still at"
+        " work."""
         point = self.problem.evaluate(x, grad=grad)
         spent = 1 if rows is None else rows.to(self.forwards)
         self.forwards += spent
@@ -37,9 +40,10 @@ class Run:
 class Proposal(Generic[State]):
     """What one step returns.
 
-    ``x`` is the next point to evaluate, ``state`` the solver's next state, ``multipliers`` the weights of the constraints
-    at the point just seen (one tensor per constraint). ``finished`` ``(batch,)`` marks rows that need no further step and
-    ``certified`` rows whose point just seen is a solution to be returned as it is; ``status`` holds their codes.
+    ``x`` is the next point to evaluate, ``state`` the solver's next state, ``multipliers`` the weights of the
+    constraints at the point just seen (one tensor per constraint). ``finished`` ``(batch,)`` marks rows that need no
+    further step and ``certified`` rows whose point just seen is a solution to be returned as it is; ``status`` holds
+    their codes.
     """
 
     x: Tensor
@@ -53,8 +57,8 @@ class Proposal(Generic[State]):
 class Solver(Generic[State]):
     """Subclass with :meth:`init` and :meth:`step`; both pure but for the evaluations that they ask of ``run``.
 
-    ``check_every``: after how many steps the loop looks whether all rows are finished (a host synchronisation); 0: never.
-    ``tolerance``: violation up to which a row counts as feasible; ``None`` chooses by dtype.
+    ``check_every``: after how many steps the loop looks whether all rows are finished (a host synchronisation); 0:
+    never. ``tolerance``: violation up to which a row counts as feasible; ``None`` chooses by dtype.
     """
 
     check_every: int = 0

@@ -1,4 +1,4 @@
-"""Augmented Lagrangian with first-order primal steps: nested (Alg. 4.1, 6.1) and joint (ALMA, Alg. 4.2) loops in one."""
+"""Augmented Lagrangian with first-order primal steps: nested (Alg. 4.1, 6.1) and joint (Alg. 4.2) loops in one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from constropt.steps import Gradient, PrimalStep, StepSize, first_step_size
 
 @dataclass(frozen=True)
 class FirstOrderState:
-    """Duals (one per constraint), the primal step's own state, the rows' initial step sizes and first feasible steps."""
+    """Duals (one per constraint), the primal step's own state, the rows' initial step sizes and first feasible"
+    " steps."""
 
     duals: tuple[Duals, ...]
     step: Any
@@ -31,12 +32,13 @@ class FirstOrder(Solver[FirstOrderState]):
     """min g(x) + sum_i P(h_i(x), rho_i, mu_i) by primal steps, the duals updated every ``inner_steps`` of them.
 
     ``inner_steps = 1`` is the joint loop (Alg. 4.2): multipliers move at every step, smoothed by the EMA of
-    ``lagrangian.multiplier``; a larger number approximates the nested loop (Alg. 4.1) by that many inner steps. Duals are
-    updated from the constraint values of the very pass whose gradient is taken, so a step costs one forward and one
-    backward pass.
+    ``lagrangian.multiplier``; a larger number approximates the nested loop (Alg. 4.1) by that many inner steps. Duals
+    are updated from the constraint values of the very pass whose gradient is taken, so a step costs one forward and
+    one backward pass.
 
-    ``explore_first``: the first step follows the constraints' gradient alone (no objective, no dual update), as ALMA does:
-    at x0 a distance has no gradient. ``kkt_tolerance``: rows whose KKT residuals fall below it are certified and stop.
+    ``explore_first``: the first step follows the constraints' gradient alone (no objective, no dual update), as ALMA
+    does: at x0 a distance has no gradient. ``kkt_tolerance``: rows whose KKT residuals fall below it are certified
+    and stop.
 
     Raises ``ValueError`` for an equality constraint under a penalty without an equality form.
     """
@@ -76,9 +78,7 @@ class FirstOrder(Solver[FirstOrderState]):
         exploring = self.explore_first and index == 0
         duals = state.duals
         if index and index % self.inner_steps == 0:
-            duals = tuple(
-                self.lagrangian.update(y, d, mask) for y, d, mask in zip(point.values, duals, point.masks)
-            )
+            duals = tuple(self.lagrangian.update(y, d, mask) for y, d, mask in zip(point.values, duals, point.masks))
         weights = self._weights(point, duals)
         gradient = point.gradient(0.0 if exploring else 1.0, weights)
         x = point.x.detach()
@@ -111,7 +111,9 @@ class FirstOrder(Solver[FirstOrderState]):
         )
 
     def _weights(self, point: Evaluation, duals: tuple[Duals, ...]) -> tuple[Tensor, ...]:
-        """dP/dy of every constraint, 0 where an entry does not count: the gradient's weights and the multiplier estimates."""
+        """dP/dy of every constraint, 0 where an entry does not count: the gradient's weights and the multiplier
+        estimates.
+        """
         candidates = (self.lagrangian.candidate(y, d) for y, d in zip(point.values, duals))
         return tuple(c if mask is None else torch.where(mask, c, 0) for c, mask in zip(candidates, point.masks))
 
@@ -144,13 +146,17 @@ class FirstOrder(Solver[FirstOrderState]):
 def _check_duals(point: Evaluation, duals: Any) -> None:
     """Raise for a warm start that is not one :class:`Duals` a constraint, broadcastable to its value."""
     if not isinstance(duals, (tuple, list)) or not all(isinstance(d, Duals) for d in duals):
-        raise TypeError(f"duals: takes the duals of an earlier Solution, one Duals a constraint, got {type(duals).__name__}")
+        raise TypeError(
+            f"duals: takes the duals of an earlier Solution, one Duals a constraint, got {type(duals).__name__}"
+        )
     if len(duals) != len(point.values):
         raise ValueError(f"duals: takes one a constraint, {len(point.values)} here, got {len(duals)}")
     for constraint, y, d in zip(point.constraints, point.values, duals):
         fits = d.mu.dim() == y.dim() and all(a in (1, b) for a, b in zip(d.mu.shape, y.shape))
         if not fits or d.equality != constraint.equality:
             raise ValueError(
-                f"duals: those of constraint {constraint.name!r} have shape {tuple(d.mu.shape)} and equality={d.equality}, which does "
-                f"not fit its value of shape {tuple(y.shape)} and equality={constraint.equality}; leave duals out to start afresh"
+                f"duals: those of constraint {constraint.name!r} have shape {tuple(d.mu.shape)} and"
+                f" equality={d.equality}, which does "
+                f"not fit its value of shape {tuple(y.shape)} and equality={constraint.equality}; leave duals out"
+                " to start afresh"
             )

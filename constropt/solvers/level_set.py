@@ -1,4 +1,6 @@
-"""Projection on level sets of the objective, the radius driven by feasibility: DDN (Alg. 3.1) is this with the l2 norm."""
+"""Projection on level sets of the objective, the radius driven by feasibility: DDN (Alg. 3.1) is this with the l2
+norm.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,10 @@ class LevelSetProjection(Solver[LevelSetState]):
     """min D(x - x0) s.t. h(x) <= 0, for an objective D that is positively homogeneous in x - x0 (every norm).
 
     Direction and norm are decoupled: a normalised step of length ``size`` (cosine-annealed to ``final`` times itself)
-    down the constraint's surrogate, then delta is scaled to the sphere D = radius, which shrinks by ``1 - gamma`` where
-    the row is feasible and grows by ``1 + gamma`` where not (Rony et al., 2019). ``quantize``: the number of levels that
-    the evaluated points are rounded to inside the domain's box (256 for 8-bit images); delta itself stays unrounded,
-    since rounding it at every step would lose the small moves.
+    down the constraint's surrogate, then delta is scaled to the sphere D = radius, which shrinks by ``1 - gamma``
+    where the row is feasible and grows by ``1 + gamma`` where not (Rony et al., 2019). ``quantize``: the number of
+    levels that the evaluated points are rounded to inside the domain's box (256 for 8-bit images); delta itself stays
+    unrounded, since rounding it at every step would lose the small moves.
     """
 
     size: float = 1.0
@@ -43,13 +45,17 @@ class LevelSetProjection(Solver[LevelSetState]):
 
     def __post_init__(self) -> None:
         if self.quantize is not None and self.quantize < 2:
-            raise ValueError(f"quantize: takes the number of levels, at least 2 (256 for 8 bits), or None, got {self.quantize!r}")
+            raise ValueError(
+                f"quantize: takes the number of levels, at least 2 (256 for 8 bits), or None, got {self.quantize!r}"
+            )
         if not 0 < self.gamma < 1:
             raise ValueError(f"gamma: must lie in (0, 1), got {self.gamma}")
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
         if len(problem.constraints) != 1 or problem.constraints[0].equality:
-            raise ValueError("constraints: LevelSetProjection takes exactly one inequality; use solve(problem, None, ...) for others")
+            raise ValueError(
+                "constraints: LevelSetProjection takes exactly one inequality; use solve(problem, None, ...) for others"
+            )
         bounds = problem.domain.bounds(x0)
         if self.quantize is not None and (bounds is None or not bool(torch.isfinite(torch.stack(bounds)).all())):
             raise ValueError("quantize: needs a finite Box as the problem's domain")

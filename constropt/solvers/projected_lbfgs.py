@@ -218,6 +218,7 @@ class ProjectedLBFGS(Solver[SearchState]):
         # a set that is no box would change its shape, and with it its projection, in scaled variables
         variables = x.abs().clamp_min(1) if domain.box else torch.ones_like(x)
         scaling = Scaling.at(point, layout, x, variables)
+        run.backwards += 1  # one vectorised backward pass for the scales
         objective = point.objective.detach().to(x)
         y = self._values(layout, scaling, point, x)
         if duals is None:

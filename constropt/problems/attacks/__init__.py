@@ -7,4 +7,14 @@ from constropt.problems.attacks.ddn import ddn
 from constropt.problems.attacks.minimal import minimal
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 
-__all__ = ["ALMA", "MinimalPerturbation", "alma", "alma_prox", "ddn", "dlr", "logit_difference", "minimal", "targeted_dlr"]
+__all__ = [
+    "ALMA",
+    "MinimalPerturbation",
+    "alma",
+    "alma_prox",
+    "ddn",
+    "dlr",
+    "logit_difference",
+    "minimal",
+    "targeted_dlr",
+]

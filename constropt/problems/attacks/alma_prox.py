@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from constropt.domain import Box
@@ -46,12 +45,11 @@ class GrowingStepSize(StepSize):
                 f" got {self.final}, {self.growth} and {self.largest}"
             )
 
-    def at(self, initial: Tensor, index: int, steps: int, first_feasible: Tensor) -> Tensor:
-        """``(batch,)``, see :meth:`StepSize.at`."""
-        found = first_feasible >= 0
-        size = (initial * self.growth ** torch.where(found, first_feasible, index)).clamp_max(self.largest)
-        scale = self.final / (1 - self.final) * (steps - first_feasible).clamp_min(1)
-        return size * torch.where(found, scale / (index - first_feasible + scale), 1.0)
+    def factor(self, index: int, steps: int, first: int) -> float:
+        """See :meth:`StepSize.factor`."""
+        grown = min(self.growth ** (index if first < 0 else first), self.largest / self.initial)
+        scale = self.final / (1 - self.final) * max(steps - first, 1)
+        return grown if first < 0 else grown * scale / (index - first + scale)
 
 
 def alma_prox(

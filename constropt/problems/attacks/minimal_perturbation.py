@@ -92,7 +92,9 @@ def check_attack_arguments(
         raise TypeError(f"model: takes a callable from inputs to logits, got {type(model).__name__}")
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
         got = f"{inputs.dtype} of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(f"inputs: takes a floating point tensor of shape (batch, *event), got {got}; divide 8-bit images by 255")
+        raise TypeError(
+            f"inputs: takes a floating point tensor of shape (batch, *event), got {got}; divide 8-bit images by 255"
+        )
     lower, upper = bounds
     if not lower < upper:
         raise ValueError(f"bounds: takes (lower, upper) with lower < upper, got {bounds}")
@@ -109,7 +111,11 @@ def check_attack_arguments(
         if classes is None:
             continue
         if not isinstance(classes, Tensor) or classes.dtype != torch.int64 or classes.shape != inputs.shape[:1]:
-            got = f"{classes.dtype} of shape {tuple(classes.shape)}" if isinstance(classes, Tensor) else type(classes).__name__
+            got = (
+                f"{classes.dtype} of shape {tuple(classes.shape)}"
+                if isinstance(classes, Tensor)
+                else type(classes).__name__
+            )
             raise ValueError(f"{name}: takes int64 class indices of shape (batch,) = ({inputs.shape[0]},), got {got}")
         if classes.device != inputs.device:
             raise ValueError(f"{name}: must be on the device of the inputs, {inputs.device}, got {classes.device}")
@@ -117,7 +123,9 @@ def check_attack_arguments(
             raise ValueError(f"{name}: takes class indices >= 0, got {int(classes.min())}")
     if targets is not None and bool((targets == labels).any()):
         rows = (targets == labels).nonzero().flatten().tolist()
-        raise ValueError(f"targets: must differ from labels, got the label itself in rows {rows[:5]}; labels are always the true classes")
+        raise ValueError(
+            f"targets: must differ from labels, got the label itself in rows {rows[:5]}; labels are always the true classes"
+        )
 
 
 def logits_of(model: Model, x: Tensor, largest: int) -> Tensor:
@@ -131,7 +139,9 @@ def logits_of(model: Model, x: Tensor, largest: int) -> Tensor:
     if not logits.is_floating_point():
         raise ValueError(f"model: must return floating point logits, got {logits.dtype}")
     if largest >= logits.shape[1]:
-        raise ValueError(f"labels: class {largest} among labels or targets, but the model has {logits.shape[1]} classes")
+        raise ValueError(
+            f"labels: class {largest} among labels or targets, but the model has {logits.shape[1]} classes"
+        )
     return logits
 
 

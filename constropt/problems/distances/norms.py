@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -50,7 +49,7 @@ Linf = Norm(torch.inf, "linf", 0.01)
 
 _BY_NAME = {norm.name: norm for norm in (L0, L1, L2, Linf)}
 
-DistanceLike = Union[str, Distance, Callable[[Tensor, Tensor], Tensor]]
+DistanceLike = str | Distance | Callable[[Tensor, Tensor], Tensor]
 
 
 def as_distance(distance: DistanceLike, allowed: tuple[str, ...] | None = None) -> Distance:
@@ -71,4 +70,6 @@ def as_distance(distance: DistanceLike, allowed: tuple[str, ...] | None = None) 
         return _BY_NAME[name]
     if callable(distance) and allowed is None:
         return Distance(getattr(distance, "__name__", type(distance).__name__), distance)
-    raise TypeError(f"distance: takes {'a name, a Distance or a callable (x, reference) -> (batch,)' if allowed is None else f'one of {list(allowed)}'}, got {type(distance).__name__}")
+    raise TypeError(
+        f"distance: takes {'a name, a Distance or a callable (x, reference) -> (batch,)' if allowed is None else f'one of {list(allowed)}'}, got {type(distance).__name__}"
+    )

@@ -1,0 +1,83 @@
+"""What the library costs beside the model, and what a million duals cost beside one elementwise pass.
+
+    python benchmarks/overhead.py [--batch 500] [--steps 20]
+
+Prints ratios within one run: the wall time of an attack over that of as many forward and backward passes of SmallCNN on
+the same batch, interleaved; and the time of P, of dP/dy and of a full dual update on 1e6 entries over one
+elementwise pass that reads y, rho and mu and writes one result (``torch.addcmul``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from constropt import AugmentedLagrangian, MultiplierUpdate, PeriodicRho
+from constropt.problems.attacks import alma, ddn, minimal
+from constropt.problems.models import small_cnn
+
+
+def timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def passes(model: torch.nn.Module, inputs: Tensor, labels: Tensor, count: int) -> None:
+    """``count`` forward and backward passes of the model alone, differentiated in its inputs."""
+    for _ in range(count):
+        x = inputs.clone().requires_grad_(True)
+        torch.autograd.grad(torch.nn.functional.cross_entropy(model(x), labels), x)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = small_cnn().eval()
+    inputs = torch.rand(arguments.batch, 1, 28, 28)
+    with torch.no_grad():
+        labels = model(inputs).argmax(1)
+    passes(model, inputs, labels, 2)
+    print(f"SmallCNN, batch {arguments.batch}, {arguments.steps} steps, {torch.__version__}\n")
+    print("| recipe | time / (steps x forward and backward) |\n|---|---|")
+    for name, recipe in {"ALMA": alma, "DDN": ddn, "minimal": minimal}.items():
+        ratios = []
+        for _ in range(arguments.repeats):
+            bare = timed(lambda: passes(model, inputs, labels, arguments.steps))
+            ratios.append(timed(lambda r=recipe: r(model, inputs, labels, steps=arguments.steps)) / bare)
+        print(f"| {name} | {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |", flush=True)
+
+    y = torch.randn(1_000_000)
+    print("\n| 1e6 duals | P | dP/dy | update of mu and rho | (unit: one elementwise pass) |\n|---|---|---|---|---|")
+    for penalty in ("PHR", "P2", "P3"):
+        schedule = PeriodicRho(every=10)
+        lagrangian = AugmentedLagrangian(penalty, MultiplierUpdate(ema=0.9), schedule, mu=1.0, rho=1.0)
+        duals = lagrangian.init(y)
+
+        def update(lagrangian: AugmentedLagrangian = lagrangian) -> None:
+            state = lagrangian.init(y)
+            for _ in range(10):
+                state = lagrangian.update(y, state)
+
+        rows = []
+        for _ in range(20 * arguments.repeats):
+            unit = timed(lambda d=duals: torch.addcmul(d.mu, d.rho, y))
+            term = timed(lambda c=lagrangian, d=duals: c.term(y, d))
+            slope = timed(lambda c=lagrangian, d=duals: c.candidate(y, d))
+            rows.append((term / unit, slope / unit, timed(update) / 10 / unit))
+        term, slope, step = (statistics.median(column) for column in zip(*rows))
+        print(f"| {penalty} | {term:.1f} | {slope:.1f} | {step:.1f} | |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
