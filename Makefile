@@ -12,7 +12,7 @@ TORCH := $(if $(PINS),torch==2.13.0,torch)
 
 # one thread: what is run here is too small for more, and on a busy machine waiting for threads is slower than none
 demo: setup
-	OMP_NUM_THREADS=1 $(BIN)/constropt solve alma ddn --data digits --samples 100 --steps 100 --out out/demo
+	OMP_NUM_THREADS=1 $(BIN)/constropt solve alma ddn minimal --data digits --samples 100 --steps 100 --out out/demo
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

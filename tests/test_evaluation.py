@@ -287,7 +287,7 @@ def pixels(path) -> np.ndarray:
 def test_figures(report, model, data, tmp_path):
     linf = evaluate(sign_steps, model, *data, steps=4, size=0.1, name="big steps")
     evaluation.plot_curve([report, linf], tmp_path / "curve.png")
-    evaluation.plot_grid(data[0], report, tmp_path / "grid.png", rows=3)
+    evaluation.plot_grid(data[0], report, tmp_path / "grid.png", samples=3)
     for name in ("curve.png", "grid.png"):
         image = pixels(tmp_path / name)
         assert min(image.shape[:2]) > 200 and image[..., :3].std() > 0.05

@@ -42,8 +42,8 @@ def plot_curve(reports: Sequence[AttackReport], path: str | Path) -> None:
     _save(figure, path)
 
 
-def plot_grid(inputs: Tensor, report: AttackReport, path: str | Path, *, rows: int = 8) -> None:
-    """Write the first ``rows`` samples as lines of original | adversarial | amplified perturbation, with labels.
+def plot_grid(inputs: Tensor, report: AttackReport, path: str | Path, *, samples: int = 8) -> None:
+    """Write the first ``samples`` as columns of original, adversarial and amplified perturbation, with labels.
 
     ``inputs`` ``(samples, channels, height, width)`` in [0, 1] are those of the evaluation. Each perturbation is
     scaled so that its largest entry reaches black or white around gray; the factor stands above it. Samples that the
@@ -56,10 +56,10 @@ def plot_grid(inputs: Tensor, report: AttackReport, path: str | Path, *, rows: i
             f"got {tuple(inputs.shape)}"
         )
     columns = report.columns
-    shown = np.argsort(~columns["clean_correct"], kind="stable")[:rows]
-    figure = _figure(5.4, 1.9 * len(shown))
-    grid = figure.subplots(len(shown), 3, squeeze=False)
-    for line, sample in zip(grid, shown):
+    shown = np.argsort(~columns["clean_correct"], kind="stable")[:samples]
+    figure = _figure(1.7 * max(len(shown), 1), 5.7)
+    grid = figure.subplots(3, len(shown), squeeze=False)
+    for column, sample in zip(grid.T, shown):
         original, adversarial = _image(inputs[sample]), _image(report.adversarial[sample])
         delta = adversarial - original
         largest = float(np.abs(delta).max())
@@ -68,9 +68,9 @@ def plot_grid(inputs: Tensor, report: AttackReport, path: str | Path, *, rows: i
         titles = (
             f"label {columns['label'][sample]}, predicted {columns['clean_prediction'][sample]}",
             f"predicted {columns['prediction'][sample]}{outcome}",
-            f"{report.distance_name} {columns['distance'][sample]:.3g}, shown x {factor:.3g}",
+            f"{report.distance_name} {columns['distance'][sample]:.3g}, shown × {factor:.3g}",
         )
-        for axes, image, title in zip(line, (original, adversarial, 0.5 + factor * delta), titles):
+        for axes, image, title in zip(column, (original, adversarial, 0.5 + factor * delta), titles):
             axes.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_title(title, fontsize=7)
             axes.axis("off")

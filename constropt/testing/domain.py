@@ -85,7 +85,7 @@ def check_domain(
         deadline=None,
         phases=[hypothesis.Phase.generate],  # shrinking costs minutes and does not make points easier to read
         report_multiple_bugs=False,  # several at once would come as an ExceptionGroup, not as a LawViolation
-        suppress_health_check=[*hypothesis.HealthCheck],
+        suppress_health_check=list(hypothesis.HealthCheck),  # pyright: ignore[reportArgumentType]
     )
     @hypothesis.given(st.integers(0, 2**31), st.floats(-3, 3), st.lists(number, min_size=1, max_size=4))
     def search(seed: int, log_spread: float, special: list[float]) -> None:
