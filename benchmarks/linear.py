@@ -1,9 +1,9 @@
 """ALMA, DDN and minimal on linear classifiers, where the exact box-aware minimal l2 perturbation is known.
 
-    python benchmarks/linear.py [--steps 100 300 1000] [--seeds 0 1 2]
+python benchmarks/linear.py [--steps 100 300 1000] [--seeds 0 1 2]
 
-256 dimensions, 10 classes, 128 rows drawn in the unit box. Prints the distance over the exact one: minimum, median, 95th
-percentile and maximum over the rows, and the success rate.
+256 dimensions, 10 classes, 128 rows drawn in the unit box. Prints the distance over the exact one: minimum, median,
+95th percentile and maximum over the rows, and the success rate.
 """
 
 from __future__ import annotations

@@ -139,8 +139,8 @@ def advance(
 ) -> Duals:
     """One dual update from constraint values ``y`` and candidates of the same shape.
 
-    Entries that ``mask`` excludes (classes absent from a batch) and entries with a non-finite value keep their state:
-    one NaN never reaches the duals.
+    Entries that ``mask`` excludes (classes absent from a batch) and entries whose candidate is not finite keep their
+    state: one NaN never reaches the duals.
     """
     y, candidate = y.to(duals.mu), candidate.to(duals.mu)
     finite = candidate.isfinite()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -128,7 +129,11 @@ class Evaluation:
         return tuple(a if m is None else torch.where(m, a, 0) for a, m in zip(amounts, self.masks))
 
     def violation(self) -> Tensor:
-        """``(batch,)``: the largest violation of a counted entry; 0 when all are met, NaN when one is NaN."""
+        """``(batch,)``: the largest violation of a counted entry; 0 when all are met, NaN when one is NaN. Cached."""
+        return self._violation
+
+    @cached_property
+    def _violation(self) -> Tensor:
         worst = [by_row(amount).amax(1) for amount in self.violations() if amount.numel()]
         return torch.stack(worst).amax(0) if worst else torch.zeros_like(self.objective.detach())
 
@@ -169,9 +174,9 @@ class ConstrainedProblem(Generic[Z]):
     """Minimise ``objective`` subject to ``constraints`` over ``domain``, every row of ``x`` a problem of its own.
 
     ``forward(x)`` is called once per evaluation and its result z handed to all terms: put the model there.
-    ``objective(x, z)`` returns ``(batch,)``; each constraint ``(batch, *dual)``. ``nonsmooth`` is a term r(x) known by
-    its prox. ``independent=False`` declares that the rows are *one* problem (training), so that solvers with
-    per-row decisions refuse it.
+    ``objective(x, z)`` returns ``(batch,)``; each constraint ``(batch, *dual)``. ``nonsmooth`` is a term r(x) known
+    by its prox, which has to take the domain in. ``independent=False`` declares that the rows are *one* problem
+    (training), so that solvers with per-row decisions refuse it.
 
     >>> a = torch.tensor([[2.0, 2.0]])
     >>> problem = ConstrainedProblem(

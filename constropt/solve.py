@@ -89,7 +89,9 @@ def solve(
         if solver.check_every and (index + 1) % solver.check_every == 0 and bool(finished.all()):
             break
     else:
-        best.update(run.evaluate(x, grad=False, rows=~finished), tolerance, steps, proposal.multipliers)
+        point = run.evaluate(x, grad=False, rows=~finished)
+        multipliers = solver.multipliers(state, point)
+        best.update(point, tolerance, steps, proposal.multipliers if multipliers is None else multipliers)
 
     status = torch.where(broken, int(Status.DIVERGED), status)
     return _finish(run, best, status, solver.duals(state), _stack(records))

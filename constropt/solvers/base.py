@@ -79,6 +79,10 @@ class Solver(Generic[State]):
         """From the evaluated ``point`` of step ``index`` (0, 1, ...) to the next one, by one backward pass."""
         raise NotImplementedError  # abstract
 
+    def multipliers(self, state: State, point: Evaluation) -> tuple[Tensor, ...] | None:
+        """The multiplier estimates at ``point``, the last iterate, which no step follows; None: those of the last step."""
+        return None
+
     def duals(self, state: State) -> Any:
         """The dual part of the state: what a warm start needs."""
         return None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.duals import Duals
+from constropt.duals import Duals, PeriodicRho
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.solution import Status, kkt_residuals
@@ -43,7 +43,7 @@ class FirstOrder(Solver[FirstOrderState]):
     Raises ``ValueError`` for an equality constraint under a penalty without an equality form.
     """
 
-    lagrangian: AugmentedLagrangian = field(default_factory=AugmentedLagrangian)
+    lagrangian: AugmentedLagrangian = field(default_factory=lambda: AugmentedLagrangian(schedule=PeriodicRho()))
     primal: PrimalStep[Any] = field(default_factory=Gradient)
     size: StepSize = field(default_factory=StepSize)
     inner_steps: int = 1
@@ -73,6 +73,9 @@ class FirstOrder(Solver[FirstOrderState]):
 
     def duals(self, state: FirstOrderState) -> tuple[Duals, ...]:
         return state.duals
+
+    def multipliers(self, state: FirstOrderState, point: Evaluation) -> tuple[Tensor, ...]:
+        return self._weights(point, state.duals)
 
     def step(self, run: Run, state: FirstOrderState, point: Evaluation, index: int) -> Proposal[FirstOrderState]:
         exploring = self.explore_first and index == 0

@@ -29,6 +29,7 @@ class GrowingStepSize(StepSize):
     growing it searches the scale of the answer, which no fixed size fits (1e-3 in 100 steps never reaches a robust
     MNIST net).
 
+    >>> import torch
     >>> GrowingStepSize(initial=1e-3, growth=2.0).at(torch.tensor([1e-3]), 3, 100, torch.tensor([-1]))
     tensor([0.0080])
     """
@@ -78,6 +79,7 @@ def alma_prox(
 
     Raises what :class:`MinimalPerturbation` raises.
 
+    >>> import torch
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     >>> solution = alma_prox(lambda x: x @ weight.T, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), steps=200)
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
