@@ -80,7 +80,9 @@ class Solver(Generic[State]):
         raise NotImplementedError  # abstract
 
     def multipliers(self, state: State, point: Evaluation) -> tuple[Tensor, ...] | None:
-        """The multiplier estimates at ``point``, the last iterate, which no step follows; None: those of the last step."""
+        """The multiplier estimates at ``point``, the last iterate, which no step follows; None: those of the last
+        step.
+        """
         return None
 
     def duals(self, state: State) -> Any:
