@@ -67,7 +67,7 @@ def solve(
     status = torch.full((x.shape[0],), int(Status.BUDGET_SPENT), dtype=torch.int8, device=x.device)
     records: list[dict[str, Tensor]] = []
 
-    for index in range(steps):
+    for index in range(max(steps - solver.start_passes, 1)):
         if index:
             point = run.evaluate(x, rows=~finished)
         if trace is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -58,11 +58,13 @@ class Solver(Generic[State]):
     """Subclass with :meth:`init` and :meth:`step`; both pure but for the evaluations that they ask of ``run``.
 
     ``check_every``: after how many steps the loop looks whether all rows are finished (a host synchronisation); 0:
-    never. ``tolerance``: violation up to which a row counts as feasible; ``None`` chooses by dtype.
+    never. ``tolerance``: violation up to which a row counts as feasible; ``None`` chooses by dtype. ``start_passes``:
+    backward passes that :meth:`init` spends of the budget.
     """
 
     check_every: int = 0
     tolerance: float | None = None
+    start_passes: ClassVar[int] = 0
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
         """Raise ``ValueError`` for a problem that this solver cannot handle, before the first model call."""

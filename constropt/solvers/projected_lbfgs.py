@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,22 +52,23 @@ class ProjectedLBFGS(Solver[SearchState]):
 
     The multiplier loop is Alg. 4.1 of Rony (2023) after Birgin & Martinez, *Practical Augmented Lagrangian Methods
     for Constrained Optimization* (SIAM, 2014); the fallback is that of Birgin, Martinez & Raydan (SIAM J. Optim. 10,
-    2000). It scales the problem at the start, chooses rho itself and needs no tuning. Each step is one forward and one
-    backward pass for the whole batch (the start takes one more, vectorised over the constraints, to scale them).
-    Over a box (or all of space) the directions are L-BFGS, over any other domain spectral projected gradients.
+    2000). It scales the problem at the start, chooses rho itself and needs no tuning. Each step is one forward and
+    one backward pass for the whole batch (the start takes one more of ``steps``, vectorised over the constraints, to
+    scale). Over a box (or all of space) the directions are L-BFGS, over any other domain spectral projected
+    gradients.
 
     ``lagrangian``: penalty, multiplier safeguards and rho schedule; its ``mu`` and ``rho``, if given, are the initial
     values in the units of the problem. ``memory``: pairs kept per row (``2 memory`` copies of the variable);
-    ``inner_steps``: the most steps between two multiplier updates; ``kkt_tolerance``: of the (scaled) KKT residuals, by
-    default 1e-6 in float64 and 1e-4 in float32; ``tolerance``: violation up to which a row counts as feasible.
+    ``inner_steps``: the most steps between two multiplier updates; ``kkt_tolerance``: of the (scaled) KKT residuals,
+    by default 1e-6 in float64 and 1e-4 in float32; ``tolerance``: violation up to which a row counts as feasible.
 
     A row ends as CONVERGED only when all tests of :class:`~constropt.solvers.certificates.KKTReport` hold, as
     APPROXIMATE when only the products ``mu y`` do not vanish (as where no multipliers exist), INFEASIBLE when two
     starts led to a minimiser of the violation, UNBOUNDED when the objective falls without limit.
 
-    Raises ``ValueError`` (in :func:`~constropt.solve`, before the first evaluation) for problems with a nonsmooth term,
-    with rows that are not independent or multipliers that are shared, and for equality constraints under a penalty
-    that has no equality form.
+    Raises ``ValueError`` (in :func:`~constropt.solve`, before the first evaluation) for problems with a nonsmooth
+    term, with rows that are not independent or multipliers that are shared, and for equality constraints under a
+    penalty that has no equality form.
 
     >>> from constropt import ConstrainedProblem, inequality, solve
     >>> problem = ConstrainedProblem(
@@ -84,6 +85,7 @@ class ProjectedLBFGS(Solver[SearchState]):
     kkt_tolerance: float | None = None
     tolerance: float | None = None
     check_every: int = 8
+    start_passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         for name in ("memory", "inner_steps", "check_every"):
@@ -144,6 +146,7 @@ class ProjectedLBFGS(Solver[SearchState]):
         still = (seen.x == state.current.x).all(1)
         accepted = finite & (fresh | (trial & acceptable(state, seen) & ~still))
         rejected, broken = trial & ~accepted, fresh & ~finite
+        plateau_refuted = rejected & (state.probed == 1)
         state, exhausted = shrink(state, seen, finite, rejected)
         exhausted = exhausted | (rejected & still)
         retry, stuck = exhausted & ~state.spectral, exhausted & state.spectral
@@ -153,6 +156,10 @@ class ProjectedLBFGS(Solver[SearchState]):
         report = kkt_report(state, tolerance, min(tolerance, run.tolerance))
         current, start = state.current, state.start
         converged = accepted & report.all
+        # a start that passes may lie on a plateau (HS25): one long step tells, before it is believed
+        probe = converged & (state.probed == 0) & (report.projected_gradient > 0)
+        converged = converged & ~probe
+        state = replace(state, probed=torch.where(probe, 1, torch.where(trial | fresh, 2, state.probed)))
         away = accepted & ~converged & runs_away(current.objective, start.objective, current.merit, current.x, start.x)
         unbounded = away & (current.violation <= 1e-6 * row_max(current.x).clamp_min(1))
         away = away & ~unbounded
@@ -164,7 +171,7 @@ class ProjectedLBFGS(Solver[SearchState]):
         # the outer iteration, for rows whose inner problem ended
         stuck = stuck | (accepted & trial & flat(state))
         done = (report.projected_gradient <= state.inner_tolerance) | (state.inner >= self.inner_steps)
-        ended = (stuck | (accepted & done)) & ~(converged | unbounded | away)
+        ended = (stuck | (accepted & done)) & ~(converged | unbounded | away | probe)
         state, changed, doubtful = update_duals(state, self.lagrangian, report, ended, tolerance)
         stalled = ended & ((stuck & ~changed) | (state.outer >= MOST_OUTER) | (state.futile >= MOST_FUTILE))
         state = turn_back(state, away)
@@ -172,7 +179,7 @@ class ProjectedLBFGS(Solver[SearchState]):
         # where to go next: on with a shorter step, in a new direction, or the current point under new duals
         turning = (accepted & ~ended & ~away) | (ended & ~changed) | retry
         state = aim(state, turning, index + 1)
-        searching = turning | (rejected & ~exhausted)
+        searching = turning | (rejected & ~exhausted & ~plateau_refuted)
         x = state.domain.project(state.current.x + state.alpha.unsqueeze(1) * state.direction)
         x = torch.where(searching.unsqueeze(1), x, torch.where(away.unsqueeze(1), state.anchor, state.current.x))
         x = torch.where(restart.unsqueeze(1), state.second, x)
@@ -218,7 +225,7 @@ class ProjectedLBFGS(Solver[SearchState]):
         # a set that is no box would change its shape, and with it its projection, in scaled variables
         variables = x.abs().clamp_min(1) if domain.box else torch.ones_like(x)
         scaling = Scaling.at(point, layout, x, variables)
-        run.backwards += 1  # one vectorised backward pass for the scales
+        run.backwards += self.start_passes  # one vectorised backward pass for the scales
         objective = point.objective.detach().to(x)
         y = self._values(layout, scaling, point, x)
         if duals is None:
@@ -255,6 +262,7 @@ class ProjectedLBFGS(Solver[SearchState]):
             anchor=x,
             second=second_start(domain, x),
             strikes=count,
+            probed=count,
             restarts=count,
             returns=count,
             done=count.bool(),

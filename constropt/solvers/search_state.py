@@ -55,10 +55,12 @@ class SearchState:
     user's x, ``alpha`` is the step along it, ``spectral`` says which kind it is; ``spectral_step`` is the
     Barzilai-Borwein length (0: not known yet). ``merits`` ``(NONMONOTONE, batch)`` are the last accepted values.
     ``inner_tolerance``, ``inner`` and ``outer`` belong to the nested loops that the phases unroll, ``measure`` is the
-    violation measure of the last outer iteration, ``products`` its ``sum |mu y|`` and ``anchor`` its point. ``futile``
-    counts consecutive outer iterations that no longer bring the products down, ``approached`` tells that one ended at
-    an approximate KKT point. ``strikes`` counts consecutive signs of infeasibility, ``restarts`` and ``returns`` what
-    was tried against it and against running away. The duals of rows that are ``done`` change no more.
+    violation measure of the last outer iteration, ``products`` its ``sum |mu y|`` and ``anchor`` its point.
+    ``futile`` counts consecutive outer iterations that no longer bring the products down, ``approached`` tells that
+    one ended at an approximate KKT point. ``probed``: a start that already passes as a solution has been tested for
+    being a plateau (0: not yet, 1: the test is under way, 2: done). ``strikes`` counts consecutive signs of
+    infeasibility, ``restarts`` and ``returns`` what was tried against it and against running away. The duals of rows
+    that are ``done`` change no more.
     """
 
     layout: Layout
@@ -87,6 +89,7 @@ class SearchState:
     anchor: Tensor
     second: Tensor
     strikes: Tensor
+    probed: Tensor
     restarts: Tensor
     returns: Tensor
     done: Tensor
