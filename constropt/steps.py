@@ -147,8 +147,8 @@ class StepSize:
     """Step size per row: constant until the row is first feasible, then decaying exponentially (Sec. 4.3.2.3).
 
     ``initial`` is the size itself, or, if ``increase`` is given, ignored: then it is found per row so that the first
-    step raises the objective by ``increase`` (in the objective's units). ``final`` is the ratio reached at the last
-    step; 1 keeps the size.
+    step raises the objective by ``increase`` (in the objective's units), or less where the linearised constraints are
+    met before that. ``final`` is the ratio reached at the last step; 1 keeps the size.
     """
 
     initial: float = 1e-2
@@ -179,7 +179,7 @@ _LARGEST, _HALVINGS = 2.0**52, 26
 
 
 def first_step_size(
-    measure: Callable[[Tensor], Tensor], move: Callable[[Tensor], Tensor], base: Tensor, increase: float
+    measure: Callable[[Tensor], Tensor], move: Callable[[Tensor], Tensor], base: Tensor, increase: Tensor | float
 ) -> Tensor:
     """``(batch,)``: the size s with ``measure(move(s)) - measure(move(0)) = increase``, by bisection over the octaves
     above ``base``.
@@ -189,7 +189,7 @@ def first_step_size(
     """
     start = measure(move(torch.zeros_like(base)))
     low, high = base, base * _LARGEST
-    target = torch.minimum(torch.full_like(base, increase), (measure(move(high)) - start) / 2)
+    target = torch.minimum(torch.as_tensor(increase).to(base), (measure(move(high)) - start) / 2)
     for _ in range(_HALVINGS):
         middle = low.sqrt() * high.sqrt()
         above = measure(move(middle)) - start >= target

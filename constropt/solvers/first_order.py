@@ -10,7 +10,7 @@ from torch import Tensor
 
 from constropt.duals import Duals, PeriodicRho
 from constropt.lagrangian import AugmentedLagrangian
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.problem import ConstrainedProblem, Evaluation, by_row
 from constropt.solution import Status, kkt_residuals
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.steps import Gradient, PrimalStep, StepSize, first_step_size
@@ -89,7 +89,7 @@ class FirstOrder(Solver[FirstOrderState]):
         first_feasible = torch.where(met, index, state.first_feasible)
         size = state.size
         if index == 0 and self.size.increase is not None:
-            size = self._search(run, point, gradient)
+            size = self._search(run, point, gradient, weights)
         now = self.size.at(size, index, run.steps, first_feasible).view(-1, *[1] * (x.dim() - 1))
 
         def closure(elsewhere: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,20 +130,29 @@ class FirstOrder(Solver[FirstOrderState]):
             return run.problem.nonsmooth.prox
         return lambda x, size, metric: run.problem.domain.project(x)
 
-    def _search(self, run: Run, point: Evaluation, gradient: Tensor) -> Tensor:
+    def _search(self, run: Run, point: Evaluation, gradient: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """The rows' initial sizes; the objective is measured with the output of the first pass: no model call."""
         x, project = point.x.detach(), run.problem.domain.project
         increase = self.size.increase
         assert increase is not None
+        tiny = torch.finfo(x.dtype).tiny
 
         def move(size: Tensor) -> Tensor:
             return project(x - size.view(-1, *[1] * (x.dim() - 1)) * gradient)
 
+        def measure(p: Tensor) -> Tensor:
+            return run.problem.objective(p, point.output).detach()
+
         total = gradient.abs().flatten(1).sum(1)
         # the size that moves x by `increase` in l1, well below the one sought in any of the usual distances
-        base = torch.where(total > 0, increase / total.clamp_min(torch.finfo(total.dtype).tiny), increase) * 2.0**-12
+        base = torch.where(total > 0, increase / total.clamp_min(tiny), increase) * 2.0**-12
+        # the size at which the linearised violation vanishes: a boundary nearer than `increase` is not jumped over
+        amount = sum(by_row(w * v).sum(1) for w, v in zip(weights, point.violations()))
+        linear = (amount / gradient.square().flatten(1).sum(1).clamp_min(tiny)).nan_to_num(0.0)
         with torch.no_grad():
-            return first_step_size(lambda p: run.problem.objective(p, point.output), move, base, increase)
+            reach = measure(move(linear)) - measure(x)
+            target = torch.where(reach > 0, reach, increase).clamp_max(increase)
+            return first_step_size(measure, move, base, target)
 
 
 def _check_duals(point: Evaluation, duals: Any) -> None:
