@@ -113,7 +113,8 @@ def test_alma_reaches_the_exact_l2_optimum_of_linear_classifiers(seed):
     assert solution.feasible.all()
     assert ratio.min() >= 1 - 1e-5
     assert ratio.median() <= 1.003
-    assert ratio.quantile(0.95) <= 1.10
+    assert ratio.quantile(0.95) <= 1.02
+    assert ratio.max() <= 1.2  # with a first step that jumps over near boundaries single rows are 2 to 3 times off
 
 
 def test_ddn_follows_the_cross_entropy_to_a_bounded_excess(linear):
