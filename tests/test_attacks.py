@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from linear import classifier, exact_l2
 from torch import Tensor, nn
 
 from constropt import Status, solve
@@ -14,33 +15,9 @@ from constropt.problems.attacks.constraints import MARGIN
 RECIPES = [pytest.param(alma, id="alma"), pytest.param(ddn, id="ddn")]
 
 
-def linear_case(
-    seed: int = 0, rows: int = 128, d: int = 256, classes: int = 10
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(classes, d, generator=generator) / d**0.5
-    bias = 0.1 * torch.randn(classes, generator=generator)
-    x = torch.rand(rows, d, generator=generator)
+def linear_case(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    weight, bias, x = classifier(seed)
     return weight, bias, x, (x @ weight.T + bias).argmax(1)
-
-
-def exact_l2(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-    """The box-aware minimal l2 distance to another class: per class the nearest point is clip(x + nu w), nu by
-    bisection.
-    """
-    weight, bias, x = weight.double(), bias.double(), x.double()
-    best = torch.full((len(x),), torch.inf, dtype=torch.float64)
-    for other in range(len(weight)):
-        w, b = weight[other] - weight[labels], bias[other] - bias[labels]
-        low, high = torch.zeros_like(best), torch.full_like(best, 1e6)
-        for _ in range(100):
-            nu = (low + high) / 2
-            reached = ((x + nu[:, None] * w).clamp(0, 1) * w).sum(1) + b >= 0
-            low, high = torch.where(reached, low, nu), torch.where(reached, nu, high)
-        nearest = (x + high[:, None] * w).clamp(0, 1)
-        possible = ((nearest * w).sum(1) + b >= -1e-12) & (labels != other)
-        best = torch.where(possible, torch.minimum(best, (nearest - x).norm(dim=1)), best)
-    return best
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from hock_schittkowski import PROBLEMS, SPECIALS
+from hs import EXPECTED, declare, run
 from torch import Tensor
 
 from constropt import (
@@ -25,10 +24,6 @@ from constropt import (
     solve,
 )
 from constropt.solvers import ProjectedLBFGS
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from hock_schittkowski import PROBLEMS, SPECIALS  # noqa: E402
-from hs import EXPECTED, declare, run  # noqa: E402
 
 F64 = torch.float64
 # one of every kind: bounds only, equalities, inequalities, both, exact and curved, 2 to 10 variables
