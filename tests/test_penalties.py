@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from constropt import AugmentedLagrangian
 from constropt.penalties import Penalty, base, families, get, names, penalty, univariate
 from constropt.testing import LawViolation, check_penalty
 
@@ -26,6 +28,25 @@ def clean_registry():
 
 def f64(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_the_candidate_compiles_without_a_graph_break():
+    lagrangian = AugmentedLagrangian(penalty="P2")
+    y = torch.linspace(-3, 3, 1001)[None]
+    duals = lagrangian.init(y)
+    compiled = torch.compile(lagrangian.candidate, fullgraph=True)
+    torch.testing.assert_close(compiled(y, duals), lagrangian.candidate(y, duals))
+
+
+def test_the_slopes_of_p2_and_p3_are_differentiable_and_broadcast():
+    y, rho, mu = (torch.rand(7, dtype=torch.float64) + shift for shift in (-0.5, 0.5, 0.1))
+    for name in ("P2", "P2Floor", "P3"):
+        slope = get(name).slope
+        assert slope is not None
+        assert torch.autograd.gradcheck(slope, tuple(t.requires_grad_() for t in (y, rho, mu)))
+        assert get(name).derivative(y.detach(), 2.0, torch.rand(3, 1)).shape == (3, 7)
 
 
 # -------------------------------------------------------------------------------------------------- the laws hold
