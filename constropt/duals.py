@@ -18,8 +18,8 @@ class Duals:
     """The dual state of one constraint.
 
     ``mu`` and ``rho`` have the shape of ``y`` with the ``shared`` dimensions reduced to one. ``violation`` is what
-    the rho schedule saw at its last check (infinite before the first), ``met`` whether the entry has ever been met,
-    ``updates`` how many updates were made.
+    the rho schedule saw at its last check (infinite before the first), ``met`` whether the entry has been met (ever, or
+    since that check: the schedule decides), ``updates`` how many updates were made.
     """
 
     mu: Tensor
@@ -38,19 +38,20 @@ class Duals:
 class RhoSchedule(Protocol):
     """When and how the penalty parameter grows.
 
-    ``(level, duals) -> (rho, violation to remember)``; ``level`` is y, averaged along the shared dimensions. Return
-    ``duals.rho, duals.violation`` themselves at an update without a check: nothing is computed then.
+    ``(level, duals) -> (rho, violation to remember, met to remember)``; ``level`` is y, averaged along the shared
+    dimensions. Return ``duals.rho, duals.violation, duals.met`` themselves at an update without a check: nothing is
+    computed then.
     """
 
-    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
 class ConstantRho:
     """The penalty parameter never changes."""
 
-    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
-        return duals.rho, duals.violation
+    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor, Tensor]:
+        return duals.rho, duals.violation, duals.met
 
 
 @dataclass(frozen=True)
@@ -66,30 +67,38 @@ class ProgressRho:
     maximum: float = 1e12
     tolerance: float = 0.0
 
-    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
+    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor, Tensor]:
         violation = duals.violated(level)
         grows = (violation > self.ratio * duals.violation) & (violation > self.tolerance)
-        return torch.where(grows, (duals.rho * self.factor).clamp_max(self.maximum), duals.rho), violation
+        return _grown(duals.rho, grows, self.factor, self.maximum), violation, duals.met
 
 
 @dataclass(frozen=True)
 class PeriodicRho:
     """Alg. 4.2: every ``every`` updates, ``rho <- min(factor rho, maximum)`` for entries never met so far whose
     violation has not fallen below ``ratio`` times that of the check before.
+
+    ``recent``: never met *since the check before* (Alg. IV-2), so that rho may grow again where a constraint is lost.
     """
 
     every: int = 10
     factor: float = 1.2
     ratio: float = 0.95
     maximum: float = 1e12
+    recent: bool = False
 
-    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
+    def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor, Tensor]:
         # the first update, which follows the first primal step, is where progress is measured from
         if duals.updates and (duals.updates + 2) % self.every:
-            return duals.rho, duals.violation
+            return duals.rho, duals.violation, duals.met
         violation = duals.violated(level)
         grows = ~duals.met & (violation > self.ratio * duals.violation)
-        return torch.where(grows, (duals.rho * self.factor).clamp_max(self.maximum), duals.rho), violation
+        met = torch.zeros_like(duals.met) if self.recent else duals.met
+        return _grown(duals.rho, grows, self.factor, self.maximum), violation, met
+
+
+def _grown(rho: Tensor, grows: Tensor, factor: float, maximum: float) -> Tensor:
+    return torch.where(grows, (rho * factor).clamp_max(maximum), rho)
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ def advance(
     present = counted.any(duals.shared, keepdim=True) if duals.shared else counted
     level = shared_mean(y, duals.shared, counted, duals.mu) if duals.shared else y
     met = duals.met | (present & (level == 0 if duals.equality else level <= 0))
-    rho, violation = schedule(level, replace(duals, met=met))
+    rho, violation, met = schedule(level, replace(duals, met=met))
     return replace(
         duals,
         mu=torch.where(present, multiplier(candidate, duals), duals.mu),

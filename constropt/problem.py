@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from constropt.domain import Domain, Reals
+from constropt.masking import by_row, row_quantile
 
 Z = TypeVar("Z")
 
@@ -39,10 +40,11 @@ class Constraint(Generic[Z]):
     ``value(x, z)`` returns ``(batch, *dual)``, z being what ``problem.forward(x)`` returned; an entry is met iff it
     is ``<= 0`` (``== 0`` for an equality). ``mask``, of a shape that broadcasts to it, says which entries count.
     ``shared`` names the dimensions along which one multiplier is shared: ``(0,)`` gives class-wise multipliers over
-    samples. ``surrogate``, where given, is what first-order *direction* methods differentiate in place of ``value``
-    (Cooper's vocabulary: ``value`` is the strict violation); feasibility is always judged by ``value``.
-    ``alternatives(x, z)``, ``(batch, m)``, is for a constraint that is met iff *one* of m functions is ``<= 0`` (an
-    attack may reach any class): what solvers that linearise choose among.
+    samples. ``fraction`` is nu, the fraction of a row's counted entries that must be met for the row to be feasible.
+    ``surrogate``, where given, is what first-order *direction* methods differentiate in place of ``value`` (Cooper's
+    vocabulary: ``value`` is the strict violation); feasibility is always judged by ``value``. ``alternatives(x, z)``,
+    ``(batch, m)``, is for a constraint that is met iff *one* of m functions is ``<= 0`` (an attack may reach any
+    class): what solvers that linearise choose among.
     """
 
     value: Callable[[Tensor, Z], Tensor]
@@ -52,8 +54,14 @@ class Constraint(Generic[Z]):
     equality: bool = False
     surrogate: Callable[[Tensor, Z], Tensor] | None = None
     alternatives: Callable[[Tensor, Z], Tensor] | None = None
+    fraction: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(
+                f"Constraint {self.name!r}: fraction, of the entries that must be met, must lie in (0, 1], got"
+                f" {self.fraction}"
+            )
         if not callable(self.value):
             raise TypeError(
                 f"Constraint {self.name!r}: value must be a callable of (x, z), got {type(self.value).__name__}"
@@ -73,13 +81,14 @@ def inequality(
     shared: tuple[int, ...] = (),
     surrogate: Callable[[Tensor, Any], Tensor] | None = None,
     alternatives: Callable[[Tensor, Any], Tensor] | None = None,
+    fraction: float = 1.0,
 ) -> Constraint[Any]:
     """The constraint ``value(x, z) <= 0``, entry by entry (see :class:`Constraint`).
 
     >>> inequality(lambda x, _: x.norm(dim=1) - 1.0, name="ball").name
     'ball'
     """
-    return Constraint(value, name, mask, tuple(shared), False, surrogate, alternatives)
+    return Constraint(value, name, mask, tuple(shared), False, surrogate, alternatives, fraction)
 
 
 def equality(
@@ -129,12 +138,18 @@ class Evaluation:
         return tuple(a if m is None else torch.where(m, a, 0) for a, m in zip(amounts, self.masks))
 
     def violation(self) -> Tensor:
-        """``(batch,)``: the largest violation of a counted entry; 0 when all are met, NaN when one is NaN. Cached."""
+        """``(batch,)``: the largest violation of a counted entry, beside those that ``fraction`` lets go; NaN when one
+        is NaN. It is 0 iff the row is feasible. Cached.
+        """
         return self._violation
 
     @cached_property
     def _violation(self) -> Tensor:
-        worst = [by_row(amount).amax(1) for amount in self.violations() if amount.numel()]
+        worst = [
+            by_row(amount).amax(1) if c.fraction == 1 else _allowing(amount, mask, c.fraction)
+            for amount, mask, c in zip(self.violations(), self.masks, self.constraints)
+            if amount.numel()
+        ]
         return torch.stack(worst).amax(0) if worst else torch.zeros_like(self.objective.detach())
 
     def surrogate_gradient(self) -> Tensor:
@@ -144,7 +159,11 @@ class Evaluation:
                 value if constraint.surrogate is None else constraint.surrogate(self.x, self.output)
                 for constraint, value in zip(self.constraints, self.values)
             )
-            terms = [s for s in surrogates if s.requires_grad]
+            terms = [
+                s if mask is None or mask.shape != s.shape else torch.where(mask, s, 0)
+                for s, mask in zip(surrogates, self.masks)
+                if s.requires_grad
+            ]
         if not terms:
             return torch.zeros_like(self.x)
         (gradient,) = torch.autograd.grad([t.sum() for t in terms], self.x, allow_unused=True)
@@ -253,9 +272,10 @@ class ConstrainedProblem(Generic[Z]):
         return Evaluation(x, z, objective, values, masks, tuple(self.constraints), nonsmooth)
 
 
-def by_row(value: Tensor) -> Tensor:
-    """``(batch, *dual)`` as ``(batch, entries)``, also where dual is empty."""
-    return value.reshape(value.shape[0], -1)
+def _allowing(amount: Tensor, mask: Tensor | None, fraction: float) -> Tensor:
+    """The violation of rows of which only a ``fraction`` of the counted entries must be met; NaN when one is NaN."""
+    lost = by_row(amount).isnan().any(1)
+    return row_quantile(amount, mask, fraction, fraction).clamp_min(0).masked_fill(lost, torch.nan)
 
 
 def _mask(constraint: Constraint[Any], value: Tensor, x: Tensor, z: Any) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -110,6 +110,39 @@ class Solution:
     def messages(self) -> list[str]:
         """The status of each row in words."""
         return [Status(code).message for code in self.status.tolist()]
+
+
+def best_of(first: Solution, *others: Solution) -> Solution:
+    """The best of several solutions of one problem from the same start, row by row; passes are added up.
+
+    Feasible beats infeasible; among feasible rows the lower objective wins, among infeasible ones the lower violation,
+    and the earlier solution in a tie. ``duals`` and ``trace`` are the first solution's.
+    """
+    best = first
+    for other in others:
+        better = torch.where(
+            other.feasible,
+            ~best.feasible | (other.objective < best.objective),
+            ~best.feasible & (other.violation < best.violation),
+        )
+
+        def chosen(new: Tensor, old: Tensor, rows: Tensor = better) -> Tensor:
+            return torch.where(_like(rows, old), new, old)
+
+        later = best.first_feasible < 0
+        taken = {
+            name: chosen(getattr(other, name), getattr(best, name))
+            for name in ("x", "objective", "feasible", "violation", "status")
+        }
+        best = replace(
+            best,
+            **taken,
+            multipliers=tuple(chosen(new, old) for new, old in zip(other.multipliers, best.multipliers)),
+            forwards=best.forwards + other.forwards,
+            backwards=best.backwards + other.backwards,
+            first_feasible=torch.where(later & (other.first_feasible >= 0), other.first_feasible, best.first_feasible),
+        )
+    return best
 
 
 @dataclass

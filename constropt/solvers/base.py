@@ -92,6 +92,18 @@ class Solver(Generic[State]):
         return None
 
 
+def refuse_fractions(problem: ConstrainedProblem[Any], solver: Solver[Any]) -> None:
+    """``ValueError`` for a constraint of which only a fraction has to hold, which is not known in advance: a solver
+    that treats every entry as binding would solve another problem.
+    """
+    for constraint in problem.constraints:
+        if constraint.fraction < 1:
+            raise ValueError(
+                f"constraint {constraint.name!r}: fraction={constraint.fraction}, but {type(solver).__name__} takes"
+                " constraints that must all hold; use FirstOrder (with masking=QuantileMask()), or fraction=1"
+            )
+
+
 Callback = Callable[[int, Evaluation, Proposal[Any]], None]
 
-__all__ = ["Callback", "Proposal", "Run", "Solver", "Status"]
+__all__ = ["Callback", "Proposal", "Run", "Solver", "Status", "refuse_fractions"]

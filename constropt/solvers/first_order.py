@@ -10,6 +10,7 @@ from torch import Tensor
 
 from constropt.duals import Duals, PeriodicRho
 from constropt.lagrangian import AugmentedLagrangian
+from constropt.masking import ConstraintScale, QuantileMask
 from constropt.problem import ConstrainedProblem, Evaluation, by_row
 from constropt.solution import Status, kkt_residuals
 from constropt.solvers.base import Proposal, Run, Solver
@@ -18,13 +19,14 @@ from constropt.steps import Gradient, PrimalStep, StepSize, first_step_size
 
 @dataclass(frozen=True)
 class FirstOrderState:
-    """Duals (one per constraint), the primal step's own state, the rows' initial step sizes and first feasible"
-    " steps."""
+    """Duals (one per constraint), the primal step's own state; per row the initial step size, the first feasible
+    step, and the constraint scale w."""
 
     duals: tuple[Duals, ...]
     step: Any
     size: Tensor
     first_feasible: Tensor
+    scale: Tensor
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class FirstOrder(Solver[FirstOrderState]):
     one backward pass.
 
     ``explore_first``: the first step follows the constraints' gradient alone (no objective, no dual update), as ALMA
-    does: at x0 a distance has no gradient. ``kkt_tolerance``: rows whose KKT residuals fall below it are certified
-    and stop.
+    does: at x0 a distance has no gradient. ``masking`` drops the largest constraints of a row of which a fraction
+    must be met (Eq. 5.6), ``scaling`` multiplies them by one w per row (Eq. 5.8). ``kkt_tolerance``: rows whose KKT
+    residuals fall below it are certified and stop.
 
     Raises ``ValueError`` for an equality constraint under a penalty without an equality form.
     """
@@ -48,6 +51,8 @@ class FirstOrder(Solver[FirstOrderState]):
     size: StepSize = field(default_factory=StepSize)
     inner_steps: int = 1
     explore_first: bool = False
+    masking: QuantileMask | None = None
+    scaling: ConstraintScale | None = None
     kkt_tolerance: float | None = None
     tolerance: float | None = None
     check_every: int = 0
@@ -69,24 +74,30 @@ class FirstOrder(Solver[FirstOrderState]):
         _check_duals(point, duals)
         size = point.x.detach().new_full(point.objective.shape, self.size.initial)
         first_feasible = torch.full(size.shape, -1, device=size.device)
-        return FirstOrderState(duals, self.primal.init(point.x.detach()), size, first_feasible)
+        scale = torch.full_like(size, 1.0 if self.scaling is None else self.scaling.initial)
+        return FirstOrderState(duals, self.primal.init(point.x.detach()), size, first_feasible, scale)
 
     def duals(self, state: FirstOrderState) -> tuple[Duals, ...]:
         return state.duals
 
     def multipliers(self, state: FirstOrderState, point: Evaluation) -> tuple[Tensor, ...]:
-        return self._weights(point, state.duals)
+        return self._weights(self._scaled(point, state.scale), point.masks, state.duals, state.scale)
 
     def step(self, run: Run, state: FirstOrderState, point: Evaluation, index: int) -> Proposal[FirstOrderState]:
         exploring = self.explore_first and index == 0
         duals = state.duals
+        met = point.violation() <= run.tolerance
+        scale = state.scale if self.scaling is None else self.scaling(state.scale, met)
+        values, masks = self._scaled(point, scale), point.masks
+        if self.masking is not None:
+            progress = index / max(run.steps - 1, 1)
+            masks = tuple(self.masking(y, m, c.fraction, progress) for y, m, c in zip(values, masks, point.constraints))
         if index and index % self.inner_steps == 0:
-            duals = tuple(self.lagrangian.update(y, d, mask) for y, d, mask in zip(point.values, duals, point.masks))
-        weights = self._weights(point, duals)
+            duals = tuple(self.lagrangian.update(y, d, mask) for y, d, mask in zip(values, duals, masks))
+        weights = self._weights(values, masks, duals, scale)
         gradient = point.gradient(0.0 if exploring else 1.0, weights)
         x = point.x.detach()
-        met = (point.violation() <= run.tolerance) & (state.first_feasible < 0)
-        first_feasible = torch.where(met, index, state.first_feasible)
+        first_feasible = torch.where(met & (state.first_feasible < 0), index, state.first_feasible)
         size = state.size
         if index == 0 and self.size.increase is not None:
             size = self._search(run, point, gradient, weights)
@@ -94,9 +105,13 @@ class FirstOrder(Solver[FirstOrderState]):
 
         def closure(elsewhere: Tensor) -> tuple[Tensor, Tensor]:
             if torch.equal(elsewhere, x):
-                return self._value(point, duals), gradient
+                return self._value(point, values, masks, duals), gradient
             other = run.evaluate(elsewhere)
-            return self._value(other, duals), other.gradient(1.0, self._weights(other, duals))
+            there = self._scaled(other, scale)
+            return (
+                self._value(other, there, masks, duals),
+                other.gradient(1.0, self._weights(there, masks, duals, scale)),
+            )
 
         moved, step = self.primal.update(gradient, state.step, x, now, self._prox(run), closure)
         finished = status = None
@@ -106,23 +121,38 @@ class FirstOrder(Solver[FirstOrderState]):
             status = torch.where(finished, int(Status.CONVERGED), int(Status.BUDGET_SPENT)).to(torch.int8)
         return Proposal(
             x=moved,
-            state=FirstOrderState(duals, step, size, first_feasible),
+            state=FirstOrderState(duals, step, size, first_feasible, scale),
             multipliers=weights,
             finished=finished,
             certified=finished,
             status=status,
         )
 
-    def _weights(self, point: Evaluation, duals: tuple[Duals, ...]) -> tuple[Tensor, ...]:
-        """dP/dy of every constraint, 0 where an entry does not count: the gradient's weights and the multiplier
+    def _scaled(self, point: Evaluation, scale: Tensor) -> tuple[Tensor, ...]:
+        """The detached constraint values, times w where rows are scaled."""
+        values = tuple(y.detach() for y in point.values)
+        return values if self.scaling is None else tuple(_rows(scale, y) * y for y in values)
+
+    def _weights(
+        self, values: tuple[Tensor, ...], masks: tuple[Tensor | None, ...], duals: tuple[Duals, ...], scale: Tensor
+    ) -> tuple[Tensor, ...]:
+        """d P(w y)/dy of every constraint, 0 where an entry does not count: the gradient's weights and the multiplier
         estimates.
         """
-        candidates = (self.lagrangian.candidate(y, d) for y, d in zip(point.values, duals))
-        return tuple(c if mask is None else torch.where(mask, c, 0) for c, mask in zip(candidates, point.masks))
+        candidates = (self.lagrangian.candidate(y, d) for y, d in zip(values, duals))
+        if self.scaling is not None:
+            candidates = (_rows(scale, c) * c for c in candidates)
+        return tuple(c if mask is None else torch.where(mask, c, 0) for c, mask in zip(candidates, masks))
 
-    def _value(self, point: Evaluation, duals: tuple[Duals, ...]) -> Tensor:
-        terms = (self.lagrangian.term(y.detach(), d) for y, d in zip(point.values, duals))
-        counted = (t if mask is None else torch.where(mask, t, 0) for t, mask in zip(terms, point.masks))
+    def _value(
+        self,
+        point: Evaluation,
+        values: tuple[Tensor, ...],
+        masks: tuple[Tensor | None, ...],
+        duals: tuple[Duals, ...],
+    ) -> Tensor:
+        terms = (self.lagrangian.term(y, d) for y, d in zip(values, duals))
+        counted = (t if mask is None else torch.where(mask, t, 0) for t, mask in zip(terms, masks))
         return point.objective.detach().sum() + sum(t.sum() for t in counted)
 
     def _prox(self, run: Run) -> Any:
@@ -153,6 +183,11 @@ class FirstOrder(Solver[FirstOrderState]):
             reach = measure(move(linear)) - measure(x)
             target = torch.where(reach > 0, reach, increase).clamp_max(increase)
             return first_step_size(measure, move, base, target)
+
+
+def _rows(per_row: Tensor, like: Tensor) -> Tensor:
+    """``(batch,)`` with trailing dimensions of size one."""
+    return per_row.to(like).view(-1, *[1] * (like.dim() - 1))
 
 
 def _check_duals(point: Evaluation, duals: Any) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from constropt.problem import ConstrainedProblem, Evaluation, by_row
-from constropt.solvers.base import Proposal, Run, Solver
+from constropt.solvers.base import Proposal, Run, Solver, refuse_fractions
 from constropt.solvers.cuts import meet_l1, meet_l2, meet_linf
 
 _MEET = {1.0: meet_l1, 2.0: meet_l2, torch.inf: meet_linf}
@@ -100,6 +100,7 @@ class LinearizedProjection(Solver[CutState]):
                 "constraints: LinearizedProjection takes exactly one inequality;"
                 " use solve(problem, None, ...) for others"
             )
+        refuse_fractions(problem, self)
         bounds = problem.domain.bounds(x0)
         if bounds is None or not bool(torch.stack(bounds).isfinite().all()):
             raise ValueError(f"domain: LinearizedProjection needs a finite Box, got {problem.domain}")

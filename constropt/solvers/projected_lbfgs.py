@@ -17,7 +17,7 @@ from constropt.duals import Duals
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.solution import Status
-from constropt.solvers.base import Proposal, Run, Solver
+from constropt.solvers.base import Proposal, Run, Solver, refuse_fractions
 from constropt.solvers.certificates import FlatDomain, runs_away
 from constropt.solvers.lbfgs_direction import Pairs
 from constropt.solvers.line_search import acceptable, advance, aim, flat, shrink
@@ -107,6 +107,7 @@ class ProjectedLBFGS(Solver[SearchState]):
             raise ValueError(
                 "problem: its rows are one problem (independent=False); ProjectedLBFGS takes independent rows"
             )
+        refuse_fractions(problem, self)
         for constraint in problem.constraints:
             if constraint.shared:
                 raise ValueError(

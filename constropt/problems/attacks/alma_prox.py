@@ -1,4 +1,4 @@
-"""ALMA prox (Alg. IV-2; Rony et al., CVPR 2023) for classifiers: minimal linf attacks by proximal splitting."""
+"""ALMA prox (Alg. IV-2; Rony et al., CVPR 2023): minimal linf attacks by proximal splitting."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from torch import Tensor
 from constropt.domain import Box
 from constropt.duals import MultiplierUpdate, PeriodicRho
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
+from constropt.masking import ConstraintScale, QuantileMask
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.alma import ema_for
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation, Model
+from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
+from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.prox.norms import NormAround
 from constropt.solution import Solution
 from constropt.solve import solve
 from constropt.solvers.base import Callback
 from constropt.solvers.first_order import FirstOrder
 from constropt.steps import StepSize, VariableMetric
+
+# How fast the step size grows until a row is adversarial, for a single constraint a row and for dense predictions.
+GROWTH = {False: 1.25, True: 1.02}
 
 
 @dataclass(frozen=True)
@@ -53,29 +58,55 @@ class GrowingStepSize(StepSize):
         return grown if first < 0 else grown * scale / (index - first + scale)
 
 
+def ALMAProx(*, dense: bool, ema: float, width: float = 1.0, penalty: PenaltyLike = "P2Floor") -> FirstOrder:
+    """Forward-backward steps in a variable metric (Eq. 5.17) on the augmented Lagrangian, for :func:`linf_splitting`.
+
+    ``ema`` is alpha, of the multiplier and the metric alike; ``width`` that of the inputs' bounds. ``dense``: with the
+    quantile mask (Eq. 5.6) and the constraint scale (Eq. 5.8) for constraints by the million, of which a fraction must
+    hold, rho from 0.01 and growing again where a pixel is lost (Alg. IV-2). With a single constraint a row there is
+    nothing to mask and nothing to balance; rho starts at ALMA's 1.
+    """
+    return FirstOrder(
+        lagrangian=AugmentedLagrangian(
+            penalty=penalty,
+            multiplier=MultiplierUpdate(ema=ema, minimum=1e-12, maximum=width if dense else 1e12),
+            schedule=PeriodicRho(every=10, factor=2.0, ratio=0.95, recent=dense),
+            mu=width,  # the multiplier is in units of the distance
+            rho=0.01 if dense else 1.0,
+        ),
+        primal=VariableMetric(smoothing=ema),
+        size=GrowingStepSize(initial=1e-3 * width, growth=GROWTH[dense], largest=0.1 * width),
+        masking=QuantileMask() if dense else None,
+        scaling=ConstraintScale() if dense else None,
+        tolerance=0.0,
+    )
+
+
 def alma_prox(
     model: Model,
     inputs: Tensor,
     labels: Tensor,
     *,
     targets: Tensor | None = None,
-    steps: int = 100,
+    mask: Tensor | None = None,
+    nu: float | None = None,
+    steps: int | None = None,
     penalty: PenaltyLike = "P2Floor",
     ema: float | None = None,
-    growth: float = 1.25,
+    ignore_index: int = IGNORE_INDEX,
     bounds: tuple[float, float] = (0.0, 1.0),
     callback: Callback | None = None,
 ) -> Solution:
-    """The ALMA prox attack on a classifier: forward-backward steps in a variable metric (Eq. 5.17).
+    """The ALMA prox attack, minimal in linf, on classifiers and dense predictions: :class:`MinimalPerturbation` by
+    :func:`ALMAProx`.
 
-    The linf distance and the box are handled together by their exact prox, the constraint by ``penalty``. ``ema`` is
-    alpha, of the multiplier and the metric alike, by default :func:`~constropt.problems.attacks.alma.ema_for` the
-    steps. The step size starts at 1e-3 of the bounds' width and grows by ``growth`` a step until a row is adversarial.
-    ``Solution.objective`` is the linf distance. One forward and one backward pass a step.
-
-    With a single constraint per row there is nothing to mask and nothing to balance: the quantile mask (Eq. 5.6) and
-    the constraint scale (Eq. 5.8) are left out, and rho starts at ALMA's 1, not at the 0.01 meant for a million
-    constraints.
+    The linf distance and the box are handled together by their exact prox, the constraints by ``penalty``.
+    ``labels``, ``targets``, ``mask``, ``nu`` and ``ignore_index`` are those of :class:`MinimalPerturbation`: labels
+    ``(batch,)``, or ``(batch, *pixels)`` for dense predictions, of which a row counts as fooled from ``nu = 0.99`` of
+    its pixels on. ``steps`` is 100 by default, 500 for dense predictions; ``ema`` is
+    :func:`~constropt.problems.attacks.alma.ema_for` the steps. The step size starts at 1e-3 of the bounds' width and
+    grows until the row is adversarial: none is to be chosen for a model. ``Solution.objective`` is the linf distance.
+    One forward and one backward pass a step.
 
     Raises what :class:`MinimalPerturbation` raises.
 
@@ -85,24 +116,23 @@ def alma_prox(
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
     ([True], 0.13)
     """
-    problem = linf_splitting(
-        MinimalPerturbation(model, inputs, labels, distance="linf", targets=targets, bounds=bounds)
+    problem = MinimalPerturbation(
+        model,
+        inputs,
+        labels,
+        distance="linf",
+        targets=targets,
+        mask=mask,
+        nu=nu,
+        ignore_index=ignore_index,
+        bounds=bounds,
     )
+    dense = problem.aim.dense
+    if steps is None:
+        steps = 500 if dense else 100
     ema = ema_for(steps) if ema is None else ema
-    width = bounds[1] - bounds[0]
-    solver = FirstOrder(
-        lagrangian=AugmentedLagrangian(
-            penalty=penalty,
-            multiplier=MultiplierUpdate(ema=ema, minimum=1e-12, maximum=1e12),
-            schedule=PeriodicRho(every=10, factor=2.0, ratio=0.95),
-            mu=width,  # the multiplier is in units of the distance
-            rho=1.0,
-        ),
-        primal=VariableMetric(smoothing=ema),
-        size=GrowingStepSize(initial=1e-3 * width, growth=growth, largest=0.1 * width),
-        tolerance=0.0,
-    )
-    return solve(problem, solver, inputs, steps=steps, callback=callback)
+    solver = ALMAProx(dense=dense, ema=ema, width=bounds[1] - bounds[0], penalty=penalty)
+    return solve(linf_splitting(problem), solver, inputs, steps=steps, callback=callback)
 
 
 def linf_splitting(problem: MinimalPerturbation) -> ConstrainedProblem[Any]:

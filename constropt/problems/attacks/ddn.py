@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation, Model
+from constropt.problems.attacks.arguments import Model
+from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.solution import Solution
 from constropt.solve import solve
 from constropt.solvers.base import Callback

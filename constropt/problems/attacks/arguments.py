@@ -1,0 +1,176 @@
+"""What every attack demands of its arguments, checked before the first model call, and how it calls the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Model = Callable[[Tensor], Any]
+
+# The label of pixels without a class in most segmentation data.
+IGNORE_INDEX = 255
+
+
+def check_inputs(model: Model, inputs: Tensor, bounds: tuple[float, float]) -> None:
+    """``TypeError``/``ValueError`` unless the model is callable and the inputs are finite floats within the bounds."""
+    if not callable(model):
+        raise TypeError(f"model: takes a callable from inputs to logits, got {type(model).__name__}")
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
+        got = f"{inputs.dtype} of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(
+            f"inputs: takes a floating point tensor of shape (batch, *event), got {got}; divide 8-bit images by 255"
+        )
+    lower, upper = bounds
+    if not lower < upper:
+        raise ValueError(f"bounds: takes (lower, upper) with lower < upper, got {bounds}")
+    if not bool(inputs.isfinite().all()):
+        rows = (~inputs.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        raise ValueError(f"inputs: takes finite values, got NaN or infinity in rows {rows[:5]}; leave these rows out")
+    low, high = float(inputs.min()), float(inputs.max())
+    if low < lower or high > upper:
+        raise ValueError(
+            f"inputs: must lie within bounds={bounds}, got values from {low:.6g} to {high:.6g};"
+            " put any normalisation inside the model, or pass bounds=(lower, upper)"
+        )
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is attacked: true classes, classes to be reached (or None), and which entries count (None: all).
+
+    For a classifier ``labels`` is ``(batch,)``, for dense predictions ``(batch, *pixels)``. Where an entry does not
+    count, labels and targets are 0, so that they can index logits everywhere. ``largest`` is the largest class named.
+    """
+
+    labels: Tensor
+    targets: Tensor | None
+    counted: Tensor | None
+    largest: int
+
+    @property
+    def dense(self) -> bool:
+        return self.labels.dim() > 1
+
+    @classmethod
+    def of(cls, inputs: Tensor, labels: Tensor, targets: Tensor | None, mask: Tensor | None, ignore_index: int) -> Aim:
+        """The aim, its arguments checked.
+
+        Raises ``TypeError``/``ValueError`` for labels, targets or a mask of a wrong type, shape, device or sign; for
+        targets that equal the labels; and for rows of which no entry counts.
+        """
+        for name, classes in (("labels", labels), ("targets", targets)):
+            if classes is not None:
+                _check_classes(name, classes, inputs, labels, ignore_index)
+        labels, targets = labels.detach(), None if targets is None else targets.detach()
+        if labels.dim() == 1:
+            if mask is not None:
+                raise ValueError("mask: is for dense labels, (batch, *pixels); leave rows of a classifier out instead")
+            if targets is not None and bool((targets == labels).any()):
+                rows = (targets == labels).nonzero().flatten().tolist()
+                raise ValueError(
+                    f"targets: must differ from labels, got the label itself in rows {rows[:5]}; labels are always the"
+                    " true classes"
+                )
+            return cls(labels, targets, None, _largest(labels, targets))
+        counted = _counted(labels, targets, mask, ignore_index)
+        if targets is not None and not bool((counted & (targets != labels)).flatten(1).any(1).all()):
+            rows = (~(counted & (targets != labels)).flatten(1).any(1)).nonzero().flatten().tolist()
+            raise ValueError(
+                f"targets: equal the labels at every counted pixel of rows {rows[:5]}; leave these rows out, or choose"
+                " another target"
+            )
+        labels = torch.where(counted, labels, 0)
+        targets = None if targets is None else torch.where(counted, targets, 0)
+        return cls(labels, targets, counted, _largest(labels, targets))
+
+    def logits(self, model: Model, x: Tensor) -> Tensor:
+        """The model's logits at x, ``(batch, K, *pixels)``, in evaluation mode; an output's ``.logits`` if it has any.
+
+        Raises ``ValueError`` when they are none, of another shape, or of too few classes.
+        """
+        with evaluating(model):
+            output = model(x)
+        logits = getattr(output, "logits", output)
+        pixels = self.labels.shape[1:]
+        if (
+            not isinstance(logits, Tensor)
+            or logits.dim() < 2
+            or logits.shape[1] < 2
+            or (logits.shape[0], *logits.shape[2:]) != (x.shape[0], *pixels)
+        ):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            form, expected = "(batch, classes)", f"({x.shape[0]}, >= 2)"
+            if self.dense:
+                form = "(batch, classes, *pixels)"
+                expected = f"({x.shape[0]}, >= 2, {', '.join(map(str, pixels))})"
+                got = f"{got}; wrap it in constropt.problems.adapters.DenseLogits"
+            raise ValueError(f"model: must return logits of shape {form} = {expected}, got {got}")
+        if not logits.is_floating_point():
+            raise ValueError(f"model: must return floating point logits, got {logits.dtype}")
+        if self.largest >= logits.shape[1]:
+            raise ValueError(
+                f"labels: class {self.largest} among labels or targets, but the model has {logits.shape[1]} classes"
+                + ("; give void pixels the ignore_index, or leave them out by mask" if self.dense else "")
+            )
+        return logits
+
+
+def _check_classes(name: str, classes: Tensor, inputs: Tensor, labels: Tensor, ignore_index: int) -> None:
+    fits = isinstance(classes, Tensor) and classes.dtype == torch.int64 and classes.shape[:1] == inputs.shape[:1]
+    if not fits or classes.dim() > 1 and inputs.shape[2:] != classes.shape[1:] or classes.shape != labels.shape:
+        got = (
+            f"{classes.dtype} of shape {tuple(classes.shape)}"
+            if isinstance(classes, Tensor)
+            else type(classes).__name__
+        )
+        dense = f" (or {(inputs.shape[0], *inputs.shape[2:])} for dense predictions)" if inputs.dim() > 2 else ""
+        raise ValueError(
+            f"{name}: takes int64 class indices of shape (batch,) = ({inputs.shape[0]},){dense}, got {got}"
+        )
+    if classes.device != inputs.device:
+        raise ValueError(f"{name}: must be on the device of the inputs, {inputs.device}, got {classes.device}")
+    wrong = (classes < 0) & (classes != ignore_index) if classes.dim() > 1 else classes < 0
+    if bool(wrong.any()):
+        raise ValueError(f"{name}: takes class indices >= 0, got {int(classes.min())}")
+
+
+def _counted(labels: Tensor, targets: Tensor | None, mask: Tensor | None, ignore_index: int) -> Tensor:
+    """Which pixels count: those of the mask whose label (and target) is not ``ignore_index``."""
+    counted = labels != ignore_index
+    if targets is not None:
+        counted &= targets != ignore_index
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != labels.shape:
+            got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"mask: takes booleans of the labels' shape {tuple(labels.shape)}, got {got}")
+        counted = counted & mask.detach().to(labels.device)
+    empty = ~counted.flatten(1).any(1)
+    if bool(empty.any()):
+        raise ValueError(
+            f"mask: no pixel counts in rows {empty.nonzero().flatten().tolist()[:5]}: all are left out by the mask or"
+            f" labelled ignore_index={ignore_index}; leave these rows out"
+        )
+    return counted
+
+
+def _largest(labels: Tensor, targets: Tensor | None) -> int:
+    # read once: the number of classes is known only from the first output, and a step must not synchronise
+    return max(int(classes.max()) for classes in (labels, targets) if classes is not None)
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """The model's modules in evaluation mode for a while, each put back into the mode it was found in."""
+    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
