@@ -52,3 +52,16 @@ def official_ddn(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int) -
     from adv_lib.attacks.decoupled_direction_norm import ddn
 
     return ddn(model, inputs, labels, steps=steps, levels=None)
+
+
+def official_alma_prox(size: float) -> Callable[..., Tensor]:
+    """The authors' ALMA prox with a first step of ``size``: ``attack(model, inputs, classes, masks, targeted, steps)``.
+
+    ``classes`` are the labels, or the targets if ``targeted``. Pixels out of ``masks`` may hold any class.
+    """
+    from adv_lib.attacks.segmentation.alma_prox import alma_prox
+
+    def attack(model: nn.Module, inputs: Tensor, classes: Tensor, masks: Tensor, targeted: bool, steps: int) -> Tensor:
+        return alma_prox(model, inputs, classes, masks=masks, targeted=targeted, num_steps=steps, lr_init=size, α=0.8)
+
+    return attack

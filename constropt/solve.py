@@ -69,6 +69,8 @@ def solve(
 
     for index in range(max(steps - solver.start_passes, 1)):
         if index:
+            # the old point's output would lie in memory beside the whole graph of the new one
+            del point
             point = run.evaluate(x, rows=~finished)
         if trace is not None:
             records.append({name: value.detach().clone() for name, value in trace(index, point).items()})

@@ -49,7 +49,7 @@ def logit_difference(logits: Tensor, labels: Tensor, *, confidence: float = 0.0)
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """DLR+ (Eq. 4.4): ``(z_y - max_{k != y} z_k) / (z_pi1 - z_pi3)``, ``(batch,)``, invariant to the logits' scale and shift.
+    """DLR+ (Eq. 4.4): ``(z_y - max_{k != y} z_k) / (z_pi1 - z_pi3)``, invariant to the logits' scale and shift.
 
     Negative iff misclassified. With two classes there is no third logit: the difference itself is returned, which
     is not scale-invariant.
@@ -57,19 +57,22 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     >>> dlr(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0]))
     tensor([0.5001])
     """
-    return _ratio(logits, logit_difference(logits, labels), targeted=False)
+    label, rival, top = _leading(logits, labels, 3)
+    return _ratio(label - rival, top)
 
 
 def targeted_dlr(logits: Tensor, targets: Tensor) -> Tensor:
-    """tDLR+ (Eq. A III-8): ``(max_{k != t} z_k - z_t) / (z_pi1 - (z_pi3 + z_pi4) / 2)``, ``(batch,)``; negative iff classified as t.
+    """tDLR+ (Eq. A III-8): ``(max_{k != t} z_k - z_t) / (z_pi1 - (z_pi3 + z_pi4) / 2)``; negative iff classified as t.
 
     With three classes the denominator is ``z_pi1 - z_pi3``, with two it is 1.
     """
-    return _ratio(logits, -logit_difference(logits, targets), targeted=True)
+    target, rival, top = _leading(logits, targets, 4)
+    return _ratio(rival - target, top)
 
 
 def class_gaps(logits: Tensor, labels: Tensor) -> Tensor:
-    """``z_y - z_c`` for the classes c other than y, in their order, ``(batch, K - 1)``: :func:`dlr` is met iff one of them is.
+    """``z_y - z_c`` for the classes c other than y, in their order, ``(batch, K - 1)``: :func:`dlr` is met iff one of
+    them is.
 
     The margin of :func:`dlr` is added in the logits' units, so that <= 0 means the same for both.
 
@@ -79,32 +82,45 @@ def class_gaps(logits: Tensor, labels: Tensor) -> Tensor:
     labels = labels.unsqueeze(1)
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = others + (others >= labels).long()
-    return logits.gather(1, labels) - logits.gather(1, others) + _margin(logits, targeted=False)
+    return logits.gather(1, labels) - logits.gather(1, others) + _margin(logits, 3)
 
 
 def target_gap(logits: Tensor, targets: Tensor) -> Tensor:
     """``max_{k != t} z_k - z_t``, ``(batch, 1)``, with the margin of :func:`targeted_dlr` in the logits' units."""
-    return _margin(logits, targeted=True) - logit_difference(logits, targets).unsqueeze(1)
+    return _margin(logits, 4) - logit_difference(logits, targets).unsqueeze(1)
 
 
-def _spread(logits: Tensor, targeted: bool) -> Tensor | None:
-    """The denominator of the ratio, ``(batch,)``; None with two classes, where there is none."""
-    classes = logits.shape[1]
-    if classes < 3:
+def _leading(logits: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``z_y``, ``max_{k != y} z_k`` and the largest ``count`` logits, ``(batch, count, *pixels)``.
+
+    All are picked by one gather, so that the backward pass fills the shape of the logits once: for dense predictions
+    that is what costs memory.
+    """
+    count = min(count, logits.shape[1])
+    order = logits.detach().topk(count, dim=1).indices
+    picked = logits.gather(1, torch.cat([labels.unsqueeze(1), order], 1))
+    rival = torch.where(order[:, 0] == labels, picked[:, 2], picked[:, 1])
+    return picked[:, 0], rival, picked[:, 1:]
+
+
+def _spread(top: Tensor) -> Tensor | None:
+    """The denominator of the ratio: the first of the leading logits less the mean of those from the third on; None
+    with two.
+    """
+    if top.shape[1] < 3:
         return None
-    top = logits.topk(min(4 if targeted else 3, classes), dim=1).values
     # all leading logits equal: a tie, with no scale to measure it by
-    return (top[:, 0] - (top[:, 2:].mean(1) if targeted else top[:, 2])).clamp_min(torch.finfo(logits.dtype).tiny * 1e3)
+    return (top[:, 0] - top[:, 2:].mean(1)).clamp_min(torch.finfo(top.dtype).tiny * 1e3)
 
 
-def _ratio(logits: Tensor, difference: Tensor, targeted: bool) -> Tensor:
-    spread = _spread(logits, targeted)
-    return (difference if spread is None else difference / spread) + margin_for(logits.dtype)
+def _ratio(difference: Tensor, top: Tensor) -> Tensor:
+    spread = _spread(top)
+    return (difference if spread is None else difference / spread) + margin_for(top.dtype)
 
 
-def _margin(logits: Tensor, targeted: bool) -> Tensor:
+def _margin(logits: Tensor, count: int) -> Tensor:
     """The margin of the ratio in the logits' units, ``(batch, 1)``; a constant for gradients."""
-    spread = _spread(logits.detach(), targeted)
+    spread = _spread(logits.detach().topk(min(count, logits.shape[1]), dim=1).values)
     unit = logits.new_ones(logits.shape[0]) if spread is None else spread
     return margin_for(logits.dtype) * unit.unsqueeze(1)
 
