@@ -14,6 +14,7 @@ from torch import Tensor
 from constropt.evaluation.idx import find_idx, read_idx
 
 _DIGITS_TEST = 500  # the last ones; the first 1,297 are for training
+_SCENES = {"train": 500, "test": 100}
 
 KINDS = {
     "digits": "the 1,797 8x8 digits embedded in scikit-learn; the last 500 are the test split",
@@ -23,11 +24,15 @@ KINDS = {
     "npz:FILE": "keys images, labels or {train,test}_images, {train,test}_labels; uint8, or floats in [0, 1]",
     "cifar10:FILE": "an npz file of 32x32 color images",
     "safetensors:FILE": "tensors inputs and labels",
+    "scenes": "colored digits on 64x64 backgrounds with a label per pixel, 500 to train and 100 to test",
+    "camvid:DIR": "CamVid's road scenes with a label per pixel: {train,test}/*.png and {train,test}annot/*.png",
 }
 
 
 class LabelledData(NamedTuple):
-    """``inputs``: float32 ``(samples, channels, height, width)`` in [0, 1]; ``labels``: int64 ``(samples,)``."""
+    """``inputs``: float32 ``(samples, channels, height, width)`` in [0, 1]; ``labels``: int64 ``(samples,)``, or
+    ``(samples, height, width)`` for data with a label per pixel.
+    """
 
     inputs: Tensor
     labels: Tensor
@@ -54,8 +59,8 @@ def load_data(spec: str, *, split: str = "test") -> LabelledData:
     if kind not in _LOADERS:
         known = "; ".join(f"{name} ({text})" for name, text in KINDS.items())
         raise ValueError(f"data: unknown kind {kind!r} in {spec!r}; known are {known}")
-    if bool(location) == (kind == "digits"):
-        takes = next(name for name in KINDS if name.split(":")[0] == kind)
+    takes = next(name for name in KINDS if name.split(":")[0] == kind)
+    if bool(location) != (":" in takes):
         raise ValueError(f"data: {spec!r} should read {takes}")
     inputs, labels = _LOADERS[kind](location, split)
     return _checked(spec, inputs, labels)
@@ -103,6 +108,20 @@ def _safetensors(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{path}: no safetensors file ({error})") from None
 
 
+def _scenes(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    from constropt.evaluation.scenes import digit_scenes  # it stands on this module
+
+    scenes = digit_scenes(_SCENES[split], split=split)
+    return scenes.inputs.numpy(), scenes.labels.numpy()
+
+
+def _camvid(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    from constropt.evaluation.scenes import load_camvid
+
+    scenes = load_camvid(location, split)
+    return scenes.inputs.numpy(), scenes.labels.numpy()
+
+
 _LOADERS: dict[str, Callable[[str, str], tuple[np.ndarray, np.ndarray]]] = {
     "digits": _digits,
     "mnist": _idx,
@@ -111,6 +130,8 @@ _LOADERS: dict[str, Callable[[str, str], tuple[np.ndarray, np.ndarray]]] = {
     "npz": _npz,
     "cifar10": _cifar10,
     "safetensors": _safetensors,
+    "scenes": _scenes,
+    "camvid": _camvid,
 }
 
 
@@ -141,8 +162,8 @@ def _checked(spec: str, images: np.ndarray, labels: np.ndarray) -> LabelledData:
         images = np.moveaxis(images, 3, 1)
     if images.ndim != 4:
         raise ValueError(f"data {spec!r}: images must be (N, H, W) or (N, C, H, W), got shape {images.shape}")
-    if labels.ndim != 1 or len(labels) != len(images) or len(labels) == 0:
-        raise ValueError(f"data {spec!r}: takes one label per image, got {labels.shape} for {images.shape}")
+    if len(images) == 0 or labels.shape not in (images.shape[:1], (len(images), *images.shape[2:])):
+        raise ValueError(f"data {spec!r}: takes one label per image or pixel, got {labels.shape} for {images.shape}")
     if labels.dtype.kind not in "iu" or labels.min() < 0:
         raise ValueError(f"data {spec!r}: labels must be integers >= 0, got {labels.dtype} from {labels.min()}")
     if images.dtype == np.uint8:
