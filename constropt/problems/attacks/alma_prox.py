@@ -22,9 +22,6 @@ from constropt.solvers.base import Callback
 from constropt.solvers.first_order import FirstOrder
 from constropt.steps import StepSize, VariableMetric
 
-# How fast the step size grows until a row is adversarial, for a single constraint a row and for dense predictions.
-GROWTH = {False: 1.25, True: 1.02}
-
 
 @dataclass(frozen=True)
 class GrowingStepSize(StepSize):
@@ -32,7 +29,7 @@ class GrowingStepSize(StepSize):
 
     In the variable metric a forward step moves every entry by about the step size, whatever the model's gradient:
     growing it searches the scale of the answer, which no fixed size fits (1e-3 in 100 steps never reaches a robust
-    MNIST net).
+    MNIST net). ``until``: the part of the run after which rows that are not feasible stop growing and decay too.
 
     >>> import torch
     >>> GrowingStepSize(initial=1e-3, growth=2.0).at(torch.tensor([1e-3]), 3, 100, torch.tensor([-1]))
@@ -42,42 +39,71 @@ class GrowingStepSize(StepSize):
     final: float = 0.1
     growth: float = 1.25
     largest: float = 0.1
+    until: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 < self.final < 1 <= self.growth and self.largest > 0):
+        if not (0 < self.final < 1 <= self.growth and self.largest > 0 and 0 < self.until <= 1):
             raise ValueError(
-                "GrowingStepSize: needs 0 < final < 1, growth >= 1 and largest > 0,"
-                f" got {self.final}, {self.growth} and {self.largest}"
+                "GrowingStepSize: needs 0 < final < 1, growth >= 1, largest > 0 and until in (0, 1],"
+                f" got {self.final}, {self.growth}, {self.largest} and {self.until}"
             )
 
     def factor(self, index: int, steps: int, first: int) -> float:
         """See :meth:`StepSize.factor`."""
-        grown = min(self.growth ** (index if first < 0 else first), self.largest / self.initial)
-        scale = self.final / (1 - self.final) * max(steps - first, 1)
-        return grown if first < 0 else grown * scale / (index - first + scale)
+        last = int(self.until * steps)
+        turned = min(index if first < 0 else first, last)  # where the size stops, or so far has not stopped, growing
+        grown = min(self.growth**turned, self.largest / self.initial)
+        if first < 0 and index <= last:
+            return grown
+        scale = self.final / (1 - self.final) * max(steps - turned, 1)
+        return grown * scale / (index - turned + scale)
 
 
-def ALMAProx(*, dense: bool, ema: float, width: float = 1.0, penalty: PenaltyLike = "P2Floor") -> FirstOrder:
+def ALMAProx(
+    *, ema: float, steps: int, pixels: int | None = None, width: float = 1.0, penalty: PenaltyLike = "P2Floor"
+) -> FirstOrder:
     """Forward-backward steps in a variable metric (Eq. 5.17) on the augmented Lagrangian, for :func:`linf_splitting`.
 
-    ``ema`` is alpha, of the multiplier and the metric alike; ``width`` that of the inputs' bounds. ``dense``: with the
-    quantile mask (Eq. 5.6) and the constraint scale (Eq. 5.8) for constraints by the million, of which a fraction must
-    hold, rho from 0.01 and growing again where a pixel is lost (Alg. IV-2). With a single constraint a row there is
-    nothing to mask and nothing to balance; rho starts at ALMA's 1.
+    ``ema`` is alpha, of the multiplier and the metric alike; ``width`` that of the inputs' bounds. With a single
+    constraint a row (``pixels`` None) there is nothing to mask and nothing to balance, and rho starts at ALMA's 1.
+
+    For dense predictions ``pixels`` is the number of a row's constraints: with the quantile mask (Eq. 5.6) and the
+    scale w (Eq. 5.8), rho from 0.01 and growing again where a pixel is lost (Alg. IV-2). Three things are not the
+    paper's, which fits its step size and weights to large models: multipliers start at 1 over the number of pixels, so
+    that the sum of all weighs as much as the norm; w is not held at 1, where it leaves runs just below the fraction
+    that must be met; and the step size grows from 1e-4 to at most 1e-2 in the first tenth of the steps.
     """
-    return FirstOrder(
-        lagrangian=AugmentedLagrangian(
+    if pixels is None:
+        lagrangian = AugmentedLagrangian(
             penalty=penalty,
-            multiplier=MultiplierUpdate(ema=ema, minimum=1e-12, maximum=width if dense else 1e12),
-            schedule=PeriodicRho(every=10, factor=2.0, ratio=0.95, recent=dense),
+            multiplier=MultiplierUpdate(ema=ema, minimum=1e-12, maximum=1e12),
+            schedule=PeriodicRho(every=10, factor=2.0, ratio=0.95),
             mu=width,  # the multiplier is in units of the distance
-            rho=0.01 if dense else 1.0,
-        ),
+            rho=1.0,
+        )
+        size = GrowingStepSize(initial=1e-3 * width, largest=0.1 * width)
+        return FirstOrder(lagrangian, primal=VariableMetric(smoothing=ema), size=size, tolerance=0.0)
+    lagrangian = AugmentedLagrangian(
+        penalty=penalty,
+        multiplier=MultiplierUpdate(ema=ema, minimum=1e-12, maximum=width),
+        schedule=PeriodicRho(every=10, factor=2.0, ratio=0.95, recent=True),
+        mu=width / pixels,
+        rho=0.01,
+    )
+    part, reach = 0.1, 100.0
+    size = GrowingStepSize(
+        initial=1e-4 * width,
+        growth=reach ** (1 / max(part * steps, 1)),
+        largest=1e-4 * reach * width,
+        until=part,
+    )
+    return FirstOrder(
+        lagrangian,
         primal=VariableMetric(smoothing=ema),
-        size=GrowingStepSize(initial=1e-3 * width, growth=GROWTH[dense], largest=0.1 * width),
-        masking=QuantileMask() if dense else None,
-        scaling=ConstraintScale() if dense else None,
+        size=size,
+        masking=QuantileMask(),
+        scaling=ConstraintScale(maximum=1e3),
         tolerance=0.0,
     )
 
@@ -104,8 +130,8 @@ def alma_prox(
     ``labels``, ``targets``, ``mask``, ``nu`` and ``ignore_index`` are those of :class:`MinimalPerturbation`: labels
     ``(batch,)``, or ``(batch, *pixels)`` for dense predictions, of which a row counts as fooled from ``nu = 0.99`` of
     its pixels on. ``steps`` is 100 by default, 500 for dense predictions; ``ema`` is
-    :func:`~constropt.problems.attacks.alma.ema_for` the steps. The step size starts at 1e-3 of the bounds' width and
-    grows until the row is adversarial: none is to be chosen for a model. ``Solution.objective`` is the linf distance.
+    :func:`~constropt.problems.attacks.alma.ema_for` the steps. The step size grows until the row
+    is adversarial: none is to be chosen for a model. ``Solution.objective`` is the linf distance.
     One forward and one backward pass a step.
 
     Raises what :class:`MinimalPerturbation` raises.
@@ -127,11 +153,11 @@ def alma_prox(
         ignore_index=ignore_index,
         bounds=bounds,
     )
-    dense = problem.aim.dense
+    pixels = labels[0].numel() if problem.aim.dense else None
     if steps is None:
-        steps = 500 if dense else 100
+        steps = 100 if pixels is None else 500
     ema = ema_for(steps) if ema is None else ema
-    solver = ALMAProx(dense=dense, ema=ema, width=bounds[1] - bounds[0], penalty=penalty)
+    solver = ALMAProx(ema=ema, steps=steps, pixels=pixels, width=bounds[1] - bounds[0], penalty=penalty)
     return solve(linf_splitting(problem), solver, inputs, steps=steps, callback=callback)
 
 

@@ -1,0 +1,64 @@
+"""How budgeted recipes run: within a given radius, or, without one, at the smallest radius where they succeed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from constropt.problems.attacks.maximal_loss import MaximalLoss
+from constropt.solution import Solution, best_of
+from constropt.solve import solve
+from constropt.solvers.base import Callback
+from constropt.solvers.projected_gradient import ProjectedGradient
+from constropt.solvers.radius_search import smallest_radius
+
+
+def budgeted(
+    within: Callable[..., MaximalLoss],
+    solver: ProjectedGradient,
+    *,
+    eps: float | Tensor | None,
+    steps: int,
+    seeds: Sequence[int | None] = (None,),
+    searches: int = 13,
+    callback: Callback | None = None,
+) -> Solution:
+    """The best of one run of ``steps`` per seed on ``within(eps=eps)``; None starts at the inputs, a seed at random.
+
+    ``eps=None``: the minimal problem, by :func:`~constropt.solvers.radius_search.smallest_radius` up to the distance
+    across the bounds; one step at the inputs themselves finds the rows that need no perturbation. The objective is
+    then the distance.
+    """
+
+    require_whole(steps=steps, searches=searches)
+
+    def attack(problem: MaximalLoss) -> Solution:
+        starts = (problem.inputs if seed is None else problem.random_start(seed) for seed in seeds)
+        return best_of(*(solve(problem, solver, start, steps=steps, callback=callback) for start in starts))
+
+    if eps is not None:
+        return attack(within(eps=eps))
+    origin = within(eps=0.0)
+    minimal = origin.minimal()
+
+    def measured(solution: Solution) -> Solution:
+        return replace(solution, problem=minimal, objective=origin.distance(solution.x, origin.inputs))
+
+    box = minimal.domain.bounds(origin.inputs[:1])
+    assert box is not None
+    lower, upper = box
+    return smallest_radius(
+        lambda radius: measured(attack(within(eps=radius))),
+        measured(solve(origin, solver, origin.inputs, steps=1)),
+        largest=origin.distance(upper, lower),
+        searches=searches,
+    )
+
+
+def require_whole(**values: int) -> None:
+    """``ValueError`` for an argument that is no whole number >= 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: takes a whole number >= 1, got {value!r}")

@@ -1,0 +1,105 @@
+"""What budgeted attacks ascend, by name: one value per entry, larger where the model is more fooled.
+
+Every loss is called ``loss(logits, aim)`` with logits ``(batch, K)`` or ``(batch, K, *pixels)`` and returns
+``(batch,)`` or ``(batch, *pixels)``: untargeted it rises away from the true classes, targeted towards the targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from constropt.problem import ConstrainedProblem, ProximableFunction
+from constropt.problems.attacks.arguments import Aim
+from constropt.problems.attacks.constraints import cross_entropy, dlr, logit_difference, targeted_dlr
+from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+
+Loss = Callable[[Tensor, Aim], Tensor]
+
+
+def _cross_entropy(logits: Tensor, aim: Aim) -> Tensor:
+    """Cross-entropy (Goodfellow et al., 2015; Madry et al., 2018), its opposite towards targets."""
+    return cross_entropy(logits, aim.labels) if aim.targets is None else -cross_entropy(logits, aim.targets)
+
+
+def _dlr(logits: Tensor, aim: Aim) -> Tensor:
+    """DLR (Croce & Hein, 2020), invariant to the logits' shift and scale."""
+    return -(dlr(logits, aim.labels) if aim.targets is None else targeted_dlr(logits, aim.targets))
+
+
+def _logit_difference(logits: Tensor, aim: Aim) -> Tensor:
+    """The logit difference (Carlini & Wagner, 2017)."""
+    return -logit_difference(logits, aim.labels) if aim.targets is None else logit_difference(logits, aim.targets)
+
+
+def houdini(logits: Tensor, aim: Aim) -> Tensor:
+    """Houdini (Cisse et al., 2017): ``P[z_y - z_k < gamma] l(k, y)``, gamma standard normal, l the 0-1 loss per entry.
+
+    Targeted, y is the target and k the prediction, so that an entry that has reached its target contributes nothing;
+    the opposite is returned. Untargeted, y is the label and k the best *other* class: the prediction itself has no
+    task loss, hence no gradient, until the model errs. Bounded in [0, 1], so no entry dominates the mean; in float32
+    the gradient is 0 where ``|z_y - z_k|`` exceeds 18.
+
+    >>> aim = Aim.of(torch.rand(1, 2), torch.tensor([0]), None, None, 255)
+    >>> houdini(torch.tensor([[2.0, 2.0, 0.0]]), aim)
+    tensor([0.5000])
+    """
+    if aim.targets is None:
+        return torch.special.ndtr(-logit_difference(logits, aim.labels))
+    missed = logits.detach().argmax(1) != aim.targets
+    return -torch.special.ndtr(-logit_difference(logits, aim.targets)) * missed
+
+
+LOSSES: dict[str, Loss] = {
+    "ce": _cross_entropy,
+    "dlr": _dlr,
+    "logit difference": _logit_difference,
+    "houdini": houdini,
+}
+
+
+def as_loss(loss: str | Loss, aim: Aim) -> Callable[[Tensor], Tensor]:
+    """``logits -> loss`` per entry for an aim, from a name of :data:`LOSSES` or a callable ``(logits, aim)``.
+
+    Entries that do not count see logits of 0: whatever the model returns there, even NaN, reaches no gradient.
+    ``ValueError`` for an unknown name and, when called, for a loss of another shape than the labels; ``TypeError`` for
+    anything else.
+    """
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise ValueError(f"loss: takes one of {list(LOSSES)} or a callable (logits, aim), got {loss!r}")
+        loss = LOSSES[loss]
+    if not callable(loss):
+        raise TypeError(f"loss: takes one of {list(LOSSES)} or a callable (logits, aim), got {type(loss).__name__}")
+    function = loss
+
+    def per_entry(logits: Tensor) -> Tensor:
+        if aim.counted is not None:
+            logits = torch.where(aim.counted.unsqueeze(1), logits, 0)
+        value = function(logits, aim)
+        if not isinstance(value, Tensor) or value.shape != aim.labels.shape:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss: must return one value per label, {tuple(aim.labels.shape)}, got {got}")
+        return value
+
+    return per_entry
+
+
+def following(
+    problem: MinimalPerturbation, loss: str | Loss, nonsmooth: ProximableFunction | None = None
+) -> ConstrainedProblem[Tensor]:
+    """The same problem with the opposite of ``loss`` as its constraint's surrogate, which direction methods descend.
+
+    ``nonsmooth``, where given, takes the place of the distance as the objective, for methods that need its prox.
+    """
+    per_entry = as_loss(loss, problem.aim)
+    return ConstrainedProblem(
+        objective=problem.objective if nonsmooth is None else lambda x, z: x.new_zeros(x.shape[0]),
+        constraints=(replace(problem.constraints[0], surrogate=lambda x, z: -per_entry(z)),),
+        forward=problem.forward,
+        domain=problem.domain,
+        nonsmooth=nonsmooth,
+    )

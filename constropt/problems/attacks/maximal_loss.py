@@ -1,0 +1,153 @@
+"""The budgeted attack (Eq. 0.3): within a ball around the inputs, the point where a model errs most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from constropt.domain import Box, L1Ball, L2Ball, LinfBall
+from constropt.problem import ConstrainedProblem
+from constropt.problems.attacks.arguments import IGNORE_INDEX, Aim, Model, check_inputs
+from constropt.problems.attacks.constraints import fooled
+from constropt.problems.attacks.losses import Loss, as_loss
+from constropt.problems.distances import as_distance
+from constropt.problems.distances.norms import DistanceLike, Norm
+
+Ball = L1Ball | L2Ball | LinfBall
+
+_BALLS = {"l1": L1Ball, "l2": L2Ball, "linf": LinfBall}
+
+
+@dataclass(frozen=True, init=False)
+class MaximalLoss(ConstrainedProblem[Tensor]):
+    """max mean of ``loss`` over the counted entries of each row  s.t.  ``||x - inputs|| <= eps``,  x in [lower, upper].
+
+    ``objective`` is the opposite of that mean, ``(batch,)``. The constraint is that of every attack (DLR+ <= 0), so
+    that ``Solution.feasible`` says which rows fool the model, at a fraction ``nu`` of their counted pixels; among
+    points that do, the largest loss is kept. ``eps``: a number or ``(batch,)``, in the units of the inputs;
+    ``distance``: "linf", "l2" or "l1"; ``loss``: "ce", "dlr", "logit difference", "houdini", or a callable
+    ``(logits, aim)`` to one value per label. The other arguments are those of
+    :class:`~constropt.problems.attacks.MinimalPerturbation`.
+
+    Raises what :class:`~constropt.problems.attacks.MinimalPerturbation` raises, and ``ValueError`` for a negative or
+    infinite ``eps``, one of another shape, and an unknown loss, all before any model call.
+
+    >>> model = lambda x: torch.stack([x[:, 0], x[:, 1]], 1)
+    >>> problem = MaximalLoss(
+    ...     model, torch.tensor([[0.75, 0.25]]), torch.tensor([0]), eps=0.5, loss="logit difference"
+    ... )
+    >>> problem.evaluate(torch.tensor([[0.5, 1.0]])).objective.tolist()
+    [-0.5]
+    """
+
+    model: Model
+    inputs: Tensor
+    labels: Tensor
+    targets: Tensor | None
+    distance: Norm
+    eps: Tensor
+    aim: Aim
+
+    def __init__(
+        self,
+        model: Model,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        eps: float | Tensor,
+        distance: DistanceLike = "linf",
+        loss: str | Loss = "ce",
+        targets: Tensor | None = None,
+        mask: Tensor | None = None,
+        nu: float | None = None,
+        ignore_index: int = IGNORE_INDEX,
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        check_inputs(model, inputs, bounds)
+        aim = Aim.of(inputs, labels, targets, mask, ignore_index)
+        inputs, measure = inputs.detach(), as_distance(distance, tuple(_BALLS))
+        assert isinstance(measure, Norm)
+        radius = _radius(eps, inputs)
+        mean = row_mean(aim.counted)
+        per_entry = as_loss(loss, aim)
+        super().__init__(
+            objective=lambda x, z: -mean(per_entry(z)),
+            constraints=(fooled(aim, nu),),
+            forward=lambda x: aim.logits(model, x),
+            domain=_BALLS[measure.name](radius, inputs, Box(*bounds)),
+        )
+        fields = {
+            "model": model,
+            "inputs": inputs,
+            "labels": labels,
+            "targets": targets,
+            "distance": measure,
+            "eps": radius,
+            "aim": aim,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def minimal(self) -> ConstrainedProblem[Tensor]:
+        """The same inputs with the distance as objective and only the box as domain."""
+        assert isinstance(self.domain, Ball) and self.domain.box is not None
+        return ConstrainedProblem(
+            objective=lambda x, z: self.distance(x, self.inputs),
+            constraints=self.constraints,
+            forward=self.forward,
+            domain=self.domain.box,
+        )
+
+    def random_start(self, seed: int) -> Tensor:
+        """Points of the domain, uniform in the ball and then projected on the box; the same draw in every row.
+
+        From a generator of its own: one seed gives one start, on every device, whatever the batch is.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        event = self.inputs.shape[1:]
+        size = event.numel()
+        if self.distance.name == "linf":
+            draw = 2 * torch.rand(size, generator=generator, dtype=torch.float64) - 1
+        else:
+            # a direction of the norm's sphere, at the radius that makes the ball uniform
+            draw = torch.randn(size, generator=generator, dtype=torch.float64)
+            if self.distance.name == "l1":
+                signs = draw.sign()
+                draw = signs * torch.empty_like(draw).exponential_(generator=generator)
+            depth = torch.rand((), generator=generator, dtype=torch.float64) ** (1 / size)
+            draw = draw * (depth / torch.linalg.vector_norm(draw, ord=self.distance.p))
+        draw = draw.to(self.inputs).view(1, *event)
+        return self.domain.project(self.inputs + self.eps.view(-1, *[1] * len(event)) * draw)
+
+
+def row_mean(counted: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The mean over each row's counted entries, ``(batch, *pixels) -> (batch,)``; in float32 for shorter floats."""
+    count = None if counted is None else counted.flatten(1).sum(1)
+
+    def mean(value: Tensor) -> Tensor:
+        # a sum over millions of half-precision entries overflows
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
+        if count is None or counted is None:
+            return value
+        return torch.where(counted, value, 0).flatten(1).sum(1) / count
+
+    return mean
+
+
+def _radius(eps: float | Tensor, inputs: Tensor) -> Tensor:
+    """``eps`` as ``(batch,)`` of the inputs' dtype."""
+    rows = inputs.shape[0]
+    try:
+        radius = torch.as_tensor(eps, dtype=inputs.dtype, device=inputs.device).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"eps: takes a number or a tensor of shape ({rows},), got {type(eps).__name__}") from None
+    if radius.dim() == 0:
+        radius = radius.expand(rows)
+    if radius.shape != (rows,):
+        raise ValueError(f"eps: takes a number or one value per row, ({rows},), got shape {tuple(radius.shape)}")
+    if not bool((radius.isfinite() & (radius >= 0)).all()):
+        raise ValueError(f"eps: takes finite radii >= 0, in the units of the inputs, got {eps}")
+    return radius

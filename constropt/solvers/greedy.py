@@ -1,0 +1,63 @@
+"""Greedy accumulation of the gradient of what is still unmet: DAG (Alg. IV-1), ASMA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.solvers.base import Proposal, Run, Solver
+from constropt.solvers.directions import normalised, per_row, pull_back, require_one_inequality, surrogate
+
+
+@dataclass(frozen=True)
+class GreedyAccumulation(Solver[Tensor]):
+    """Alg. IV-1: ``delta <- delta - size g / ||g||_p``, g the gradient of the unmet entries' surrogates, summed;
+    ``x = P(x0 + delta)``.
+
+    Entries that are met, or do not count, drop out of g. delta is not clipped: an entry of x that the domain holds
+    back has no gradient any more. ``p``: the norm that normalises g in every row (inf or 2), or None for g as it is;
+    ``size``: a number, or a function of the evaluated point to ``(batch,)``. ``pull`` adds ``pull delta`` to g: 2
+    descends the squared l2 norm of delta along with the constraints. With ``stop`` a row ends at its first feasible
+    point, and the loop when all rows have; otherwise the best feasible point is kept, as always.
+
+    Raises ``ValueError`` unless the problem has exactly one constraint, an inequality.
+    """
+
+    size: float | Callable[[Evaluation], Tensor] = 0.003
+    p: float | None = torch.inf
+    pull: float = 0.0
+    stop: bool = True
+    tolerance: float | None = 0.0
+    check_every: int = 1
+
+    def __post_init__(self) -> None:
+        if not callable(self.size) and not self.size > 0:
+            raise ValueError(f"size: takes a step > 0, or a function of the point, got {self.size}")
+
+    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
+        require_one_inequality(problem, self)
+
+    def init(self, run: Run, point: Evaluation) -> Tensor:
+        return torch.zeros_like(point.x.detach())
+
+    def step(self, run: Run, state: Tensor, point: Evaluation, index: int) -> Proposal[Tensor]:
+        unmet = point.violations()[0] > 0
+        gradient = pull_back(point, (surrogate(point), unmet))
+        raw = run.x0 + state
+        # the derivative of the projection; NaN passes, for the loop to notice
+        gradient = torch.where((point.x.detach() == raw) | gradient.isnan(), gradient, 0) + self.pull * state
+        if self.p is not None:
+            gradient = normalised(gradient, self.p)
+        size = per_row(self.size(point), state) if callable(self.size) else self.size
+        delta = state - size * gradient
+        return Proposal(
+            x=run.problem.domain.project(run.x0 + delta),
+            state=delta,
+            multipliers=tuple(torch.zeros_like(v) for v in point.values),
+            finished=point.violation() <= run.tolerance if self.stop else None,
+        )

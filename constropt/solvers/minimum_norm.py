@@ -1,0 +1,122 @@
+"""A norm ball that grows or shrinks with feasibility, and a normalised step projected on it: FMN (Alg. 1.6)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from constropt.masking import by_row
+from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.prox.projections import project_l1, project_l2, project_linf
+from constropt.solvers.base import Proposal, Run, Solver
+from constropt.solvers.directions import (
+    counted,
+    normalised,
+    per_row,
+    pull_back,
+    require_one_inequality,
+    row_norm,
+    surrogate,
+)
+
+_PROJECTIONS = {1.0: project_l1, 2.0: project_l2, torch.inf: project_linf}
+_DUALS = {1.0: torch.inf, 2.0: 2.0, torch.inf: 1.0}
+
+
+@dataclass(frozen=True)
+class MinimumNormState:
+    """Per row, ``(batch,)``: the ``radius`` of the ball, the ``best`` norm of a feasible point (infinite before), and
+    the ``limit``, the norm of the farthest corner of the domain."""
+
+    radius: Tensor
+    best: Tensor
+    limit: Tensor
+
+
+@dataclass(frozen=True)
+class MinimumNorm(Solver[MinimumNormState]):
+    """min ``||x - x0||_p`` s.t. h(x) <= 0, by FMN (Alg. 1.6; Pintor et al., 2021), p = 1, 2 or inf.
+
+    g is the gradient of the mean of the constraint's surrogate over its counted entries, L the mean of its positive
+    part: of a mean that met entries make negative, the absolute value would drive the radius away. Each step sets the
+    radius -- to ``||delta||_p + L / ||g||_q`` until the row is first feasible (but at least to
+    ``(1 + gamma) ||delta||_p``, which is not in the paper), then larger or smaller by the factor ``1 +- gamma``, and no
+    larger than the best norm where the row is feasible --, moves by ``size`` along the l2-normalised -g, projects on
+    the ball of that radius, and then on the domain. ``size`` and ``gamma`` decay
+    along a cosine to ``final_size`` times itself and to ``final_gamma``. Feasibility is the problem's, so a constraint
+    of which a fraction nu must hold decides by that. The surrogate should be the signed distance to the boundary in
+    some unit, such as a logit difference: it estimates the first radius.
+
+    Raises ``ValueError`` unless the problem has exactly one constraint, an inequality.
+    """
+
+    p: float = torch.inf
+    size: float = 1.0
+    final_size: float = 0.01
+    gamma: float = 0.05
+    final_gamma: float = 0.001
+    tolerance: float | None = 0.0
+
+    def __post_init__(self) -> None:
+        if self.p not in _PROJECTIONS:
+            raise ValueError(f"p: takes one of {list(_PROJECTIONS)}, got {self.p}")
+        if not self.size > 0:
+            raise ValueError(f"size: takes a step > 0, got {self.size}")
+        if not 0 < self.final_gamma <= self.gamma < 1:
+            raise ValueError(f"gamma: needs 0 < final_gamma <= gamma < 1, got {self.final_gamma} and {self.gamma}")
+
+    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
+        require_one_inequality(problem, self)
+
+    def init(self, run: Run, point: Evaluation) -> MinimumNormState:
+        x = point.x.detach()
+        infinite = torch.full(x.shape[:1], torch.inf, dtype=x.dtype, device=x.device)
+        bounds = run.problem.domain.bounds(x)
+        if bounds is None:
+            return MinimumNormState(infinite, infinite, infinite)
+        lower, upper = bounds
+        return MinimumNormState(infinite, infinite, row_norm(torch.maximum(upper - x, x - lower), self.p))
+
+    def step(self, run: Run, state: MinimumNormState, point: Evaluation, index: int) -> Proposal[MinimumNormState]:
+        cosine = (1 + math.cos(math.pi * index / run.steps)) / 2
+        gamma = self.final_gamma + (self.gamma - self.final_gamma) * cosine
+        size = self.size * (self.final_size + (1 - self.final_size) * cosine)
+        x = point.x.detach()
+        amount, gradient = self._mean(point)
+        delta = x - run.x0
+        norm = row_norm(delta, self.p)
+        feasible = point.violation() <= run.tolerance
+        best = torch.where(feasible, torch.minimum(state.best, norm), state.best)
+        boundary = norm + amount / row_norm(gradient, _DUALS[self.p]).clamp_min(torch.finfo(x.dtype).tiny)
+        # at a tie the estimate is the norm itself: a linear model would stay there for ever
+        outside = torch.where(best.isfinite(), state.radius, norm) * (1 + gamma)
+        outside = torch.where(best.isfinite(), outside, torch.maximum(outside, boundary))
+        radius = torch.where(feasible, torch.minimum(state.radius * (1 - gamma), best), outside)
+        radius = torch.minimum(radius, state.limit)
+        delta = self._project(run, delta - size * normalised(gradient, 2), radius)
+        return Proposal(
+            x=run.problem.domain.project(run.x0 + delta),
+            state=MinimumNormState(radius, best, state.limit),
+            multipliers=tuple(torch.zeros_like(v) for v in point.values),
+        )
+
+    def _project(self, run: Run, delta: Tensor, radius: Tensor) -> Tensor:
+        """On the ball; for p = 1 on ball and box at once: what a later clip takes from the few entries of a sparse
+        delta, no other entry would get, and the row would be stuck.
+        """
+        bounds = run.problem.domain.bounds(delta) if self.p == 1 else None
+        if bounds is None:
+            return _PROJECTIONS[self.p](delta, radius)
+        return project_l1(delta, radius, lower=bounds[0] - run.x0, upper=bounds[1] - run.x0)
+
+    def _mean(self, point: Evaluation) -> tuple[Tensor, Tensor]:
+        """The mean positive part of the counted entries' surrogate, ``(batch,)``, and the gradient of the mean."""
+        value, counts = surrogate(point), counted(point)
+        entries = by_row(value.detach()).clamp_min(0).to(torch.promote_types(value.dtype, torch.float32))
+        number = by_row(counts).sum(1).clamp_min(1).to(entries)
+        mean = torch.where(by_row(counts), entries, 0).sum(1) / number
+        return mean.to(point.x), pull_back(point, (value, counts / per_row(number, value)))
