@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -26,20 +27,26 @@ from torch import nn
 
 from constropt import evaluation
 from constropt.evaluation.counting import logits_of
-from constropt.evaluation.plots import require_matplotlib
+from constropt.evaluation.plots import plot_failures, plot_label_maps, require_matplotlib
 from constropt.evaluation.run import takes
+from constropt.evaluation.segmentation import pixel_accuracy
+from constropt.evaluation.targets import dense_targets
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 train_app = typer.Typer(no_args_is_help=True, help="Train models to run recipes on.", rich_markup_mode=None)
 app.add_typer(train_app, name="train")
 
 # by name: the library does not import its own problems, and these are only the defaults of what a user may type
-_TRAINER = "constropt.problems.classifier:train_classifier"
+_TRAINERS = {  # by whether labels are dense
+    False: "constropt.problems.classifier:train_classifier",
+    True: "constropt.problems.segmenter:train_segmenter",
+}
 _ARCHITECTURES: dict[tuple[int, ...], str] = {
     (1, 8, 8): "constropt.problems.models:digits_cnn",
     (1, 28, 28): "constropt.problems.models:small_cnn",
+    (3, 64, 64): "constropt.problems.unet:unet",
 }
-_DEFAULT_EPOCHS = 10  # seconds for the digits, and 95 % of the test split
+_EMBEDDED = {"digits": 10, "scenes": 10}  # data that a model is trained on by default, and for how many epochs
 _OWN_FLAGS = {"distance", "steps", "penalty", "targets", "batch_size", "name", "measure", "progress"}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -110,12 +117,21 @@ def solve(
     data: DataOption = "digits",
     model: Annotated[str | None, typer.Option(help="module:factory; for digits, default: a CNN trained here.")] = None,
     weights: Annotated[Path | None, typer.Option(help="safetensors or torch file of the model's state.")] = None,
-    distance: Annotated[str, typer.Option(help="Distance minimised; measured where a recipe has only its own.")] = "l2",
+    distance: Annotated[
+        str | None,
+        typer.Option(help="Minimised, or measured where a recipe has only its own; l2, for dense labels linf."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget; default: the recipe's own.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many samples of the test split, from its start.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples solved together.")] = 500,
     targeted: Annotated[bool, typer.Option("--targeted", help="Short for --targets next.")] = False,
-    targets: Annotated[str | None, typer.Option(help="next, random, or a class: its own samples are left out.")] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            help="next, random, or a class: its own samples are left out. Dense labels: a class, majority,"
+            " erase:CLASS (to the nearest other class) or A,B=C (A and B become C)."
+        ),
+    ] = None,
     penalty: Annotated[str | None, typer.Option(help="Penalty function, where the recipe takes one.")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="Other keyword: JSON or text.")
@@ -136,14 +152,21 @@ def solve(
         require_matplotlib()
     where = _device(device)
     inputs, labels = evaluation.load_data(data)
-    goal = "next" if targeted and targets is None else targets
-    if goal is not None and goal.isdecimal():  # what is of that class already has nowhere to go
+    dense = labels.dim() > 1
+    distance = distance or ("linf" if dense else "l2")
+    goal = ("majority" if dense else "next") if targeted and targets is None else targets
+    if goal is not None and goal.isdecimal() and not dense:  # what is of that class already has nowhere to go
         inputs, labels = inputs[labels != int(goal)], labels[labels != int(goal)]
     inputs, labels = inputs[:samples], labels[:samples]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network, described = _model(model, weights, data, where, seed, progress)
-        chosen = None if goal is None else evaluation.choose_targets(goal, labels, _classes(network, inputs), seed=seed)
+        if goal is None:
+            chosen = None
+        elif dense:
+            chosen = dense_targets(goal, labels, lambda: evaluation.load_data(data, split="train").labels)
+        else:
+            chosen = evaluation.choose_targets(goal, labels, _classes(network, inputs), seed=seed)
         reports = []
         for name, function in functions.items():
             own = {key: value for key, value in options.items() if takes(function, key)}
@@ -174,6 +197,10 @@ def solve(
     if out is not None:
         context = {"data": data, "model": described, "seed": seed, "targets": goal, "options": options}
         _write(out, reports, inputs, context)
+        if dense:
+            _write_label_maps(out, reports[0], inputs, network, where)
+            norms = {r.name: np.where(r.columns["success"], r.columns["linf"], np.inf) for r in reports}
+            plot_failures(norms, out / "failures.png", title=title)
         typer.echo(f"written to {out}")
 
 
@@ -240,9 +267,10 @@ def _model(
 ) -> tuple[nn.Module, str]:
     """The model to run on and a description of it; trained here only where the user names neither model nor weights."""
     if reference is None and weights is None:
-        if data != "digits":
-            raise ValueError(f"--model: needed for data {data!r} (only for digits a model is trained by default)")
-        return _trained(None, data, device, seed, _DEFAULT_EPOCHS, progress)
+        if data not in _EMBEDDED:
+            known = " and ".join(_EMBEDDED)
+            raise ValueError(f"--model: needed for data {data!r} (only for {known} a model is trained by default)")
+        return _trained(None, data, device, seed, _EMBEDDED[data], progress)
     if reference is None:
         reference = _architecture(evaluation.load_data(data).inputs.shape[1:])
     origin = f" from {weights}" if weights else ""
@@ -255,17 +283,16 @@ def _trained(
     train, test = (evaluation.load_data(data, split=split) for split in ("train", "test"))
     reference = reference or _architecture(train.inputs.shape[1:])
     network = evaluation.load_model(reference, device=device)
-    trainer = evaluation.load_reference(_TRAINER, what="trainer")
+    trainer = evaluation.load_reference(_TRAINERS[train.labels.dim() > 1], what="trainer")
     start = time.perf_counter()
     with _bar("training", progress) as advance:
         trainer(network, train.inputs, train.labels, epochs=epochs, seed=seed, progress=lambda e, n, _: advance(e, n))
     seconds = time.perf_counter() - start
     with torch.no_grad():
-        correct = [
-            (logits_of(network(x.to(device))).argmax(1).cpu() == y).float()
-            for x, y in zip(test.inputs.split(500), test.labels.split(500))
-        ]
-    return network, f"{reference} trained for {seconds:.0f} s, test accuracy {torch.cat(correct).mean().item():.1%}"
+        predictions = torch.cat([logits_of(network(x.to(device))).argmax(1).cpu() for x in test.inputs.split(100)])
+    # no class of a classifier is the value that ignores a pixel of a label map
+    accuracy = pixel_accuracy(predictions, test.labels, ignore_index=255 if test.labels.dim() > 1 else None)
+    return network, f"{reference} trained for {seconds:.0f} s, test accuracy {accuracy:.1%}"
 
 
 def _architecture(shape: Sequence[int]) -> str:
@@ -298,4 +325,16 @@ def _write(out: Path, reports: list[evaluation.AttackReport], inputs: torch.Tens
     evaluation.write_summary(reports, out / "summary.json", **context)
     if len({report.distance_name for report in reports}) == 1:
         evaluation.plot_curve(reports, out / "curve.png")
-    evaluation.plot_grid(inputs, reports[0], out / "grid.png")
+    if not reports[0].dense:
+        evaluation.plot_grid(inputs, reports[0], out / "grid.png")
+
+
+@torch.no_grad()
+def _write_label_maps(
+    out: Path, report: evaluation.AttackReport, inputs: torch.Tensor, network: nn.Module, device: torch.device
+) -> None:
+    """The picture of dense predictions: images and label maps, before and after."""
+    clean, after = inputs[:4], report.adversarial[:4]
+    logits = [logits_of(network(x.to(device))).cpu() for x in (clean, after)]
+    before_map, after_map = (z.argmax(1) for z in logits)
+    plot_label_maps(clean, before_map, after, after_map, out / "grid.png", classes=logits[0].shape[1])

@@ -16,6 +16,10 @@ CONVENTIONS = (
     "fwd / bwd: forwards and backwards, counted at the model, per sample. time/model: wall time over steps x (one "
     "forward + one backward of the model on the same batch, timed in the same run); 1: only the model costs time."
 )
+DENSE_CONVENTIONS = (
+    "a label per pixel: success means that the fraction nu of the labelled pixels reaches the goal; APSR is that "
+    "fraction, averaged over images; mIoU is over all pixels, before > after."
+)
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,16 @@ class AttackReport:
     ``columns`` holds one numpy array ``(samples,)`` per name: ``index, label, prediction`` (of the perturbed input),
     ``clean_prediction, clean_correct, success`` (re-verified, see :data:`CONVENTIONS`), ``claimed`` (the recipe's own
     word), ``distance`` (in the units of ``distance_name``), ``l0`` (entries that changed), ``l1, l2, linf`` of the
-    perturbation in input units, ``status`` (in words), ``forwards, backwards, first_feasible`` (the recipe's own), and
-    ``target`` where the attack was targeted. ``adversarial`` holds the perturbed inputs ``(samples, *event)`` on the
-    CPU. ``counted_forwards`` and ``counted_backwards`` are rows that went through the model, counted outside the recipe
-    (``None``: could not be). ``wall_time`` is that of the recipe alone, ``model_time`` what its ``steps`` would take
-    if only the model's passes cost anything, both in seconds.
+    perturbation in input units, ``status`` (in words), ``forwards, backwards, first_feasible`` (the recipe's own),
+    and ``target`` where the attack was targeted. ``adversarial`` holds the perturbed inputs ``(samples, *event)`` on
+    the CPU. ``counted_forwards`` and ``counted_backwards`` are rows that went through the model, counted outside the
+    recipe (``None``: could not be). ``wall_time`` is that of the recipe alone, ``model_time`` what its ``steps``
+    would take if only the model's passes cost anything, both in seconds.
+
+    Dense predictions have no ``label``, ``prediction`` and ``clean_prediction`` column, but ``apsr`` and
+    ``clean_apsr``, the fraction of counted pixels where the attack's goal is reached on the perturbed and the
+    unperturbed input (``clean_correct``: the latter is below nu), and ``figures`` over all pixels: ``clean_accuracy,
+    clean_miou, miou``. ``labels`` are those of the evaluation, ``(samples,)`` or ``(samples, *pixels)``.
     """
 
     name: str
@@ -42,6 +51,13 @@ class AttackReport:
     counted_backwards: int | None
     wall_time: float
     model_time: float
+    labels: Tensor | None = field(default=None, repr=False)
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def dense(self) -> bool:
+        """Whether predictions are dense: a label per pixel."""
+        return "apsr" in self.columns
 
     @property
     def samples(self) -> int:
@@ -83,6 +99,7 @@ class AttackReport:
         """
         success, columns = self.columns["success"], self.columns
         backwards = self.counted_backwards
+        dense = {"mean_apsr": float(columns["apsr"].mean()), **self.figures} if self.dense else {}
         return {
             "distance": self.distance_name,
             "targeted": self.targeted,
@@ -101,4 +118,5 @@ class AttackReport:
             "wall_time": self.wall_time,
             "model_time": self.model_time,
             "time_over_model_time": self.time_over_model_time,
+            **dense,
         }

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from constropt.evaluation.counting import PassCounter, counted, logits_of, synchronize, time_pass
+from constropt.evaluation.columns import verified
+from constropt.evaluation.counting import PassCounter, counted, synchronize, time_pass
 from constropt.evaluation.report import AttackReport
-from constropt.solution import Solution, Status
+from constropt.evaluation.segmentation import mean_iou_of
+from constropt.solution import Solution
 
 NORMS = ("l0", "l1", "l2", "linf")
-_TOLERANCE = 1e-6  # of the bounds, input units: rounding of a projection, far below any perturbation that matters
+NU = 0.99  # the fraction of pixels at which a dense prediction counts as fooled (Sec. 5.5.3)
 
 
 def evaluate(
@@ -35,10 +37,12 @@ def evaluate(
 ) -> AttackReport:
     """Run ``recipe(model, inputs, labels, targets=..., **options)`` on batches and report every sample.
 
-    ``inputs`` ``(samples, *event)`` and the labels and targets ``(samples,)`` may lie on another device than the model;
-    batches are moved to it. ``measure``, a norm, is what the ``distance`` column holds; by default the recipe's own
-    distance, recomputed where it is a norm. ``progress(done, samples)`` is called after every batch. ``options`` go to
-    the recipe as they are.
+    ``inputs`` ``(samples, *event)`` and the labels and targets, ``(samples,)`` or ``(samples, *pixels)`` for dense
+    predictions, may lie on another device than the model; batches are moved to it. A dense prediction is a success
+    when the fraction ``nu`` (the recipe's option, 0.99 by default) of the pixels not labelled ``ignore_index`` (255)
+    is. ``measure``, a norm, is what the ``distance`` column holds; by default the recipe's own distance, recomputed
+    where it is a norm. ``progress(done, samples)`` is called after every batch. ``options`` go to the recipe as they
+    are.
 
     Raises ``ValueError``/``TypeError`` before the first model call for mismatched data, a model in training mode or
     options that the recipe does not take, and ``TypeError`` when the recipe returns no :class:`Solution`.
@@ -51,10 +55,14 @@ def evaluate(
     distance = measure or _setting(options, named, "distance", "objective")
     distance_name = distance if isinstance(distance, str) else getattr(distance, "__name__", type(distance).__name__)
     bounds = _checked_bounds(_setting(options, named, "bounds", (0.0, 1.0)))
+    nu = _setting(options, named, "nu", None)
+    nu = float(NU if nu is None else nu)
+    ignore_index = int(_setting(options, named, "ignore_index", 255))
 
     counter = PassCounter()
     batches: list[dict[str, np.ndarray]] = []
     adversarial: list[Tensor] = []
+    confusions: dict[str, Tensor] = {}
     wall_time = pass_time = 0.0
     for start in range(0, inputs.shape[0], batch_size):
         rows = slice(start, start + batch_size)
@@ -72,7 +80,9 @@ def evaluate(
         if not isinstance(solution, Solution) or solution.x.shape != x.shape:
             raise TypeError(f"recipe {name!r}: must return a Solution with one x per input, got {solution!r:.80}")
         adversarial.append(solution.x.detach().cpu())
-        batches.append(_columns(model, solution, x, y, t, bounds, distance_name))
+        columns, counts = verified(model, solution, x, y, t, bounds, distance_name, nu, ignore_index)
+        batches.append(columns)
+        confusions = {key: count + confusions.get(key, 0) for key, count in counts.items()}
         if progress is not None:
             progress(min(start + batch_size, inputs.shape[0]), inputs.shape[0])
 
@@ -92,50 +102,21 @@ def evaluate(
         counted_backwards=counter.backwards,
         wall_time=wall_time,
         model_time=steps * pass_time,
+        labels=labels.detach().cpu(),
+        figures=_dense_figures(confusions),
     )
 
 
-@torch.no_grad()
-def _columns(
-    model: Callable[[Tensor], Any],
-    solution: Solution,
-    inputs: Tensor,
-    labels: Tensor,
-    targets: Tensor | None,
-    bounds: tuple[float, float],
-    distance_name: str,
-) -> dict[str, np.ndarray]:
-    """Everything that is said of each sample, from clean forward passes on the inputs and on the returned ``x``."""
-    x = solution.x.detach()
-    clean, prediction = (logits_of(model(batch)).argmax(1) for batch in (inputs, x))
-    changed = prediction != labels if targets is None else prediction == targets
-    flat = x.flatten(1)
-    inside = (flat.isfinite() & (flat >= bounds[0] - _TOLERANCE) & (flat <= bounds[1] + _TOLERANCE)).all(1)
-    delta = (x - inputs).flatten(1).double()
-    norms = {
-        "l0": (delta != 0).sum(1).double(),
-        "l1": delta.abs().sum(1),
-        "l2": delta.norm(dim=1),
-        "linf": delta.abs().amax(1),
+def _dense_figures(confusions: dict[str, Tensor]) -> dict[str, float]:
+    """What is counted over all pixels of all samples: accuracy on the clean inputs, mIoU before and after."""
+    if not confusions:
+        return {}
+    clean, adversarial = confusions["clean"].double(), confusions["adversarial"].double()
+    return {
+        "clean_accuracy": (clean.trace() / clean.sum()).item(),
+        "clean_miou": mean_iou_of(clean),
+        "miou": mean_iou_of(adversarial),
     }
-    columns = {
-        "label": labels,
-        "prediction": prediction,
-        "clean_prediction": clean,
-        "clean_correct": clean == labels,
-        "success": changed & inside,
-        "claimed": solution.feasible,
-        "distance": norms.get(distance_name, solution.objective.detach().double()),
-        **norms,
-        "forwards": solution.forwards,
-        "backwards": solution.backwards,
-        "first_feasible": solution.first_feasible,
-    }
-    if targets is not None:
-        columns["target"] = targets
-    arrays = {name: value.cpu().numpy() for name, value in columns.items()}
-    arrays["status"] = np.array([Status(code).message for code in solution.status.tolist()])
-    return arrays
 
 
 def _parameters(recipe: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
@@ -182,9 +163,13 @@ def _check_data(
         raise ValueError("model: is in training mode, where its answers change from call to call; call model.eval()")
     if inputs.dim() < 2 or inputs.shape[0] == 0:
         raise ValueError(f"inputs: takes (samples, *event) with at least one sample, got shape {tuple(inputs.shape)}")
+    dense = (inputs.shape[0], *inputs.shape[2:])
     for what, values in (("labels", labels), ("targets", targets)):
-        if values is not None and values.shape != inputs.shape[:1]:
-            raise ValueError(f"{what}: takes shape ({inputs.shape[0]},), one per input, got {tuple(values.shape)}")
+        if values is not None and (values.shape not in (inputs.shape[:1], dense) or values.shape != labels.shape):
+            raise ValueError(
+                f"{what}: takes shape ({inputs.shape[0]},), one per input, or {dense}, one per pixel, got"
+                f" {tuple(values.shape)}"
+            )
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size: takes a whole number >= 1, got {batch_size!r}")
     if measure is not None and measure not in NORMS:

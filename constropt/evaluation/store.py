@@ -40,7 +40,7 @@ def write_adversarial(report: AttackReport, path: str | Path) -> None:
     """
     tensors = {
         "inputs": report.adversarial.detach().cpu().contiguous(),
-        "labels": report.tensor("label"),
+        "labels": report.tensor("label") if report.labels is None else report.labels.contiguous(),
         "success": report.tensor("success"),
     }
     with replacing(path) as unfinished:

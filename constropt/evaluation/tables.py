@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from constropt.evaluation.report import CONVENTIONS, AttackReport
+from constropt.evaluation.report import CONVENTIONS, DENSE_CONVENTIONS, AttackReport
 
 
 def results_table(reports: Sequence[AttackReport], *, title: str | None = None) -> Table:
@@ -18,11 +18,14 @@ def results_table(reports: Sequence[AttackReport], *, title: str | None = None) 
     """
     if not reports:
         raise ValueError("reports: takes at least one report")
-    table = Table(title=title, caption="\n".join([CONVENTIONS, *_remarks(reports)]), caption_justify="left")
+    conventions = [CONVENTIONS, DENSE_CONVENTIONS] if any(report.dense for report in reports) else [CONVENTIONS]
+    table = Table(title=title, caption="\n".join([*conventions, *_remarks(reports)]), caption_justify="left")
     table.add_column("recipe")
     distances = list(dict.fromkeys(report.distance_name for report in reports))
     unit = f" {distances[0]}" if len(distances) == 1 else ""
-    for header in ("success", f"median{unit}", f"mean{unit}", "fwd / bwd", "time", "time/model"):
+    dense = any(report.dense for report in reports)
+    found = ("APSR", "mIoU") if dense else ()
+    for header in ("success", f"median{unit}", f"mean{unit}", *found, "fwd / bwd", "time", "time/model"):
         table.add_column(header, justify="right")
     for report in reports:
         summary = report.summary()
@@ -31,11 +34,20 @@ def results_table(reports: Sequence[AttackReport], *, title: str | None = None) 
             f"{summary['success_rate']:.1%}",
             number(summary["median_distance"]),
             number(summary["mean_distance"]),
+            *([_percent(summary, "mean_apsr"), _iou(summary)] if dense else []),
             f"{number(summary['forwards'])} / {number(summary['backwards'])}",
             f"{summary['wall_time']:.2f} s",
             f"{summary['time_over_model_time']:.2f}",
         )
     return table
+
+
+def _percent(summary: dict[str, Any], name: str) -> str:
+    return f"{summary[name]:.1%}" if name in summary else "-"
+
+
+def _iou(summary: dict[str, Any]) -> str:
+    return f"{_percent(summary, 'clean_miou')} > {_percent(summary, 'miou')}"
 
 
 def number(value: float | None) -> str:

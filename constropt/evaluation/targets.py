@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,34 @@ def choose_targets(kind: str, labels: Tensor, num_classes: int, *, seed: int = 0
     if own:
         raise ValueError(f"targets: {own} of the samples have label {kind} already; take 'next', or data without them")
     return torch.full_like(labels, int(kind))
+
+
+def dense_targets(kind: str, labels: Tensor, others: Callable[[], Tensor], *, ignore_index: int = 255) -> Tensor:
+    """Target label maps ``(samples, height, width)`` by name.
+
+    "7": that class everywhere (:func:`constant_target`); "majority": each pixel's most frequent label in the maps that
+    ``others()`` returns (:func:`majority_target`); "erase:7": the nearest other class in place of class 7
+    (:func:`nearest_neighbour_target`); "8,9=3": class 3 in place of classes 8 and 9. Ignored pixels stay ignored.
+
+    Raises ``ValueError`` for anything else.
+
+    >>> dense_targets("8,9=3", torch.tensor([[[8, 1], [9, 255]]]), others=list)
+    tensor([[[  3,   1],
+             [  3, 255]]])
+    """
+    erased, equals, new = kind.partition("=")
+    if kind.isdecimal():
+        chosen = constant_target(labels, int(kind))
+    elif kind == "majority":
+        chosen = repeated_target(labels, majority_target(others(), ignore_index=ignore_index))
+    elif kind.startswith("erase:") and kind[6:].isdecimal():
+        chosen = nearest_neighbour_target(labels, erase=int(kind[6:]), ignore_index=ignore_index)
+    elif equals and new.isdecimal() and all(c.isdecimal() for c in erased.split(",")):
+        classes = torch.tensor([int(c) for c in erased.split(",")], device=labels.device)
+        chosen = torch.where(torch.isin(labels, classes), int(new), labels)
+    else:
+        raise ValueError(f"targets: dense labels take a class, 'majority', 'erase:CLASS' or 'A,B=C', got {kind!r}")
+    return torch.where(labels == ignore_index, ignore_index, chosen)
 
 
 def constant_target(labels: Tensor, target: int) -> Tensor:
