@@ -69,10 +69,12 @@ def ALMAProx(
     constraint a row (``pixels`` None) there is nothing to mask and nothing to balance, and rho starts at ALMA's 1.
 
     For dense predictions ``pixels`` is the number of a row's constraints: with the quantile mask (Eq. 5.6) and the
-    scale w (Eq. 5.8), rho from 0.01 and growing again where a pixel is lost (Alg. IV-2). Three things are not the
+    scale w (Eq. 5.8), rho from 0.01 and growing again where a pixel is lost (Alg. IV-2). Four things are not the
     paper's, which fits its step size and weights to large models: multipliers start at 1 over the number of pixels, so
-    that the sum of all weighs as much as the norm; w is not held at 1, where it leaves runs just below the fraction
-    that must be met; and the step size grows from 1e-4 to at most 1e-2 in the first tenth of the steps.
+    that the sum of all weighs as much as the norm, and stay below 100 times that, rho below 0.1, since pixels that
+    are hopeless would otherwise drive the norm to its limit; w is not held at 1, where it leaves runs just below the
+    fraction that must be met, but at 10; and the step size grows from 1e-4 to at most 1e-2 in the first tenth of the
+    steps.
     """
     if pixels is None:
         lagrangian = AugmentedLagrangian(
@@ -86,8 +88,8 @@ def ALMAProx(
         return FirstOrder(lagrangian, primal=VariableMetric(smoothing=ema), size=size, tolerance=0.0)
     lagrangian = AugmentedLagrangian(
         penalty=penalty,
-        multiplier=MultiplierUpdate(ema=ema, minimum=1e-12, maximum=width),
-        schedule=PeriodicRho(every=10, factor=2.0, ratio=0.95, recent=True),
+        multiplier=MultiplierUpdate(ema=ema, minimum=1e-12, maximum=100 * width / pixels),
+        schedule=PeriodicRho(every=10, factor=2.0, ratio=0.95, maximum=0.1, recent=True),
         mu=width / pixels,
         rho=0.01,
     )
@@ -103,7 +105,7 @@ def ALMAProx(
         primal=VariableMetric(smoothing=ema),
         size=size,
         masking=QuantileMask(),
-        scaling=ConstraintScale(maximum=1e3),
+        scaling=ConstraintScale(maximum=10.0),
         tolerance=0.0,
     )
 
@@ -123,10 +125,10 @@ def alma_prox(
     bounds: tuple[float, float] = (0.0, 1.0),
     callback: Callback | None = None,
 ) -> Solution:
-    """The ALMA prox attack, minimal in linf, on classifiers and dense predictions: :class:`MinimalPerturbation` by
-    :func:`ALMAProx`.
+    """The ALMA prox attack: the linf :class:`MinimalPerturbation` of a classifier or dense prediction, by prox steps.
 
-    The linf distance and the box are handled together by their exact prox, the constraints by ``penalty``.
+    The linf distance and the box are handled together by their exact prox, the constraints by ``penalty``
+    (:func:`ALMAProx`).
     ``labels``, ``targets``, ``mask``, ``nu`` and ``ignore_index`` are those of :class:`MinimalPerturbation`: labels
     ``(batch,)``, or ``(batch, *pixels)`` for dense predictions, of which a row counts as fooled from ``nu = 0.99`` of
     its pixels on. ``steps`` is 100 by default, 500 for dense predictions; ``ema`` is
