@@ -46,7 +46,7 @@ _ARCHITECTURES: dict[tuple[int, ...], str] = {
     (1, 28, 28): "constropt.problems.models:small_cnn",
     (3, 64, 64): "constropt.problems.unet:unet",
 }
-_EMBEDDED = {"digits": 10, "scenes": 10}  # data that a model is trained on by default, and for how many epochs
+_EMBEDDED = {"digits": 10, "scenes": 5}  # data that a model is trained on by default, and for how many epochs
 _OWN_FLAGS = {"distance", "steps", "penalty", "targets", "batch_size", "name", "measure", "progress"}
 
 Command = TypeVar("Command", bound=Callable[..., Any])

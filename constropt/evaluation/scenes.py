@@ -35,13 +35,13 @@ _PIXELS_PER_TRY = 400  # digits that are tried to be placed grow with the area: 
 def digit_scenes(count: int, size: int = 64, seed: int = 0, split: str = "train") -> LabelledData:
     """Scenes of colored digits on a textured background, with a class per pixel: data that needs no download.
 
-    Each scene holds the 8x8 digits of scikit-learn, scaled to 16 to 24 pixels, in random colors at random places that
-    do not overlap (about five at size 64, more on larger scenes), before a background of low contrast. Returns
-    ``inputs`` float32 ``(count, 3, size, size)`` in [0, 1] and ``labels`` int64 ``(count, size, size)``: 0 on the
-    background, digit + 1 on a digit (:data:`SCENE_CLASSES`), and 255, not counted, on the pixel-wide border around it,
-    where the two blend. The same arguments give the same scenes, and a larger ``count`` begins with the scenes of a
-    smaller one; ``split``, "train" or "test", takes the digits of that split of ``load_data("digits")``: they are
-    disjoint.
+    Each scene holds the 8x8 digits of scikit-learn, scaled to 16 to 24 pixels, each in a color near that of its
+    class, at random places that do not overlap (about five at size 64, more on larger scenes), before a gray
+    background. Returns ``inputs`` float32 ``(count, 3, size, size)`` in [0, 1] and ``labels`` int64 ``(count, size,
+    size)``: 0 on the background, digit + 1 on a digit (:data:`SCENE_CLASSES`), and 255, not counted, on the
+    pixel-wide border around it, where the two blend. The same arguments give the same scenes, and a larger ``count``
+    begins with the scenes of a smaller one; ``split``, "train" or "test", takes the digits of that split of
+    ``load_data("digits")``: they are disjoint.
 
     Raises ``ValueError`` unless ``count`` is at least 1 and ``size`` at least 24, :class:`MissingExtra` without
     scikit-learn.
@@ -61,14 +61,14 @@ def digit_scenes(count: int, size: int = 64, seed: int = 0, split: str = "train"
 
 def _digit_scene(digits: LabelledData, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One image ``(3, size, size)`` and its labels."""
-    image, color = _background(size, generator)
+    image = _background(size, generator)
     labels = torch.zeros(size, size, dtype=torch.int64)
     low, high = _DIGIT_SIDES
     for _ in range(size**2 // _PIXELS_PER_TRY + 1):
         row = int(torch.randint(len(digits.labels), (), generator=generator))
         side = int(torch.randint(low, high + 1, (), generator=generator))
         top, left = torch.randint(size - side + 1, (2,), generator=generator).tolist()
-        shift = (0.25 + 0.2 * torch.rand(3, generator=generator)) * _signs(color, generator)
+        color = _class_color(int(digits.labels[row]), generator)
         place = (slice(top, top + side), slice(left, left + side))
         if labels[place].any():
             continue
@@ -78,23 +78,24 @@ def _digit_scene(digits: LabelledData, size: int, generator: torch.Generator) ->
         near = functional.max_pool2d(digit[None].float(), 3, stride=1, padding=1)[0].bool()
         labels[near & (labels == 0)] = IGNORED
         labels[digit] = digits.labels[row] + 1
-        image += ink * shift[:, None, None]
+        image = torch.lerp(image, color[:, None, None].expand_as(image), ink)
     return image.clamp_(0, 1), labels
 
 
-def _background(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A color with waves over 8 pixels and noise over one, all of low contrast; and that color, ``(3,)``."""
-    color = 0.3 + 0.4 * torch.rand(3, generator=generator)
+def _background(size: int, generator: torch.Generator) -> Tensor:
+    """A gray with waves over 8 pixels and noise over one, all of low contrast, ``(3, size, size)``."""
+    gray = 0.3 + 0.4 * torch.rand((), generator=generator) + 0.05 * torch.randn(3, generator=generator)
     coarse = torch.randn(1, 3, size // 8 + 1, size // 8 + 1, generator=generator)
     waves = functional.interpolate(coarse, size=(size, size), mode="bicubic")[0]
     noise = torch.randn(3, size, size, generator=generator)
-    return color[:, None, None] + 0.05 * waves + 0.02 * noise, color
+    return gray[:, None, None] + 0.05 * waves + 0.02 * noise
 
 
-def _signs(color: Tensor, generator: torch.Generator) -> Tensor:
-    """Brighter or darker per channel: at random, but away from black or white where the background is near it."""
-    random = torch.where(torch.rand(3, generator=generator) < 0.5, -1.0, 1.0)
-    return torch.where(color < 0.45, 1.0, torch.where(color > 0.55, -1.0, random))
+def _class_color(digit: int, generator: torch.Generator) -> Tensor:
+    """A color near the one of the digit's class, ``(3,)``: as with grass and sky, color tells much but not all."""
+    hue, lightness = torch.rand(2, generator=generator).sub(0.5).tolist()
+    phases = digit / 10 + 0.04 * hue + torch.tensor([0.0, 1 / 3, 2 / 3])
+    return (0.5 + 0.2 * lightness + 0.3 * torch.cos(2 * torch.pi * phases)).clamp(0, 1)
 
 
 def load_camvid(folder: str | Path, split: str = "test", *, size: tuple[int, int] | None = None) -> LabelledData:

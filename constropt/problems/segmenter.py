@@ -20,24 +20,25 @@ def train_segmenter(
     *,
     epochs: int = 20,
     batch_size: int = 8,
-    lr: float = 3e-3,
+    lr: float = 1e-2,
     ignore_index: int = 255,
     weight: Tensor | None = None,
+    mirror: bool = True,
     augment: Augment | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Model:
-    """Minimise the cross-entropy per pixel of ``model`` in place by Adam with a one-cycle step size; returns it in eval
-    mode.
+    """Minimise the cross-entropy per pixel of ``model`` in place by Adam with a one-cycle step size; returns it in
+    eval mode.
 
     ``images`` is ``(samples, channels, height, width)``, ``labels`` ``(samples, height, width)`` int64, where
-    ``ignore_index`` does not count; ``model`` returns logits ``(batch, classes, height, width)``. Every image is
-    mirrored left to right with probability one half; ``augment(images, labels, generator)``, where given, then changes
-    each batch further. ``weight`` ``(classes,)`` multiplies the loss of a pixel by that of its label. ``lr`` is the
-    peak of the cycle. ``device`` moves the model (default: it stays); batches follow it. ``progress(epoch, epochs,
-    loss)`` is called after each epoch with its mean loss per counted pixel. The same ``seed`` and initial weights give
-    the same result on one device; the global generators are left as they were.
+    ``ignore_index`` does not count; ``model`` returns logits ``(batch, classes, height, width)``. With ``mirror``,
+    every image is mirrored left to right with probability one half; ``augment(images, labels, generator)``, where
+    given, then changes each batch further. ``weight`` ``(classes,)`` multiplies the loss of a pixel by that of its
+    label. ``lr`` is the peak of the cycle. ``device`` moves the model (default: it stays); batches follow it.
+    ``progress(epoch, epochs, loss)`` is called after each epoch with its mean loss per counted pixel. The same
+    ``seed`` and initial weights give the same result on one device; the global generators are left as they were.
 
     Raises ``ValueError`` for empty or mismatched data, labels that all are ``ignore_index``, and unless ``epochs``,
     ``batch_size`` and ``lr`` are positive.
@@ -73,9 +74,10 @@ def train_segmenter(
             total = torch.zeros((), dtype=torch.float64, device=device)
             for rows in torch.randperm(samples, generator=generator).split(batch_size):
                 x, y = images[rows].to(device), labels[rows].to(device)
-                mirrored = (torch.rand(len(rows), generator=generator) < 0.5).to(device)
-                x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-                y = torch.where(mirrored[:, None, None], y.flip(2), y)
+                if mirror:
+                    mirrored = (torch.rand(len(rows), generator=generator) < 0.5).to(device)
+                    x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+                    y = torch.where(mirrored[:, None, None], y.flip(2), y)
                 if augment is not None:
                     x, y = augment(x, y, generator)
                 # the sum over a batch with nothing to count is 0, where the mean would be NaN and stay in the weights
