@@ -20,7 +20,7 @@ from constropt.problems.attacks import alma_prox
 from constropt.problems.unet import unet
 
 CASES = ("plain gradient", "ALMA prox")
-# glibc keeps freed blocks of up to 32 MiB for later use; with a fixed threshold the resident memory is that of live tensors
+# glibc keeps freed blocks of up to 32 MiB; with a fixed threshold the resident memory is that of live tensors
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 

@@ -3,31 +3,35 @@
     argmin over p   1/2 sum_i s_i (p_i - x_i)^2 + step N(p)   subject to   lower <= p <= upper
 
 For all: ``x`` is ``(batch, *event)``; ``step``, >= 0, a number or ``(batch,)``; ``lower``, ``upper`` and ``metric`` (s
-> 0) broadcast to ``x``; the box must contain 0; ``out`` receives the result. ``warm`` is accepted for the signature
-that all operators share. Inputs are not modified, a row that is not finite leaves the others alone, and ``ValueError``
-is raised for a negative ``step`` given as a number and for shapes that do not broadcast.
+> 0) broadcast to ``x``; the box must contain 0; ``out`` receives the result and may be x. ``warm`` is accepted for the
+signature that all operators share. Inputs are not modified, a row that holds a NaN gives a row of them and leaves the
+others alone, and ``ValueError`` is raised for a negative ``step`` given as a number and for shapes that do not fit x.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from constropt.prox.linf import Step, column, finish, linf, side
+from constropt.prox.linf import linf
+from constropt.prox.rows import HUGE, Bound, Problem, Step, clip, row_sum
 
-# Halvings of the bracket of the l2 operator's scalar root: to the last bit of a float64 from any scale in the bracket.
-_HALVINGS = 100
+# Newton's method for the l2 operator ends where a step is so short that the next would be below rounding; halvings take
+# over where it leaves the bracket.
+_PASSES = 100
 
 
+@torch.no_grad()
 def l1(
     x: Tensor,
     step: Step,
     *,
-    lower: Tensor | float | None = None,
-    upper: Tensor | float | None = None,
+    lower: Bound = None,
+    upper: Bound = None,
     metric: Tensor | None = None,
     warm: Tensor | None = None,
     out: Tensor | None = None,
@@ -37,55 +41,23 @@ def l1(
     >>> l1(torch.tensor([[3.0, -0.5, 2.0]]), 1.0, upper=1.5)
     tensor([[1.5000, 0.0000, 1.0000]])
     """
-    rows, low, high, weights, amount, lost = _prepare(x, step, lower, upper, metric)
-    threshold = amount / weights
-    # the two halves keep what is beyond the threshold on either side; one of them is 0
-    soft = (rows - threshold).clamp_min(0) + (rows + threshold).clamp_max(0)
-    return finish(torch.minimum(torch.maximum(soft, low), high), lost, x, out)
+    return Problem(x, step, lower, upper, metric, out).solve(_soft)
 
 
-def l2(
-    x: Tensor,
-    step: Step,
-    *,
-    lower: Tensor | float | None = None,
-    upper: Tensor | float | None = None,
-    metric: Tensor | None = None,
-    warm: Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """prox of ``step ||.||_2`` (not squared), box and metric: ``p = clip(s r x / (s r + step))``, ``r = ||p||_2``.
-
-    0 where ``||s x||_2 <= step`` over the entries that the box lets move; r is found by bisection.
-
-    >>> l2(torch.tensor([[3.0, 4.0]]), 1.0)
-    tensor([[2.4000, 3.2000]])
-    """
-    rows, low, high, weights, amount, lost = _prepare(x, step, lower, upper, metric)
-
-    def at(r: Tensor) -> Tensor:
-        # written so that a step of 0 gives x and r = 0 gives 0
-        shrunk = rows * (weights * r / (weights * r + amount).clamp_min(torch.finfo(rows.dtype).tiny))
-        return torch.minimum(torch.maximum(shrunk, low), high)
-
-    movable = torch.where(rows > 0, high > 0, low < 0)
-    nonzero = torch.linalg.vector_norm(torch.where(movable, weights * rows, 0), dim=1, keepdim=True) > amount
-    inside = torch.minimum(torch.maximum(rows, low), high)
-    # ||at(r)|| / r falls in r: it is above 1 below the root, below 1 above it
-    least, most = torch.zeros_like(amount), torch.linalg.vector_norm(inside, dim=1, keepdim=True)
-    for _ in range(_HALVINGS):
-        r = (least + most) / 2
-        small = torch.linalg.vector_norm(at(r), dim=1, keepdim=True) > r
-        least, most = torch.where(small, r, least), torch.where(small, most, r)
-    return finish(torch.where(amount > 0, torch.where(nonzero, at(most), 0), inside), lost, x, out)
+def _soft(x: Tensor, low: Bound, high: Bound, s: Bound, step: Tensor, p: Tensor) -> None:
+    threshold = step if s is None else step / s
+    torch.minimum(x, threshold, out=p)
+    torch.sub(x, torch.maximum(p, -threshold, out=p), out=p)
+    clip(p, low, high, out=p)
 
 
+@torch.no_grad()
 def l0(
     x: Tensor,
     step: Step,
     *,
-    lower: Tensor | float | None = None,
-    upper: Tensor | float | None = None,
+    lower: Bound = None,
+    upper: Bound = None,
     metric: Tensor | None = None,
     warm: Tensor | None = None,
     out: Tensor | None = None,
@@ -95,11 +67,91 @@ def l0(
     >>> l0(torch.tensor([[3.0, -0.5, 2.0]]), 1.0, upper=2.5)
     tensor([[2.5000, 0.0000, 2.0000]])
     """
-    rows, low, high, weights, amount, lost = _prepare(x, step, lower, upper, metric)
-    inside = torch.minimum(torch.maximum(rows, low), high)
-    # x^2 - (q - x)^2 without its cancellation
-    gain = weights * inside * (2 * rows - inside)
-    return finish(torch.where(gain > 2 * amount, inside, 0), lost, x, out)
+    return Problem(x, step, lower, upper, metric, out).solve(_hard)
+
+
+def _hard(x: Tensor, low: Bound, high: Bound, s: Bound, step: Tensor, p: Tensor) -> None:
+    x = x.clamp(-HUGE, HUGE)
+    inside = clip(x, low, high)
+    gain = inside * (2 * x - inside)  # x^2 - (q - x)^2 without its cancellation
+    if s is not None:
+        gain *= s
+    # a NaN stays one, and no zero is negative
+    torch.mul(inside, torch.gt(gain, 2 * step, out=gain), out=p).add_(0.0)
+
+
+@torch.no_grad()
+def l2(
+    x: Tensor,
+    step: Step,
+    *,
+    lower: Bound = None,
+    upper: Bound = None,
+    metric: Tensor | None = None,
+    warm: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """prox of ``step ||.||_2`` (not squared), box and metric: ``p = clip(s r x / (s r + step))``, ``r = ||p||_2``.
+
+    0 where ``||s x||_2 <= step`` over the entries that the box lets move. Without box and metric this is ``(1 - step /
+    ||x||) x``; else r is found by Newton's method on ``r / ||p(r)|| = 1``, with ``warm``, ``(batch,)``, as a start.
+
+    >>> l2(torch.tensor([[3.0, 4.0]]), 1.0)
+    tensor([[2.4000, 3.2000]])
+    """
+    problem = Problem(x, step, lower, upper, metric, out)
+    r = _norm(problem, None if warm is None else warm.detach().reshape(-1, 1).double())
+    return problem.solve(partial(_shrunk, r=r))
+
+
+def _shrunk(x: Tensor, low: Bound, high: Bound, s: Bound, step: Tensor, p: Tensor, r: Tensor) -> None:
+    pull = r if s is None else s * r
+    # a step of 0 gives x, r = 0 gives 0
+    torch.mul(x, (pull / (pull + step)).nan_to_num_(nan=0.0).where(step > 0, 1), out=p)
+    clip(p, low, high, out=p)
+
+
+def _norm(problem: Problem, start: Tensor | None) -> Tensor:
+    """``||p||_2`` of the result, ``(batch, 1)`` in float64."""
+    x, low, high, s = problem.x.clamp(-HUGE, HUGE), problem.lower, problem.upper, problem.metric
+    step = problem.step
+    pulled = x if s is None else x * s
+    if low is not None or high is not None:
+        # what the box does not let move in its direction does not pull
+        pulled = pulled * (clip(x.sign(), low, high) != 0)
+    moves = _length(pulled) > step
+    most = _length(clip(x, low, high))
+    if low is None and high is None and s is None:
+        return (most - step).clamp_min(0)
+    least, r = torch.zeros_like(most), most if start is None else start.nan_to_num(nan=0.0).minimum(most)
+    r = r.where(r > 0, most)
+    close = torch.finfo(x.dtype).eps ** 0.5
+    done = ~moves | (step <= 0) | ~most.isfinite()
+    for _ in range(_PASSES):
+        at = r.to(x.dtype)
+        rate = 1 / (at + step.to(x.dtype)) if s is None else s / (s * at + step.to(x.dtype))
+        share = x * rate
+        if low is not None or high is not None:
+            free = share * at
+            inside = clip(free, low, high)
+            # entries at the box do not grow with r
+            share, rate = share.where(inside == free, inside / at), rate.where(inside == free, 1 / at)
+        square = share.square()
+        size, slope = row_sum(square).unsqueeze(1), row_sum(square.mul_(rate)).unsqueeze(1)
+        newton = r + (size**1.5 - size) / slope
+        least, most = r.where((size > 1) & ~done, least), r.where((size <= 1) & ~done, most)
+        inward = (newton >= least) & (newton <= most)
+        settled = inward & ((newton - r).abs() <= close * r) | (most - least <= close**2 * most)
+        r, done = r.where(done, newton.where(inward, (least + most) / 2)), done | settled
+        if r.device.type == "cpu" and bool(done.all()):  # a device is not waited for
+            break
+    return r.where(moves, 0)
+
+
+def _length(rows: Tensor) -> Tensor:
+    """``(batch, 1)`` in float64: the norms, without overflow."""
+    size = rows.abs().amax(1, keepdim=True).double().clamp_min(torch.finfo(torch.float32).tiny)
+    return size * row_sum((rows / size.to(rows.dtype)).square()).sqrt().unsqueeze(1)
 
 
 _OPERATORS: dict[str, tuple[float, Callable[..., Tensor]]] = {
@@ -145,14 +197,3 @@ class NormAround:
         # the sum with the centre rounds: the box is met exactly in the dtype of x
         lower, upper = (torch.as_tensor(b, dtype=x.dtype, device=x.device) for b in (self.lower, self.upper))
         return torch.minimum(torch.maximum(self.center + delta, lower), upper)
-
-
-def _prepare(
-    x: Tensor, step: Step, lower: Tensor | float | None, upper: Tensor | float | None, metric: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As float64 rows: x, the sides of the box, the metric and the step; and which rows hold a NaN."""
-    rows = x.detach().flatten(1).double()
-    lost = rows.isnan().any(1, keepdim=True)
-    rows = rows.nan_to_num(nan=0.0, posinf=1e30, neginf=-1e30)
-    low, high = side(lower, x, -torch.inf), side(upper, x, torch.inf)
-    return rows, low, high, side(metric, x, 1.0), column(step, x), lost

@@ -2,6 +2,7 @@
 
 from .domain import Counterexample, check_domain
 from .penalties import LawViolation, check_penalty
+from .prox import check_prox
 from .solver import KnownProblem, check_solver, known_problems
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "LawViolation",
     "check_domain",
     "check_penalty",
+    "check_prox",
     "check_solver",
     "known_problems",
 ]
