@@ -33,6 +33,7 @@ class MinimalPerturbation(ConstrainedProblem[Tensor]):
     targets or a mask of a wrong shape, dtype or sign, targets equal to labels, and rows of which no pixel counts;
     at the first call for labels that are no classes of the model.
 
+    >>> import torch
     >>> model = torch.nn.Linear(2, 3)
     >>> problem = MinimalPerturbation(model, torch.full((1, 2), 0.5), torch.tensor([0]), distance="l1")
     >>> problem.evaluate(torch.full((1, 2), 0.5)).objective.tolist()
