@@ -1,6 +1,6 @@
 """The l-infinity operator on a box in a metric: ours beside the ternary search and splitting (thesis, Section 5.5.1).
 
-    python benchmarks/prox.py [--repeats 5] [--splitting] [--sizes 512x512 1024x2048] [--batches 1 4]
+    python benchmarks/prox.py [--repeats 5] [--splitting] [--sizes 512x512 1024x2048] [--batches 1 4] [--sigmas 0.1]
 
 x ~ U(0, 1), delta ~ N(0, sigma^2), the box [-x, 1 - x], s ~ U(0, 1), one step per row from 10^U(-1, 3). Times are CPU
 time of the process on one thread, interleaved within one run, medians over draws; those of the others are given as
@@ -29,8 +29,6 @@ from constropt.splitting import (
     dual_forward_backward,
     with_distance,
 )
-
-SIGMAS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
 def sorted_beta(delta: Tensor, step: Tensor, lower: Tensor, upper: Tensor, metric: Tensor) -> Tensor:
@@ -116,6 +114,7 @@ def main() -> None:
     parser.add_argument("--splitting", action="store_true")
     parser.add_argument("--sizes", nargs="+", default=["512x512", "1024x2048"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--sigmas", nargs="+", type=float, default=[1e-3, 1e-2, 1e-1, 1.0])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     compiled = torch.compile(narrow)
@@ -124,7 +123,7 @@ def main() -> None:
         for batch in arguments.batches:
             print(f"\n3x{size}, batch {batch}, torch {torch.__version__}, {arguments.repeats} draws\n")
             print("| sigma | method | time / ours | range | error of beta |\n|---|---|---|---|---|")
-            for sigma in SIGMAS:
+            for sigma in arguments.sigmas:
                 ratios, errors, own = defaultdict(list), defaultdict(list), []
                 for seed in range(arguments.repeats):
                     draw = Draw(seed, batch, n, sigma, compiled)
