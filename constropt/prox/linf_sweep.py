@@ -113,9 +113,10 @@ def evaluate(rows: Rows, at: Tensor, *, wide: bool, first: bool) -> Sums:
             over.mul_(s)
         weights.append(_runs(over))
         levels.append(_runs(m.mul_(over)))
-    for side in (rows.lower, None if rows.upper is None else -rows.upper):
-        if isinstance(side, float | int):
-            nearest = nearest.clamp_min(side)
+    if isinstance(rows.lower, float | int):
+        nearest = nearest.clamp_min(rows.lower)
+    if isinstance(rows.upper, float | int):
+        nearest = nearest.clamp_min(-rows.upper)
     if least:
         nearest = nearest.maximum(torch.stack(least).amax(0).double())
     weight, level = (torch.cat(v, 1).double().cumsum(1)[:, -1] if wanted else zero for v in (weights, levels))
