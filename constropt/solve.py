@@ -59,7 +59,7 @@ def solve(
         tolerance = default_tolerance(x.dtype) if solver.tolerance is None else solver.tolerance
     run = Run(problem, x, steps, tolerance)
 
-    point = run.evaluate(x)
+    point = run.evaluate(x, grad=solver.gradients)
     state = solver.init(run, point) if duals is None else solver.resume(run, point, duals)
     best = BestPoint.start(x, point)
     finished = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
@@ -71,7 +71,7 @@ def solve(
         if index:
             # the old point's output would lie in memory beside the whole graph of the new one
             del point
-            point = run.evaluate(x, rows=~finished)
+            point = run.evaluate(x, grad=solver.gradients, rows=~finished)
         if trace is not None:
             records.append({name: value.detach().clone() for name, value in trace(index, point).items()})
         proposal = solver.step(run, state, point, index)

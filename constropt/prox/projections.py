@@ -155,3 +155,17 @@ def project_linf(d: Tensor, radius: Radius, *, lower: Tensor | None = None, uppe
     radius = _column(radius, rows)
     p, room = rows.clamp(-radius, radius), _room(rows, lower, upper, d)
     return (p if room is None else p.sign() * torch.minimum(p.abs(), room)).view_as(d).to(d.dtype)
+
+
+def project_l0(d: Tensor, radius: Tensor) -> Tensor:
+    """Projection on ``||p||_0 <= radius``, ``(batch,)``: the ``floor(radius)`` largest entries in size, the others 0.
+
+    >>> project_l0(torch.tensor([[3.0, -5.0, 1.0]]), torch.tensor([2.0]))
+    tensor([[ 3., -5.,  0.]])
+    """
+    rows = d.flatten(1)
+    order = rows.abs().argsort(dim=1, descending=True, stable=True)
+    kept = torch.arange(rows.shape[1], device=d.device) < radius.floor().unsqueeze(1)
+    kept = torch.zeros_like(rows, dtype=torch.bool).scatter(1, order, kept)
+    # NaN passes, for the loop to notice
+    return torch.where(kept | rows.isnan(), rows, 0).view_as(d)

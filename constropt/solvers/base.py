@@ -59,12 +59,14 @@ class Solver(Generic[State]):
 
     ``check_every``: after how many steps the loop looks whether all rows are finished (a host synchronisation); 0:
     never. ``tolerance``: violation up to which a row counts as feasible; ``None`` chooses by dtype. ``start_passes``:
-    backward passes that :meth:`init` spends of the budget.
+    backward passes that :meth:`init` spends of the budget. ``gradients``: whether it asks for any; without, points are
+    evaluated by forward passes alone.
     """
 
     check_every: int = 0
     tolerance: float | None = None
     start_passes: ClassVar[int] = 0
+    gradients: ClassVar[bool] = True
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
         """Raise ``ValueError`` for a problem that this solver cannot handle, before the first model call."""

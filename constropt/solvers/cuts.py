@@ -58,6 +58,24 @@ def meet_l1(start: Tensor, normal: Tensor, target: Tensor, lower: Tensor, upper:
     return torch.where(below.unsqueeze(1), start * scale.unsqueeze(1), pushed).clamp(lower, upper)
 
 
+def meet_l0(start: Tensor, normal: Tensor, target: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Entries pushed to the box against the sign of ``normal``, those that gain most first, until the cut is met.
+
+    From 0 no point of the box with ``normal . p <= target`` has fewer entries other than 0.
+
+    >>> box = torch.tensor([[0.1, 0.5]])
+    >>> meet_l0(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]), torch.tensor([-0.4]), -box, box)
+    tensor([[ 0.0000, -0.4000]])
+    """
+    room = torch.where(normal > 0, start - lower, upper - start)
+    gain, order = (normal.abs() * room).sort(dim=1, descending=True, stable=True)
+    before = torch.nn.functional.pad(gain.cumsum(1)[:, :-1], (1, 0))
+    missing = (((normal * start).sum(1) - target).unsqueeze(1) - before).clamp_min(0)
+    part = torch.where(gain > 0, missing / gain, 0).clamp_max(1)
+    move = room * torch.zeros_like(start).scatter(1, order, part)
+    return torch.where(move > 0, start - normal.sign() * move, start).clamp(lower, upper)
+
+
 def _meet_along(
     direction: Tensor, start: Tensor, normal: Tensor, target: Tensor, lower: Tensor, upper: Tensor
 ) -> Tensor:

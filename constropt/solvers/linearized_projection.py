@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation, by_row
+from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.solvers.alternatives import DUAL, alternatives, room
 from constropt.solvers.base import Proposal, Run, Solver, refuse_fractions
 from constropt.solvers.cuts import meet_l1, meet_l2, meet_linf
 
@@ -106,7 +107,7 @@ class LinearizedProjection(Solver[CutState]):
             raise ValueError(f"domain: LinearizedProjection needs a finite Box, got {problem.domain}")
 
     def init(self, run: Run, point: Evaluation) -> CutState:
-        values = _alternatives(point).detach()
+        values = alternatives(point).detach()
         batch, n = point.x.shape[0], point.x[0].numel()
         none = Cut(values.new_zeros(batch, n), values.new_zeros(batch))  # a cut without a normal says nothing
         ones = torch.ones_like(none.offset)
@@ -157,7 +158,7 @@ class LinearizedProjection(Solver[CutState]):
 
     def _explored(self, run: Run, state: CutState, cut: Cut, delta: Tensor) -> CutState:
         """The state after another cut at x0, ranked by the exact distance to it within the box."""
-        lower, upper = _room(run, delta)
+        lower, upper = room(run.problem, run.x0, delta)
         met = _MEET[self.p](delta, cut.normal, -cut.offset, lower, upper)
         # the cuts that say nothing or cannot be met are the farthest
         reached = ((cut.normal * met).sum(1) + cut.offset) <= 1e-4 * cut.offset.abs()
@@ -176,15 +177,14 @@ class LinearizedProjection(Solver[CutState]):
     def _cut(self, point: Evaluation, delta: Tensor, chosen: Tensor | None) -> Cut:
         """The normalised linearisation at the point: of the ``chosen`` alternatives, else of the smallest."""
         with torch.enable_grad():
-            values = _alternatives(point)
+            values = alternatives(point)
             value = values.amin(1) if chosen is None else values.gather(1, chosen.unsqueeze(1)).squeeze(1)
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value.sum(), point.x)
         else:
             gradient = torch.zeros_like(point.x)
         g = gradient.flatten(1).to(delta.dtype)
-        dual = {1.0: torch.inf, 2.0: 2.0, torch.inf: 1.0}[self.p]
-        length = torch.linalg.vector_norm(g, ord=dual, dim=1)
+        length = torch.linalg.vector_norm(g, ord=DUAL[self.p], dim=1)
         flat = length == 0  # no direction: a cut that says nothing
         length = torch.where(flat, 1, length)
         normal = g / length.unsqueeze(1)
@@ -193,10 +193,11 @@ class LinearizedProjection(Solver[CutState]):
 
     def _move(self, run: Run, state: CutState, delta: Tensor, norm: Tensor, tau: float) -> Tensor:
         """The next delta: shrunk, on the averaged cut, within the trust region."""
-        lower, upper = _room(run, delta)
-        dual = {1.0: torch.inf, 2.0: 2.0, torch.inf: 1.0}[self.p]
+        lower, upper = room(run.problem, run.x0, delta)
         cut = state.average
-        beyond = state.overshoot * norm.clamp_min(_SMALLEST) * torch.linalg.vector_norm(cut.normal, ord=dual, dim=1)
+        beyond = (
+            state.overshoot * norm.clamp_min(_SMALLEST) * torch.linalg.vector_norm(cut.normal, ord=DUAL[self.p], dim=1)
+        )
         met = _MEET[self.p](delta / (1 + tau), cut.normal, -cut.offset - beyond, lower, upper)
         trust = _TRUST[self.p] if self.trust is None else self.trust
         reach = _REACH[self.p] if self.reach is None else self.reach
@@ -205,22 +206,3 @@ class LinearizedProjection(Solver[CutState]):
         length = torch.linalg.vector_norm(step, ord=self.p, dim=1)
         fraction = (radius / torch.where(length > 0, length, 1)).clamp_max(1)
         return delta + fraction.unsqueeze(1) * step
-
-
-def _room(run: Run, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """The sides of the box as limits of delta: ``(batch, n)`` each."""
-    bounds = run.problem.domain.bounds(run.x0)
-    assert bounds is not None
-    lower, upper = ((side - run.x0).flatten(1).to(delta) for side in bounds)
-    return lower, upper
-
-
-def _alternatives(point: Evaluation) -> Tensor:
-    """``(batch, m)``, at least in float32: what the constraint declares, or its (worst counted) value alone."""
-    constraint, value, mask = point.constraints[0], by_row(point.values[0]), point.masks[0]
-    if constraint.alternatives is not None:
-        with torch.enable_grad():
-            value = constraint.alternatives(point.x, point.output)
-    else:
-        value = (value if mask is None else torch.where(by_row(mask), value, -torch.inf)).amax(1, keepdim=True)
-    return value.to(torch.promote_types(value.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""A norm ball that grows or shrinks with feasibility, and a normalised step projected on it: FMN (Alg. 1.6)."""
+"""A ball that grows or shrinks with feasibility, and a normalised step projected on it: FMN (Alg. 1.6)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from constropt.masking import by_row
 from constropt.problem import ConstrainedProblem, Evaluation
-from constropt.prox.projections import project_l1, project_l2, project_linf
+from constropt.prox.projections import project_l0, project_l1, project_l2, project_linf
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import (
     counted,
@@ -23,7 +23,7 @@ from constropt.solvers.directions import (
     surrogate,
 )
 
-_PROJECTIONS = {1.0: project_l1, 2.0: project_l2, torch.inf: project_linf}
+_PROJECTIONS = {0.0: project_l0, 1.0: project_l1, 2.0: project_l2, torch.inf: project_linf}
 _DUALS = {1.0: torch.inf, 2.0: 2.0, torch.inf: 1.0}
 
 
@@ -39,7 +39,7 @@ class MinimumNormState:
 
 @dataclass(frozen=True)
 class MinimumNorm(Solver[MinimumNormState]):
-    """min ``||x - x0||_p`` s.t. h(x) <= 0, by FMN (Alg. 1.6; Pintor et al., 2021), p = 1, 2 or inf.
+    """min ``||x - x0||_p`` s.t. h(x) <= 0, by FMN (Alg. 1.6; Pintor et al., 2021), p = 0, 1, 2 or inf.
 
     g is the gradient of the mean of the constraint's surrogate over its counted entries, L the mean of its positive
     part: of a mean that met entries make negative, the absolute value would drive the radius away. Each step sets the
@@ -47,9 +47,10 @@ class MinimumNorm(Solver[MinimumNormState]):
     ``(1 + gamma) ||delta||_p``, which is not in the paper), then larger or smaller by the factor ``1 +- gamma``, and no
     larger than the best norm where the row is feasible --, moves by ``size`` along the l2-normalised -g, projects on
     the ball of that radius, and then on the domain. ``size`` and ``gamma`` decay
-    along a cosine to ``final_size`` times itself and to ``final_gamma``. Feasibility is the problem's, so a constraint
-    of which a fraction nu must hold decides by that. The surrogate should be the signed distance to the boundary in
-    some unit, such as a logit difference: it estimates the first radius.
+    along a cosine to ``final_size`` times itself and to ``final_gamma``. For p = 0 the radius is a number of entries:
+    it starts at 1, is not estimated, is rounded down, and changes by at least 1. Feasibility is the problem's, so a
+    constraint of which a fraction nu must hold decides by that. The surrogate should be the signed distance to the
+    boundary in some unit, such as a logit difference: it estimates the first radius.
 
     Raises ``ValueError`` unless the problem has exactly one constraint, an inequality.
     """
@@ -74,12 +75,16 @@ class MinimumNorm(Solver[MinimumNormState]):
 
     def init(self, run: Run, point: Evaluation) -> MinimumNormState:
         x = point.x.detach()
-        infinite = torch.full(x.shape[:1], torch.inf, dtype=x.dtype, device=x.device)
+        # half precision counts entries to 256 (bfloat16) and knows no change by 0.001
+        infinite = torch.full(
+            x.shape[:1], torch.inf, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
+        )
+        first = torch.ones_like(infinite) if self.p == 0 else infinite
         bounds = run.problem.domain.bounds(x)
         if bounds is None:
-            return MinimumNormState(infinite, infinite, infinite)
+            return MinimumNormState(first, infinite, infinite)
         lower, upper = bounds
-        return MinimumNormState(infinite, infinite, row_norm(torch.maximum(upper - x, x - lower), self.p))
+        return MinimumNormState(first, infinite, row_norm(torch.maximum(upper - x, x - lower).to(infinite), self.p))
 
     def step(self, run: Run, state: MinimumNormState, point: Evaluation, index: int) -> Proposal[MinimumNormState]:
         cosine = (1 + math.cos(math.pi * index / run.steps)) / 2
@@ -88,14 +93,19 @@ class MinimumNorm(Solver[MinimumNormState]):
         x = point.x.detach()
         amount, gradient = self._mean(point)
         delta = x - run.x0
-        norm = row_norm(delta, self.p)
+        norm = row_norm(delta.to(state.radius), self.p)
         feasible = point.violation() <= run.tolerance
         best = torch.where(feasible, torch.minimum(state.best, norm), state.best)
-        boundary = norm + amount / row_norm(gradient, _DUALS[self.p]).clamp_min(torch.finfo(x.dtype).tiny)
-        # at a tie the estimate is the norm itself: a linear model would stay there for ever
-        outside = torch.where(best.isfinite(), state.radius, norm) * (1 + gamma)
-        outside = torch.where(best.isfinite(), outside, torch.maximum(outside, boundary))
-        radius = torch.where(feasible, torch.minimum(state.radius * (1 - gamma), best), outside)
+        if self.p == 0:
+            smaller = torch.minimum(state.radius - 1, (state.radius * (1 - gamma)).floor())
+            larger = torch.maximum(state.radius + 1, (state.radius * (1 + gamma)).floor())
+        else:
+            boundary = norm + amount / row_norm(gradient, _DUALS[self.p]).clamp_min(torch.finfo(x.dtype).tiny)
+            smaller = state.radius * (1 - gamma)
+            # at a tie the estimate is the norm itself: a linear model would stay there for ever
+            larger = torch.where(best.isfinite(), state.radius, norm) * (1 + gamma)
+            larger = torch.where(best.isfinite(), larger, torch.maximum(larger, boundary))
+        radius = torch.where(feasible, torch.minimum(smaller, best).clamp_min(0), larger)
         radius = torch.minimum(radius, state.limit)
         delta = self._project(run, delta - size * normalised(gradient, 2), radius)
         return Proposal(

@@ -1,0 +1,68 @@
+"""Alternating steps: where a row is infeasible reduce its constraint, where feasible its objective (PerC-AL)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.solvers.base import Proposal, Run, Solver
+from constropt.solvers.directions import counted, normalised, per_row, pull_back, require_one_inequality, surrogate
+
+
+@dataclass(frozen=True)
+class Alternating(Solver[None]):
+    """min g(x) s.t. h(x) <= 0, by normalised steps down h where it is violated and down g where it is met (Alg. 1.4).
+
+    ``x <- P(x - size dh / ||dh||_2)`` in infeasible rows, h by its surrogate where it has one, and ``x <- P(x -
+    objective_size dg / ||dg||_2)`` in feasible ones (Zhao, Liu & Larson, CVPR 2020). Both sizes, in the units of x,
+    decay along a cosine, to ``final`` and ``objective_final`` times themselves. Each row takes the one gradient that
+    it needs: one backward pass a step. Rows without a gradient stay.
+
+    Raises ``ValueError`` unless the problem has exactly one constraint, an inequality, and no nonsmooth term, and for
+    sizes that are not > 0.
+
+    >>> from constropt import inequality, solve
+    >>> problem = ConstrainedProblem(
+    ...     objective=lambda x, _: x.norm(dim=1), constraints=[inequality(lambda x, _: 1.0 - x[:, 0])]
+    ... )
+    >>> solution = solve(problem, Alternating(), torch.full((1, 2), 0.1), steps=200)
+    >>> solution.feasible.tolist(), round(solution.objective.item(), 1)
+    ([True], 1.0)
+    """
+
+    size: float = 1.0
+    objective_size: float = 0.5
+    final: float = 0.01
+    objective_final: float = 0.1
+    tolerance: float | None = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("size", "objective_size", "final", "objective_final"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: must be > 0, got {getattr(self, name)}")
+
+    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
+        require_one_inequality(problem, self)
+        if problem.nonsmooth is not None:
+            raise ValueError("problem: has a nonsmooth term, which Alternating would ignore; use a proximal solver")
+
+    def init(self, run: Run, point: Evaluation) -> None:
+        return None
+
+    def step(self, run: Run, state: None, point: Evaluation, index: int) -> Proposal[None]:
+        cosine = (1 + math.cos(math.pi * index / run.steps)) / 2
+        down_h = self.size * (self.final + (1 - self.final) * cosine)
+        down_g = self.objective_size * (self.objective_final + (1 - self.objective_final) * cosine)
+        x = point.x.detach()
+        feasible = point.violation() <= run.tolerance
+        h = surrogate(point)
+        weights = counted(point) & ~feasible.view(-1, *[1] * (h.dim() - 1))
+        gradient = pull_back(point, (h, weights), (point.objective, feasible))
+        size = torch.where(feasible, down_g, down_h)
+        moved = run.problem.domain.project(x - per_row(size, x) * normalised(gradient, 2))
+        return Proposal(x=moved, state=None, multipliers=(weights.to(h),))

@@ -1,0 +1,58 @@
+"""The gradients of many outputs of every row, by vector-Jacobian products that share one graph and one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Entries of the gradients that one call returns. A call that holds more than a processor's cache is slower than
+# several (measured: benchmarks/jacobians.py); an accelerator is limited by its memory alone.
+CPU_ENTRIES, DEVICE_ENTRIES = 2**16, 2**26
+
+
+def jacobian_blocks(values: Tensor, x: Tensor, *, entries: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    """``(first, block)`` for consecutive columns of ``values``, ``(batch, m)``: block i is the gradient in x of column
+    ``first + i`` of every row, ``(columns, batch, *event)``.
+
+    Rows must not depend on each other. A block is one vectorised backward pass (``is_grads_batched``), of as many
+    columns as keep it within ``entries`` (default: by device), at least one; all together they cost m backward passes.
+    The graph of ``values`` is freed with the last block. Columns without a graph have gradient 0.
+
+    >>> x = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    >>> [(first, block.tolist()) for first, block in jacobian_blocks(torch.stack([x[:, 0], x.prod(1)], 1), x)]
+    [(0, [[[1.0, 0.0]], [[4.0, 3.0]]])]
+    """
+    columns = values.shape[1]
+    if not values.requires_grad:
+        yield 0, x.new_zeros(columns, *x.shape)
+        return
+    if entries is None:
+        entries = CPU_ENTRIES if x.device.type == "cpu" else DEVICE_ENTRIES
+    width = min(max(entries // max(x.numel(), 1), 1), columns)
+    chosen = torch.eye(columns, dtype=values.dtype, device=values.device)
+    for first in range(0, columns, width):
+        weights = chosen[first : first + width].unsqueeze(1).expand(-1, *values.shape)
+        several = len(weights) > 1
+        (block,) = torch.autograd.grad(
+            values,
+            x,
+            weights if several else weights[0],
+            retain_graph=first + width < columns,
+            allow_unused=True,
+            is_grads_batched=several,
+        )
+        if block is None:
+            block = x.new_zeros(len(weights), *x.shape)
+        yield first, block if several else block.view(1, *x.shape)
+
+
+def jacobian(values: Tensor, x: Tensor, *, entries: int | None = None) -> Tensor:
+    """All blocks of :func:`jacobian_blocks` together, ``(m, batch, *event)``.
+
+    >>> x = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    >>> jacobian(torch.stack([x[:, 0], x.prod(1)], 1), x).tolist()
+    [[[1.0, 0.0]], [[4.0, 3.0]]]
+    """
+    return torch.cat([block for _, block in jacobian_blocks(values, x, entries=entries)])
