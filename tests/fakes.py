@@ -108,3 +108,9 @@ def broken(model: Any, inputs: Tensor, labels: Tensor) -> Any:
 
 def anything(model: Any, inputs: Tensor, labels: Tensor, **options: Any) -> Solution:
     return sign_steps(model, inputs, labels, **options)
+
+
+def random_noise(model: Any, inputs: Tensor, labels: Tensor, *, distance: str = "l2") -> Solution:
+    """Draws from the global generator, as a recipe should not."""
+    x = (inputs + 0.3 * torch.randn_like(inputs)).clamp(0, 1)
+    return solution(x, inputs, model(x).argmax(1) != labels, 1)

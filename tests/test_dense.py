@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from constropt.problems.attacks import alma_prox
+from constropt.problems.attacks import alma, alma_prox, ddn
 from constropt.solution import Status, best_of
 
 IGNORED = 255
@@ -161,3 +161,39 @@ def test_best_of_takes_the_better_rows_and_adds_the_passes():
     assert torch.equal(best.x, long.x) and torch.equal(best_of(long, short).x, long.x)
     assert best.backwards.tolist() == [202, 202] and best.forwards.tolist() == [206, 206]
     assert torch.equal(best.first_feasible, long.first_feasible)
+
+
+def exact_l2(model: nn.Module, x: Tensor, labels: Tensor, counted: Tensor, nu: float = 0.99) -> Tensor:
+    """The minimal l2 norm that moves the fraction ``nu`` of the counted pixels: their nearest boundaries, cheapest
+    first.
+    """
+    with torch.no_grad():
+        logits = model(x)
+    weight = model.weight.data[:, :, 0, 0]  # pyright: ignore
+    norms = (weight[labels].unsqueeze(3) - weight).square().sum(-1)
+    gaps = logits.amax(1).unsqueeze(3) - logits.permute(0, 2, 3, 1)
+    squares = torch.where(norms > 0, gaps.square() / norms, torch.inf).amin(3)
+    rows = []
+    for index, row in enumerate(squares):
+        row = row[counted[index]].sort().values
+        rows.append(row[: _needed(len(row), nu)].sum().sqrt())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("recipe", "worst"), [(alma, 1.5), (ddn, 2.5)])
+def test_l2_recipes_take_dense_labels_with_a_mask(recipe, worst):
+    model, x, labels, _ = pixelwise()
+    counted = torch.zeros_like(labels, dtype=torch.bool)
+    counted[:, 4:] = True
+    labels[:, 4, :8] = IGNORED
+    solution = recipe(model, x, labels, mask=counted, steps=300)
+    counted &= labels != IGNORED
+    assert bool(solution.feasible.all())
+    # neither balances thousands of constraints as alma_prox does: DDN goes on pushing what is fooled already
+    ratio = solution.objective / exact_l2(model, x, torch.where(counted, labels, 0), counted)
+    assert ratio.min() > 0.99 and ratio.max() < worst
+    with torch.no_grad():
+        moved = (model(solution.x).argmax(1) != labels) & counted
+    assert bool((moved.flatten(1).sum(1) >= 0.99 * counted.flatten(1).sum(1)).all())
+    # what does not count costs nothing
+    assert not (solution.x - x)[:, :, :4].any()

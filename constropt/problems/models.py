@@ -65,3 +65,42 @@ def digits_cnn(num_classes: int = 10) -> SmallCNN:
     torch.Size([2, 10])
     """
     return SmallCNN(num_classes, image_size=8, padding=1)
+
+
+def madry_cnn(channels: tuple[int, int] = (4, 8)) -> nn.Sequential:
+    """The MNIST network of Madry et al. (2018) in small: strided 5x5 convolutions instead of max-pooling.
+
+    >>> import torch
+    >>> madry_cnn()(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+    first, second = channels
+    return nn.Sequential(
+        nn.Conv2d(1, first, 5, 2, 2),
+        nn.ReLU(),
+        nn.Conv2d(first, second, 5, 2, 2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(second * 49, 128),
+        nn.ReLU(),
+        nn.Linear(128, 10),
+    )
+
+
+def mnist_cnn() -> nn.Sequential:
+    """Two strided 4x4 convolutions without padding and two linear layers, for MNIST.
+
+    >>> import torch
+    >>> mnist_cnn()(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 4, 2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 4, 2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 25, 100),
+        nn.ReLU(),
+        nn.Linear(100, 10),
+    )

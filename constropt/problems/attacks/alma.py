@@ -8,9 +8,8 @@ from torch import Tensor
 
 from constropt.duals import MultiplierUpdate, PeriodicRho
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
-from constropt.problems.attacks.arguments import Model
+from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
-from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution, best_of
 from constropt.solve import solve
@@ -31,9 +30,9 @@ def ALMA(
 ) -> FirstOrder:
     """The joint loop with ALMA's published hyper-parameters (Sec. 4.4), for any :class:`MinimalPerturbation`.
 
-    ``ema`` is alpha, for the multiplier, RMSProp and the momentum alike: 0.5 at 100 steps to 0.9 at 1,000. ``increase`` is
-    epsilon, the distance reached by the first step (Table III-1: 0.1 for l2, 0.5 for l1). The step size decays from the
-    first success to ``final`` times itself. The other three are M, gamma and tau of Alg. 4.2.
+    ``ema`` is alpha, for the multiplier, RMSProp and the momentum alike: 0.5 at 100 steps to 0.9 at 1,000.
+    ``increase`` is epsilon, the distance reached by the first step (Table III-1: 0.1 for l2, 0.5 for l1). The step
+    size decays from the first success to ``final`` times itself. The other three are M, gamma and tau of Alg. 4.2.
     """
     return FirstOrder(
         lagrangian=AugmentedLagrangian(
@@ -55,7 +54,9 @@ RESTART_AFTER, RESTART_STEP = 800, 4.0
 
 
 def ema_for(steps: int) -> float:
-    """alpha by budget: the paper's 0.5 at 100 steps and 0.9 from 1,000 on, linear in the logarithm between (Sec. III.5)."""
+    """alpha by budget: the paper's 0.5 at 100 steps and 0.9 from 1,000 on, linear in the logarithm between (Sec.
+    III.5).
+    """
     return min(0.9, max(0.5, 0.5 + 0.4 * (log10(max(steps, 1)) - 2)))
 
 
@@ -65,26 +66,32 @@ def alma(
     labels: Tensor,
     *,
     targets: Tensor | None = None,
+    mask: Tensor | None = None,
+    nu: float | None = None,
     distance: DistanceLike = "l2",
     steps: int = 100,
     penalty: PenaltyLike = "P2",
     ema: float | None = None,
     increase: float | None = None,
+    ignore_index: int = IGNORE_INDEX,
     bounds: tuple[float, float] = (0.0, 1.0),
     callback: Callback | None = None,
 ) -> Solution:
     """The ALMA attack: :class:`MinimalPerturbation` solved by :func:`ALMA`.
 
-    ``distance``: "l1", "l2", a :class:`~constropt.problems.distances.Distance` or a callable ``(x, inputs) -> (batch,)``.
-    ``ema`` defaults to :func:`ema_for` the steps, ``increase`` to the distance's ``first_step``. ``Solution.objective`` is the
-    distance of each row; ``Solution.feasible`` says which rows fool the model. One forward and one backward pass a step.
+    ``distance``: "l1", "l2", "ssim", "ms_ssim", "ciede2000", "lpips", "wasserstein", a
+    :class:`~constropt.problems.distances.Distance` (``SSIM(window=7)``) or a callable ``(x, inputs) -> (batch,)``.
+    ``ema`` defaults to :func:`ema_for` the steps, ``increase`` to the distance's ``first_step`` (Table III-1).
+    ``Solution.objective`` is the distance of each row; ``Solution.feasible`` says which rows fool the model. One
+    forward and one backward pass a step.
 
     From 800 steps on they are two runs, the second with a first step four times as long, and the better result of
     each row is returned (``Solution.duals`` are the first run's): what a row ends at is decided by the basin that its
     first steps choose, and polishing one basin longer gives nothing (with a published 1,000 steps in one run: pass
     :func:`ALMA` to :func:`constropt.solve`).
 
-    Raises what :class:`MinimalPerturbation` raises.
+    The other arguments are those of :class:`MinimalPerturbation`, which raises for what does not fit; for dense
+    predictions :func:`alma_prox` is made.
 
     >>> import torch
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
@@ -92,7 +99,17 @@ def alma(
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
     ([True], 0.35)
     """
-    problem = MinimalPerturbation(model, inputs, labels, distance=as_distance(distance), targets=targets, bounds=bounds)
+    problem = MinimalPerturbation(
+        model,
+        inputs,
+        labels,
+        distance=distance,
+        targets=targets,
+        mask=mask,
+        nu=nu,
+        ignore_index=ignore_index,
+        bounds=bounds,
+    )
     increase = problem.distance.first_step if increase is None else increase
     runs = min(1 + steps // RESTART_AFTER, 2)
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.solution import Solution, best_of
 from constropt.solve import solve
-from constropt.solvers.base import Callback
-from constropt.solvers.projected_gradient import ProjectedGradient
+from constropt.solvers.base import Callback, Solver
 from constropt.solvers.radius_search import smallest_radius
 
 
 def budgeted(
     within: Callable[..., MaximalLoss],
-    solver: ProjectedGradient,
+    solver: Solver[Any],
     *,
     eps: float | Tensor | None,
     steps: int,
@@ -27,19 +27,34 @@ def budgeted(
 ) -> Solution:
     """The best of one run of ``steps`` per seed on ``within(eps=eps)``; None starts at the inputs, a seed at random.
 
-    ``eps=None``: the minimal problem, by :func:`~constropt.solvers.radius_search.smallest_radius` up to the distance
-    across the bounds; one step at the inputs themselves finds the rows that need no perturbation. The objective is
-    then the distance.
+    ``eps=None``: the minimal problem, see :func:`at_budget`.
     """
-
     require_whole(steps=steps, searches=searches)
 
-    def attack(problem: MaximalLoss) -> Solution:
+    def attack(radius: Tensor) -> Solution:
+        problem = within(eps=radius)
         starts = (problem.inputs if seed is None else problem.random_start(seed) for seed in seeds)
         return best_of(*(solve(problem, solver, start, steps=steps, callback=callback) for start in starts))
 
+    return at_budget(attack, within, solver, eps=eps, searches=searches)
+
+
+def at_budget(
+    attack: Callable[[Tensor], Solution],
+    within: Callable[..., MaximalLoss],
+    solver: Solver[Any],
+    *,
+    eps: float | Tensor | None,
+    searches: int,
+) -> Solution:
+    """``attack(radius)``, radius ``(batch,)``, at ``eps``, or where that is None at the smallest radius that succeeds.
+
+    ``eps=None``: the minimal problem, by :func:`~constropt.solvers.radius_search.smallest_radius` up to the distance
+    across the bounds; one step of ``solver`` at the inputs themselves finds the rows that need no perturbation. The
+    objective is then the distance. ``within(eps=...)`` is checked before the first model call.
+    """
     if eps is not None:
-        return attack(within(eps=eps))
+        return attack(within(eps=eps).eps)
     origin = within(eps=0.0)
     minimal = origin.minimal()
 
@@ -50,7 +65,7 @@ def budgeted(
     assert box is not None
     lower, upper = box
     return smallest_radius(
-        lambda radius: measured(attack(within(eps=radius))),
+        lambda radius: measured(attack(radius)),
         measured(solve(origin, solver, origin.inputs, steps=1)),
         largest=origin.distance(upper, lower),
         searches=searches,

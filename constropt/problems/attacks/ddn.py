@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import Model
+from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.solution import Solution
 from constropt.solve import solve
@@ -18,17 +18,22 @@ def ddn(
     labels: Tensor,
     *,
     targets: Tensor | None = None,
+    mask: Tensor | None = None,
+    nu: float | None = None,
     steps: int = 100,
     gamma: float = 0.05,
     radius: float = 1.0,
     quantize: int | None = None,
+    ignore_index: int = IGNORE_INDEX,
     bounds: tuple[float, float] = (0.0, 1.0),
     callback: Callback | None = None,
 ) -> Solution:
-    """The DDN attack: the l2 :class:`MinimalPerturbation` by projection on spheres, along the gradient of the cross-entropy.
+    """The DDN attack: the l2 :class:`MinimalPerturbation` by projection on spheres, along the gradient of the
+    cross-entropy.
 
-    ``radius`` is the first norm, ``gamma`` its change per step; ``quantize=256`` makes every evaluated point, hence the
-    result, an 8-bit image. Raises what :class:`MinimalPerturbation` raises.
+    ``radius`` is the first norm, ``gamma`` its change per step; ``quantize=256`` makes every evaluated point, hence
+    the result, an 8-bit image. For dense predictions the cross-entropies of all counted pixels are summed. The other
+    arguments are those of :class:`MinimalPerturbation`. Raises what :class:`MinimalPerturbation` raises.
 
     >>> import torch
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
@@ -36,6 +41,16 @@ def ddn(
     >>> solution.feasible.tolist()
     [True]
     """
-    problem = MinimalPerturbation(model, inputs, labels, distance="l2", targets=targets, bounds=bounds)
+    problem = MinimalPerturbation(
+        model,
+        inputs,
+        labels,
+        distance="l2",
+        targets=targets,
+        mask=mask,
+        nu=nu,
+        ignore_index=ignore_index,
+        bounds=bounds,
+    )
     solver = LevelSetProjection(radius=radius, gamma=gamma, quantize=quantize)
     return solve(problem, solver, inputs, steps=steps, callback=callback)

@@ -34,14 +34,14 @@ def fmn(
     bounds: tuple[float, float] = (0.0, 1.0),
     callback: Callback | None = None,
 ) -> Solution:
-    """The FMN attack, minimal in "linf", "l2" or "l1": :class:`MinimalPerturbation` by :class:`MinimumNorm`.
+    """The FMN attack, minimal in "linf", "l2", "l1" or "l0": :class:`MinimalPerturbation` by :class:`MinimumNorm`.
 
     ``alpha`` is the length of the first step in the l2 norm, in parts of the bounds' width: 1 by default, 10 for dense
     predictions, as published for images of half a million pixels; it decays to a hundredth. ``gamma`` is the change of
     the radius per step, decaying to 0.001. For dense predictions the loss is the mean logit difference of the counted
     pixels, and a row is taken for fooled when the fraction ``nu`` of them is (Sec. 5.5.5.2). ``steps`` is 100 by
-    default, 500 for dense predictions. ``Solution.objective`` is the distance. The other arguments are those of
-    :class:`MinimalPerturbation`.
+    default, 500 for dense predictions. ``Solution.objective`` is the distance; "l0" counts entries, so that a pixel of
+    three channels may count three times. The other arguments are those of :class:`MinimalPerturbation`.
 
     Raises what :class:`MinimalPerturbation` raises, and ``ValueError`` for another distance.
 
@@ -50,7 +50,7 @@ def fmn(
     >>> solution.feasible.tolist(), round(solution.objective.item(), 3)
     ([True], 0.125)
     """
-    measure = as_distance(distance, ("l1", "l2", "linf"))
+    measure = as_distance(distance, ("l0", "l1", "l2", "linf"))
     assert isinstance(measure, Norm)
     problem = MinimalPerturbation(
         model,

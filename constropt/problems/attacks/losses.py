@@ -14,7 +14,7 @@ from torch import Tensor
 
 from constropt.problem import ConstrainedProblem, ProximableFunction
 from constropt.problems.attacks.arguments import Aim
-from constropt.problems.attacks.constraints import cross_entropy, dlr, logit_difference, targeted_dlr
+from constropt.problems.attacks.constraints import class_dlr, cross_entropy, dlr, logit_difference, targeted_dlr
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 
 Loss = Callable[[Tensor, Aim], Tensor]
@@ -28,6 +28,34 @@ def _cross_entropy(logits: Tensor, aim: Aim) -> Tensor:
 def _dlr(logits: Tensor, aim: Aim) -> Tensor:
     """DLR (Croce & Hein, 2020), invariant to the logits' shift and scale."""
     return -(dlr(logits, aim.labels) if aim.targets is None else targeted_dlr(logits, aim.targets))
+
+
+def _targeted_dlr(logits: Tensor, aim: Aim) -> Tensor:
+    """The targeted DLR (Croce & Hein, 2020), of the labels and the targets, or the best other classes without any."""
+    if aim.targets is not None:
+        return -class_dlr(logits, aim.labels, aim.targets)
+    return towards(leading_classes(logits, aim.labels, 1).squeeze(1))(logits, aim)
+
+
+def towards(classes: Tensor) -> Loss:
+    """The targeted DLR towards one class per label, for attacks that may reach any: ``classes`` of the labels' shape.
+
+    >>> aim = Aim.of(torch.rand(1, 2), torch.tensor([0]), None, None, 255)
+    >>> towards(torch.tensor([2]))(torch.tensor([[3.0, 1.0, -1.0]]), aim)
+    tensor([-1.0000])
+    """
+    return lambda logits, aim: -class_dlr(logits, aim.labels, classes)
+
+
+def leading_classes(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The ``count`` classes (all others, if fewer) of the largest logits beside the label, in their order,
+    ``(batch, count, *pixels)``.
+
+    >>> leading_classes(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 9)
+    tensor([[2, 1]])
+    """
+    others = logits.detach().scatter(1, labels.unsqueeze(1), -torch.inf)
+    return others.topk(min(count, logits.shape[1] - 1), dim=1).indices
 
 
 def _logit_difference(logits: Tensor, aim: Aim) -> Tensor:
@@ -56,6 +84,7 @@ def houdini(logits: Tensor, aim: Aim) -> Tensor:
 LOSSES: dict[str, Loss] = {
     "ce": _cross_entropy,
     "dlr": _dlr,
+    "targeted dlr": _targeted_dlr,
     "logit difference": _logit_difference,
     "houdini": houdini,
 }

@@ -70,7 +70,7 @@ class MaximalLoss(ConstrainedProblem[Tensor]):
         aim = Aim.of(inputs, labels, targets, mask, ignore_index)
         inputs, measure = inputs.detach(), as_distance(distance, tuple(_BALLS))
         assert isinstance(measure, Norm)
-        radius = _radius(eps, inputs)
+        radius = radius_of(eps, inputs)
         mean = row_mean(aim.counted)
         per_entry = as_loss(loss, aim)
         super().__init__(
@@ -137,7 +137,7 @@ def row_mean(counted: Tensor | None) -> Callable[[Tensor], Tensor]:
     return mean
 
 
-def _radius(eps: float | Tensor, inputs: Tensor) -> Tensor:
+def radius_of(eps: float | Tensor, inputs: Tensor) -> Tensor:
     """``eps`` as ``(batch,)`` of the inputs' dtype."""
     rows = inputs.shape[0]
     try:

@@ -1,4 +1,6 @@
-"""The minimal perturbation problem (Eq. 4.2, 4.5, 5.1): the nearest input, in a distance, that a model takes for another."""
+"""The minimal perturbation problem (Eq. 4.2, 4.5, 5.1): the nearest input, in a distance, that a model takes for
+another.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from torch import Tensor
 from constropt.domain import Box
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.arguments import IGNORE_INDEX, Aim, Model, check_inputs
-from constropt.problems.attacks.constraints import fooled
+from constropt.problems.attacks.goals import GoalLike, as_constraint
 from constropt.problems.distances import Distance, as_distance
 from constropt.problems.distances.norms import DistanceLike
 
@@ -20,8 +22,9 @@ class MinimalPerturbation(ConstrainedProblem[Tensor]):
 
     ``model``: any callable to logits ``(batch, K)`` (an output object with ``.logits`` is accepted); ``inputs``:
     ``(batch, *event)`` within ``bounds``; ``labels``: the true classes, ``(batch,)`` int64; ``targets``: classes to be
-    reached instead of merely left; ``distance``: a name ("l0", "l1", "l2", "linf"), a :class:`Distance`, or a callable
-    ``(x, inputs) -> (batch,)``. Modules in training mode are run in evaluation mode, and put back.
+    reached instead of merely left; ``distance``: a name (:func:`constropt.problems.distances.names`), a
+    :class:`Distance`, which prepares the inputs once, or a callable ``(x, inputs) -> (batch,)``. Modules in training
+    mode are run in evaluation mode, and put back.
 
     Dense predictions: ``labels`` (and ``targets``) of shape ``(batch, *pixels)`` make every pixel a constraint, on
     logits ``(batch, K, *pixels)`` (:class:`constropt.problems.adapters.DenseLogits` brings other outputs to this
@@ -30,8 +33,8 @@ class MinimalPerturbation(ConstrainedProblem[Tensor]):
     default.
 
     Raises ``ValueError``/``TypeError``, before any model call, for inputs outside the bounds or not finite, labels,
-    targets or a mask of a wrong shape, dtype or sign, targets equal to labels, and rows of which no pixel counts;
-    at the first call for labels that are no classes of the model.
+    targets or a mask of a wrong shape, dtype or sign, targets equal to labels, rows of which no pixel counts, and
+    inputs that the distance does not take; at the first call for labels that are no classes of the model.
 
     >>> import torch
     >>> model = torch.nn.Linear(2, 3)
@@ -57,15 +60,17 @@ class MinimalPerturbation(ConstrainedProblem[Tensor]):
         targets: Tensor | None = None,
         mask: Tensor | None = None,
         nu: float | None = None,
+        constraint: GoalLike = None,
         ignore_index: int = IGNORE_INDEX,
         bounds: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         check_inputs(model, inputs, bounds)
         aim = Aim.of(inputs, labels, targets, mask, ignore_index)
         inputs, measure = inputs.detach(), as_distance(distance)
+        to_inputs = measure.bind(inputs, bounds)
         super().__init__(
-            objective=lambda x, z: measure(x, inputs),
-            constraints=(fooled(aim, nu),),
+            objective=lambda x, z: to_inputs(x),
+            constraints=(as_constraint(constraint, aim, nu),),
             forward=lambda x: aim.logits(model, x),
             domain=Box(*bounds),
         )

@@ -1,0 +1,176 @@
+"""APGD (Croce & Hein, ICML 2020; l1: Croce & Hein, ICML 2021): projected gradient ascent without a step size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
+from constropt.problems.attacks.budgeted import at_budget, require_whole
+from constropt.problems.attacks.losses import Loss, leading_classes, towards
+from constropt.problems.attacks.maximal_loss import MaximalLoss
+from constropt.problems.distances.norms import DistanceLike
+from constropt.solution import Solution, best_of
+from constropt.solve import solve
+from constropt.solvers.auto_projected_gradient import AutoProjectedGradient
+from constropt.solvers.base import Callback
+
+# The share of a run's steps that every stage but the last gets (Croce & Hein, 2021, Sec. 3.2).
+SHARE = 0.3
+# Between the seeds of the runs towards one class and the next: more than there are restarts.
+STRIDE = 1009
+
+
+def apgd(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor | None = None,
+    targets: Tensor | None = None,
+    mask: Tensor | None = None,
+    nu: float | None = None,
+    distance: DistanceLike = "linf",
+    loss: str | Loss = "ce",
+    steps: int = 100,
+    restarts: int = 1,
+    target_classes: int | Sequence[int] = 9,
+    radii: Sequence[float] | None = None,
+    seed: int | None = 0,
+    searches: int = 13,
+    ignore_index: int = IGNORE_INDEX,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    callback: Callback | None = None,
+) -> Solution:
+    """The APGD attack: :class:`MaximalLoss` by :class:`AutoProjectedGradient`, at a budget or minimal.
+
+    ``restarts`` runs of ``steps`` steps each, from random points that ``seed`` fixes and that are the same in all rows;
+    ``seed=None`` starts the first run at the inputs. ``loss="targeted dlr"`` without ``targets`` makes a run towards
+    each of the ``target_classes`` classes that the model finds likeliest at the inputs beside the label (one more
+    forward pass; fewer where there are fewer), ``restarts`` times; a sequence picks them by rank, 0 the likeliest.
+    ``radii``, relative to ``eps``, splits a run into stages in balls of these radii, each from the result of the one
+    before and each but the last with 30 % of the steps: ``(3.0, 2.0, 1.0)`` by default in "l1" (the multi-eps form),
+    ``(1.0,)``, a single stage, in the others.
+
+    ``eps=None`` searches the smallest radius that succeeds, by ``searches`` bisections that are each a full attack.
+    ``Solution.objective`` is then the distance, otherwise the opposite of the loss (of "targeted dlr": towards the
+    best class). The other arguments are those of :class:`MaximalLoss`.
+
+    Raises what :class:`MaximalLoss` raises, and ``ValueError`` for counts below 1, ``radii`` that are not positive
+    or do not end with 1, or more of them than steps.
+
+    >>> import torch
+    >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    >>> x, labels = torch.tensor([[0.75, 0.5]]), torch.tensor([0])
+    >>> [apgd(lambda x: x @ weight.T, x, labels, eps=eps, loss="dlr").feasible.tolist() for eps in (0.1, 0.2)]
+    [[False], [True]]
+    """
+    within = partial(
+        MaximalLoss,
+        model,
+        inputs,
+        labels,
+        distance=distance,
+        loss=loss,
+        targets=targets,
+        mask=mask,
+        nu=nu,
+        ignore_index=ignore_index,
+        bounds=bounds,
+    )
+    require_whole(steps=steps, restarts=restarts, searches=searches)
+    ranks = _ranks(target_classes)
+    seeds = [None if seed is None and not k else (seed or 0) + k for k in range(restarts)]
+    problem = within(eps=0.0 if eps is None else eps)
+    if radii is None:
+        radii = (3.0, 2.0, 1.0) if problem.distance.name == "l1" and steps >= 3 else (1.0,)
+    stages = _stages(radii, steps)
+    classes: list[tuple[int, Tensor]] = []
+    if loss == "targeted dlr" and targets is None:
+        if problem.aim.dense:
+            raise ValueError("loss: 'targeted dlr' without targets is for classifiers; for dense predictions use 'dlr'")
+        with torch.no_grad():
+            logits = problem.forward(problem.inputs)
+        leading = leading_classes(logits, problem.labels, max(ranks) + 1)
+        classes = [(rank, leading[:, rank]) for rank in ranks if rank < leading.shape[1]]
+        if not classes:
+            raise ValueError(f"target_classes: the model has {leading.shape[1]} other classes, got ranks {ranks}")
+
+    def attack(radius: Tensor) -> Solution:
+        if not classes:
+            return best_of(*(_run(within, radius, seed, stages, callback) for seed in seeds))
+        judge = within(eps=radius)
+        runs = (
+            # every class from another point
+            _run(
+                partial(within, loss=towards(c)),
+                radius,
+                None if seed is None else seed + STRIDE * rank,
+                stages,
+                callback,
+            )
+            for seed in seeds
+            for rank, c in classes
+        )
+        return best_of(*(_judged(found, judge) for found in runs))
+
+    found = at_budget(attack, within, AutoProjectedGradient(), eps=eps, searches=searches)
+    return replace(found, forwards=found.forwards + 1) if classes else found
+
+
+def _run(
+    within: partial[MaximalLoss],
+    radius: Tensor,
+    seed: int | None,
+    stages: Sequence[tuple[float, int]],
+    callback: Callback | None,
+) -> Solution:
+    """One run: a stage in a ball of ``factor`` times the radius for each pair ``(factor, steps)``; passes add up."""
+    solver, earlier = AutoProjectedGradient(), None
+    for factor, steps in stages:
+        problem = within(eps=factor * radius)
+        if earlier is not None:
+            # the sparsity of what has been found is the one to go on with
+            solver, start = replace(solver, density=None), earlier.x
+        else:
+            start = problem.inputs if seed is None else problem.random_start(seed)
+        found = solve(problem, solver, start, steps=steps, callback=callback)
+        if earlier is not None:
+            found = replace(
+                found, forwards=found.forwards + earlier.forwards, backwards=found.backwards + earlier.backwards
+            )
+        earlier = found
+    assert earlier is not None
+    return earlier
+
+
+def _judged(found: Solution, problem: MaximalLoss) -> Solution:
+    """The same points measured by another loss, so that runs of different losses compare; one forward pass."""
+    point = problem.evaluate(found.x, grad=False)
+    return replace(found, problem=problem, objective=point.total(), forwards=found.forwards + 1)
+
+
+def _ranks(target_classes: int | Sequence[int]) -> tuple[int, ...]:
+    """The ranks of the classes to run towards."""
+    if isinstance(target_classes, int):
+        require_whole(target_classes=target_classes)
+        return tuple(range(target_classes))
+    ranks = tuple(target_classes)
+    if not ranks or not all(isinstance(rank, int) and rank >= 0 for rank in ranks):
+        raise ValueError(f"target_classes: takes a number of classes, or ranks >= 0, got {target_classes!r}")
+    return ranks
+
+
+def _stages(radii: Sequence[float], steps: int) -> list[tuple[float, int]]:
+    """Each radius with its share of the steps."""
+    if not radii or not all(factor > 0 for factor in radii) or radii[-1] != 1:
+        raise ValueError(f"radii: takes positive factors of eps, the last of them 1, got {tuple(radii)}")
+    early = max(int(SHARE * steps), 1)
+    last = steps - early * (len(radii) - 1)
+    if last < 1:
+        raise ValueError(f"radii: {len(radii)} stages share steps={steps}, and none is left for the last")
+    return [(factor, early) for factor in radii[:-1]] + [(1.0, last)]

@@ -1,0 +1,141 @@
+"""What an attack on a classifier has to reach beside misclassification: constraints by choice, met iff <= 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from constropt.problem import Constraint, inequality
+from constropt.problems.attacks.arguments import Aim
+from constropt.problems.attacks.constraints import (
+    NU,
+    below_largest,
+    class_gaps,
+    cross_entropy,
+    fooled,
+    logit_difference,
+    margin_for,
+    target_gap,
+    tie_margin,
+)
+
+# What a goal is made of: logits (batch, K, *pixels) and the aim to one value per label, (batch, *pixels).
+Measure = Callable[[Tensor, Aim], Tensor]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``value(logits, aim)``, ``(batch, *pixels)``: met iff ``<= 0``.
+
+    ``surrogate`` is what direction methods differentiate in its place. ``alternatives(logits, aim)``, ``(batch, m)``,
+    for classifiers, says that it is met iff one of them is (:class:`constropt.Constraint`).
+
+    >>> import torch
+    >>> aim = Aim.of(torch.zeros(1, 2), torch.tensor([0]), None, None, 255)
+    >>> outside_top(2).value(torch.tensor([[1.0, 3.0, -1.0]]), aim)
+    tensor([0.5000])
+    """
+
+    name: str
+    value: Measure
+    surrogate: Measure | None = None
+    alternatives: Measure | None = None
+
+
+GoalLike = Goal | Measure | None
+
+
+def logit_margin(confidence: float = 0.0) -> Goal:
+    """The logit difference with confidence kappa (Carlini & Wagner, 2017), in the units of the logits.
+
+    ``z_y - max_{k != y} z_k + kappa <= 0``, with targets ``max_{k != t} z_k - z_t + kappa <= 0``, and a margin for
+    rounding. ``ValueError`` for a ``confidence`` that is negative or infinite.
+    """
+    if not 0 <= confidence < math.inf:
+        raise ValueError(f"confidence: takes a finite logit difference >= 0, got {confidence}")
+
+    def value(logits: Tensor, aim: Aim) -> Tensor:
+        if aim.targets is None:
+            return logit_difference(logits, aim.labels, confidence=confidence) + tie_margin(logits, 3).squeeze(1)
+        return confidence - logit_difference(logits, aim.targets) + tie_margin(logits, 4).squeeze(1)
+
+    def gaps(logits: Tensor, aim: Aim) -> Tensor:
+        gaps = class_gaps(logits, aim.labels) if aim.targets is None else target_gap(logits, aim.targets)
+        return gaps + confidence
+
+    return Goal(f"logit difference {confidence:g}", value, alternatives=gaps)
+
+
+def cross_entropy_level(level: float) -> Goal:
+    """Cross-entropy above a level, ``level + log softmax(z)_y <= 0``; of the targets, below it.
+
+    In nats: a level of ``-log p`` leaves the label a probability of at most p, or gives the target at least p. The
+    label is certainly not predicted from ``log K`` on, the target certainly is below ``log 2``. ``ValueError`` for a
+    level that is not positive and finite.
+    """
+    if not 0 < level < math.inf:
+        raise ValueError(f"level: takes a cross-entropy > 0 in nats, such as 0.69 = -log(1 / 2), got {level}")
+
+    def value(logits: Tensor, aim: Aim) -> Tensor:
+        if aim.targets is None:
+            return level - cross_entropy(logits, aim.labels)
+        return cross_entropy(logits, aim.targets) - level
+
+    return Goal(f"cross-entropy {level:g}", value)
+
+
+def outside_top(k: int) -> Goal:
+    """Top-k misclassification: the label is not among the k largest logits; with targets, the target is among them.
+
+    Scaled as DLR+ is, so that k = 1 without targets is the usual constraint. ``ValueError`` for ``k < 1``, and at the
+    first call for a k that is not below the number of classes.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k: takes a whole number >= 1, got {k!r}")
+
+    def value(logits: Tensor, aim: Aim) -> Tensor:
+        if aim.targets is None:
+            return below_largest(logits, aim.labels, k)
+        # the margin of the ratio is on the other side of the opposite
+        ahead = -below_largest(logits, aim.targets, k)
+        return ahead + 2 * margin_for(logits.dtype)
+
+    return Goal(f"top {k}", value)
+
+
+def as_constraint(goal: GoalLike, aim: Aim, nu: float | None = None) -> Constraint[Tensor]:
+    """The constraint of a goal, entry by entry; None: :func:`fooled`, DLR+ or tDLR+.
+
+    A callable ``(logits, aim)`` to one value per label is a goal too. ``nu`` is as in :func:`fooled`. ``TypeError`` for
+    anything else; ``ValueError``, when called, for values of another shape than the labels.
+    """
+    if goal is None:
+        return fooled(aim, nu)
+    if not isinstance(goal, Goal):
+        if not callable(goal):
+            raise TypeError(
+                "constraint: takes a Goal, such as logit_margin(5.0), or a callable (logits, aim) to one value per"
+                f" label, got {type(goal).__name__}"
+            )
+        goal = Goal(getattr(goal, "__name__", type(goal).__name__), goal)
+    made = goal
+
+    def value(x: Tensor, logits: Tensor) -> Tensor:
+        result = made.value(logits, aim)
+        if not isinstance(result, Tensor) or result.shape != aim.labels.shape:
+            got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise ValueError(f"constraint: must return one value per label, {tuple(aim.labels.shape)}, got {got}")
+        return result
+
+    surrogate, alternatives = made.surrogate, None if aim.dense else made.alternatives
+    return inequality(
+        value,
+        name=made.name,
+        mask=aim.counted,
+        surrogate=None if surrogate is None else lambda x, z: surrogate(z, aim),
+        alternatives=None if alternatives is None else lambda x, z: alternatives(z, aim),
+        fraction=(NU if aim.dense else 1.0) if nu is None else nu,
+    )

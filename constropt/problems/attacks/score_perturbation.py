@@ -1,0 +1,184 @@
+"""Minimal perturbations of models that are no classifiers: multi-label, regression, detection, any score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from constropt.domain import Box
+from constropt.problem import ConstrainedProblem, Constraint, inequality
+from constropt.problems.attacks.arguments import Model, check_inputs, evaluating
+from constropt.problems.attacks.constraints import margin_for
+from constropt.problems.distances import Distance, as_distance
+from constropt.problems.distances.norms import DistanceLike
+
+
+@dataclass(frozen=True, init=False)
+class ScorePerturbation(ConstrainedProblem[Any]):
+    """min D(x, inputs)  s.t.  constraint(model(x)) <= 0,  x in [lower, upper], for any output of a model.
+
+    ``constraint``: what :func:`labels_flipped`, :func:`regression_error` or :func:`scores_below` make, any other
+    :class:`constropt.Constraint` on the model's output, or a callable from that output to ``(batch, *dual)``, met iff
+    all are ``<= 0``. The output is handed over as the model returned it. There are no labels here: what is true, and
+    what is to be reached, the constraint knows. The other arguments are those of
+    :class:`~constropt.problems.attacks.MinimalPerturbation`, and so are the solvers.
+
+    Raises ``TypeError``/``ValueError`` for bad inputs, and ``TypeError`` for a constraint that is none, all before any
+    model call.
+
+    >>> from constropt import solve
+    >>> from constropt.solvers.linearized_projection import LinearizedProjection
+    >>> x = torch.tensor([[0.5, 0.5]])
+    >>> problem = ScorePerturbation(lambda x: x.sum(1), x, regression_error(torch.tensor([1.0]), 0.25), distance="linf")
+    >>> round(solve(problem, LinearizedProjection(p=torch.inf), x, steps=20).objective.item(), 3)
+    0.125
+    """
+
+    model: Model
+    inputs: Tensor
+    distance: Distance
+
+    def __init__(
+        self,
+        model: Model,
+        inputs: Tensor,
+        constraint: Constraint[Any] | Callable[[Any], Tensor],
+        *,
+        distance: DistanceLike = "l2",
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        check_inputs(model, inputs, bounds)
+        if not isinstance(constraint, Constraint):
+            if not callable(constraint):
+                raise TypeError(
+                    "constraint: takes a Constraint, such as regression_error(y, 0.5), or a callable from the model's"
+                    f" output to values <= 0 where met, got {type(constraint).__name__}"
+                )
+            function = constraint
+            constraint = inequality(lambda x, z: function(z), name=getattr(function, "__name__", "score"))
+        inputs, measure = inputs.detach(), as_distance(distance)
+        to_inputs = measure.bind(inputs, bounds)
+
+        def forward(x: Tensor) -> Any:
+            with evaluating(model):
+                return model(x)
+
+        super().__init__(
+            objective=lambda x, z: to_inputs(x),
+            constraints=(constraint,),
+            forward=forward,
+            domain=Box(*bounds),
+        )
+        for name, value in {"model": model, "inputs": inputs, "distance": measure}.items():
+            object.__setattr__(self, name, value)
+
+
+def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Constraint[Any]:
+    """Multi-label classifiers: the labels that ``flips`` marks change, one constraint each: ``(2 y - 1) z <= 0``.
+
+    ``labels``: the true ones, 0 or 1, and ``flips``, booleans, both ``(batch, K)``; z are the logits, ``(batch, K)``,
+    that predict a label where they are positive. With ``keep`` the others must stay what they are in ``labels``.
+    Values have a margin beyond the tie. The surrogate is the binary cross-entropy to the labels wanted.
+
+    Raises ``TypeError``/``ValueError`` for shapes or values other than these, and for rows that flip nothing.
+
+    >>> constraint = labels_flipped(torch.tensor([[1, 0]]), torch.tensor([[True, False]]))
+    >>> constraint.value(torch.zeros(1, 1), torch.tensor([[2.0, -1.0]]))[0, 0].round(decimals=2)
+    tensor(2.)
+    """
+    if not isinstance(flips, Tensor) or flips.dtype != torch.bool or flips.dim() != 2:
+        raise TypeError("flips: takes booleans of shape (batch, K), the labels to be changed")
+    if not isinstance(labels, Tensor) or labels.shape != flips.shape or not bool(((labels == 0) | (labels == 1)).all()):
+        raise ValueError(f"labels: takes 0 and 1 of the shape of flips, {tuple(flips.shape)}")
+    if not bool(flips.any(1).all()):
+        rows = (~flips.any(1)).nonzero().flatten().tolist()
+        raise ValueError(f"flips: mark no label in rows {rows[:5]}; leave these rows out")
+    wanted = (labels.detach() != 0) ^ flips.detach()
+
+    def logits_of(output: Any) -> Tensor:
+        logits = getattr(output, "logits", output)
+        if not isinstance(logits, Tensor) or logits.shape != wanted.shape:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"model: must return logits of the labels' shape {tuple(wanted.shape)}, got {got}")
+        return logits
+
+    def value(x: Tensor, output: Any) -> Tensor:
+        logits = logits_of(output)
+        margin = margin_for(logits.dtype) * logits.detach().abs().amax(1, keepdim=True)
+        # where all are 0 there is no scale, and a tie all the same
+        margin = margin.clamp_min(torch.finfo(logits.dtype).tiny)
+        return torch.where(wanted, -logits, logits) + margin
+
+    def surrogate(x: Tensor, output: Any) -> Tensor:
+        logits = logits_of(output)
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted.to(logits), reduction="none")
+
+    return inequality(value, name="labels flipped", mask=None if keep else flips, surrogate=surrogate)
+
+
+def regression_error(references: Tensor, least: float | Tensor, *, direction: str = "any") -> Constraint[Any]:
+    """Regression: an error of at least ``least`` against ``references`` in some output, ``least - |f(x) - y| <= 0``.
+
+    ``references``: y, ``(batch,)`` or ``(batch, d)``, what the model returns, in its units; ``least``: a number or
+    ``(batch,)``. ``direction``: "up" counts only predictions above y, "down" those below. Any single output suffices.
+
+    Raises ``TypeError``/``ValueError`` for references that are not finite floats, ``least`` that is not positive, and
+    an unknown direction.
+
+    >>> regression_error(torch.tensor([1.0]), 0.5).value(torch.zeros(1, 1), torch.tensor([1.25]))
+    tensor([0.2500])
+    """
+    if not isinstance(references, Tensor) or not references.is_floating_point() or references.dim() not in (1, 2):
+        raise TypeError("references: takes a floating point tensor of shape (batch,) or (batch, d)")
+    if not bool(references.isfinite().all()):
+        raise ValueError("references: takes finite values")
+    if direction not in ("any", "up", "down"):
+        raise ValueError(f"direction: takes 'any', 'up' or 'down', got {direction!r}")
+    threshold = torch.as_tensor(least, dtype=references.dtype, device=references.device).detach()
+    if threshold.dim() > 1 or threshold.dim() == 1 and threshold.shape != references.shape[:1]:
+        raise ValueError(
+            f"least: takes a number or one per row, ({references.shape[0]},), got {tuple(threshold.shape)}"
+        )
+    if not bool(((threshold > 0) & threshold.isfinite()).all()):
+        raise ValueError(f"least: takes errors > 0 in the units of the output, got {least}")
+    threshold = threshold.expand(references.shape[0]).unsqueeze(1)
+
+    def gaps(x: Tensor, output: Any) -> Tensor:
+        """``(batch, m)``: what is missing in each output and direction."""
+        if not isinstance(output, Tensor) or output.shape not in (references.shape, (*references.shape, 1)):
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"model: must return one value per reference, {tuple(references.shape)}, got {got}")
+        error = (output.reshape(references.shape) - references).reshape(references.shape[0], -1)
+        sides = {"any": (error, -error), "up": (error,), "down": (-error,)}[direction]
+        return threshold - torch.cat(sides, 1)
+
+    return inequality(
+        # the first of equals has the gradient, so that an exact prediction has a way out
+        lambda x, z: (g := gaps(x, z)).gather(1, g.detach().argmin(1, keepdim=True)).squeeze(1),
+        name="regression error",
+        alternatives=gaps,
+    )
+
+
+def scores_below(scores: Callable[[Any], Tensor], threshold: float, *, fraction: float = 1.0) -> Constraint[Any]:
+    """Detection and the like: every score that the user's callable takes from the output falls to ``threshold``.
+
+    ``scores(output)``: ``(batch, *entries)``, such as the confidences of the boxes that cover an object; each is a
+    constraint ``score - threshold <= 0``. What does not matter in a row, the callable gives any value below the
+    threshold. ``fraction`` of them has to be met.
+
+    Raises ``TypeError`` for ``scores`` that is no callable and ``ValueError`` for a threshold that is not finite.
+
+    >>> scores_below(lambda boxes: boxes[:, :, 4], 0.5).value(torch.zeros(1, 1), torch.ones(1, 3, 5))
+    tensor([[0.5000, 0.5000, 0.5000]])
+    """
+    if not callable(scores):
+        raise TypeError(f"scores: takes a callable from the model's output to scores, got {type(scores).__name__}")
+    if not math.isfinite(threshold):
+        raise ValueError(f"threshold: takes a finite score, got {threshold}")
+    return inequality(lambda x, z: scores(z) - threshold, name="scores below", fraction=fraction)

@@ -1,0 +1,212 @@
+"""The worst case: several recipes on the same samples, and for each sample the best that any of them has found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from constropt.evaluation.references import load_recipe
+from constropt.evaluation.run import takes
+from constropt.problems.attacks.alma import alma
+from constropt.problems.attacks.arguments import Model
+from constropt.problems.attacks.ddn import ddn
+from constropt.problems.attacks.fab import fab
+from constropt.problems.attacks.fmn import fmn
+from constropt.problems.attacks.maximal_loss import MaximalLoss
+from constropt.problems.attacks.minimal import minimal
+from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.sigma_zero import sigma_zero
+from constropt.problems.distances import as_distance
+from constropt.problems.distances.norms import DistanceLike
+from constropt.solution import Solution, Status, best_of
+from constropt.solvers.base import Callback
+
+Recipe = str | Callable[..., Solution]
+
+# What runs where no recipes are named: the minimal attacks of a distance, of different families.
+DEFAULTS: dict[str, tuple[Callable[..., Solution], ...]] = {
+    "l0": (sigma_zero,),
+    "l1": (minimal, fmn, alma, fab),
+    "l2": (minimal, ddn, alma, fmn, fab),
+    "linf": (minimal, fmn, fab),
+}
+
+
+@dataclass(frozen=True)
+class WorstCase(Solution):
+    """A :class:`Solution` that knows where each row is from.
+
+    ``winner``: the index in ``recipes``, the names, of what has fooled the row best; -1 where nothing has, or where
+    nothing had to, as the input is misclassified already. ``forwards`` and ``backwards`` are those of all
+    recipes together.
+    """
+
+    winner: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    recipes: tuple[str, ...] = ()
+
+    def winners(self) -> list[str | None]:
+        """The name of each row's recipe, None where there is none."""
+        return [None if index < 0 else self.recipes[index] for index in self.winner.tolist()]
+
+
+def worst_case(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    targets: Tensor | None = None,
+    recipes: Sequence[Recipe] | Mapping[str, Recipe] | None = None,
+    distance: DistanceLike = "l2",
+    eps: float | Tensor | None = None,
+    steps: int | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    callback: Callback | None = None,
+) -> WorstCase:
+    """For every row the best of several ``recipes``: the adversarial input that is nearest in ``distance``.
+
+    ``recipes``: functions ``(model, inputs, labels, *, ...) -> Solution``, or names as on the command line, of entry
+    points or ``"module:function"``; a mapping names them. Options of their own come by ``functools.partial``; of the
+    arguments given here each gets those that it takes and that its ``partial`` does not set. By default some minimal
+    attacks of that norm.
+
+    With ``eps``, a number or ``(batch,)``, a row counts as fooled only within that distance, the recipes that take
+    ``eps`` get it, and each sees only the rows that the ones before have not fooled: the robust accuracy at a budget.
+    Results are measured anew, by one forward pass each: a claim that does not hold is not counted.
+
+    Raises what :class:`MinimalPerturbation` raises, ``ValueError`` for no recipes, an unknown name and targets or
+    bounds that a recipe does not take, ``TypeError`` for what is no recipe or returns no solution.
+
+    >>> x, labels = torch.tensor([[0.75, 0.5]]), torch.tensor([0])
+    >>> found = worst_case(lambda x: x, x, labels, recipes=[partial(minimal, steps=5), fmn], distance="linf")
+    >>> round(found.objective.item(), 3), found.recipes
+    (0.125, ('minimal', 'fmn'))
+    """
+    measure = as_distance(distance)
+    problem = MinimalPerturbation(model, inputs, labels, distance=measure, targets=targets, bounds=bounds)
+    radius = None
+    if eps is not None:
+        radius = MaximalLoss(model, inputs, labels, eps=eps, targets=targets, bounds=bounds).eps
+    if recipes is None:
+        if measure.name not in DEFAULTS:
+            raise ValueError(f"recipes: none are known for distance={measure.name!r}; name some, such as ['alma']")
+        recipes = DEFAULTS[measure.name]
+    attacks = _named(recipes)
+    given = {"targets": targets, "distance": distance, "steps": steps, "callback": callback}
+    given = {name: value for name, value in given.items() if value is not None} | {"bounds": bounds}
+    for name, attack in attacks.items():
+        for argument, wanted in (("targets", targets is not None), ("bounds", tuple(bounds) != (0.0, 1.0))):
+            if wanted and not takes(attack, argument):
+                raise ValueError(f"recipes: {name!r} takes no {argument}; leave it out")
+
+    best = _untouched(problem)
+    winner = torch.full_like(best.first_feasible, -1)
+    for index, (name, attack) in enumerate(attacks.items()):
+        # what is misclassified as it is, or fooled within the budget, needs no further attack
+        open_rows = ~best.feasible if radius is not None else ~best.feasible | (best.objective > 0)
+        rows = open_rows.nonzero().flatten()
+        if not len(rows):
+            break
+        options = given if targets is None else given | {"targets": targets[rows]}
+        if radius is not None:
+            options = options | {"eps": eps if not isinstance(eps, Tensor) or eps.dim() == 0 else eps[rows]}
+        options = {key: value for key, value in options.items() if takes(attack, key) and key not in _set(attack)}
+        found = attack(model, problem.inputs[rows], problem.labels[rows], **options)
+        if not isinstance(found, Solution) or found.x.shape != problem.inputs[rows].shape:
+            raise TypeError(f"recipes: {name!r} must return a Solution with one x per input, got {found!r:.80}")
+        part = MinimalPerturbation(
+            model,
+            problem.inputs[rows],
+            problem.labels[rows],
+            distance=measure,
+            targets=None if targets is None else targets[rows],
+            bounds=bounds,
+        )
+        before, best = best, best_of(best, _spread(_measured(found, part, radius, rows), best, rows))
+        new = best.feasible & (~before.feasible | (best.objective < before.objective))
+        winner = torch.where(new, index, winner)
+    values = {entry.name: getattr(best, entry.name) for entry in fields(Solution)}
+    return WorstCase(**values, winner=winner, recipes=tuple(attacks))
+
+
+def _untouched(problem: MinimalPerturbation) -> Solution:
+    """The inputs themselves, by one forward pass."""
+    point = problem.evaluate(problem.inputs, grad=False)
+    feasible = point.violation() <= 0
+    ones = torch.ones_like(feasible, dtype=torch.long)
+    return Solution(
+        problem=problem,
+        x=problem.inputs.clone(),
+        objective=point.total(),
+        feasible=feasible,
+        violation=point.violation(),
+        status=torch.full_like(feasible, int(Status.BUDGET_SPENT), dtype=torch.int8),
+        multipliers=tuple(torch.zeros_like(value) for value in point.values),
+        duals=None,
+        forwards=ones,
+        backwards=0 * ones,
+        first_feasible=torch.where(feasible, 0, -ones),
+    )
+
+
+def _measured(found: Solution, part: MinimalPerturbation, radius: Tensor | None, rows: Tensor) -> Solution:
+    """The solution measured by the common problem of its rows; beyond the radius it is none."""
+    point = part.evaluate(part.domain.project(found.x.detach().to(part.inputs)), grad=False)
+    objective, violation = point.total(), point.violation()
+    if radius is not None:
+        lower, upper = part.domain.bounds(part.inputs[:1]) or (part.inputs, part.inputs)
+        # as much as the sum of input and perturbation may have rounded
+        slack = 1e-4 * radius[rows] + torch.finfo(objective.dtype).eps * float((upper - lower).amax())
+        violation = torch.where(objective <= radius[rows] + slack, violation, torch.inf)
+    return replace(
+        found,
+        x=point.x.detach(),
+        objective=objective,
+        feasible=violation <= 0,
+        violation=violation,
+        multipliers=tuple(torch.zeros_like(value) for value in point.values),
+        forwards=found.forwards + 1,
+    )
+
+
+def _spread(part: Solution, whole: Solution, rows: Tensor) -> Solution:
+    """A solution of some rows as one of all, in which the others never win and have spent nothing."""
+    empty = {"feasible": False, "violation": torch.inf, "forwards": 0, "backwards": 0, "first_feasible": -1}
+
+    def placed(name: str) -> Tensor:
+        values, others = getattr(part, name), getattr(whole, name)
+        base = torch.full_like(others, empty[name]) if name in empty else others.clone()
+        return base.index_copy(0, rows, values.to(base))
+
+    names = ("x", "objective", "status", *empty)
+    return replace(whole, **{name: placed(name) for name in names})
+
+
+def _named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Callable[..., Solution]]:
+    """The recipes by name, numbered where a name comes again."""
+    if isinstance(recipes, str) or not isinstance(recipes, Sequence | Mapping) or not recipes:
+        raise ValueError(f"recipes: takes a list of functions or names, at least one, got {recipes!r:.80}")
+    pairs = recipes.items() if isinstance(recipes, Mapping) else [(_name(recipe), recipe) for recipe in recipes]
+    found: dict[str, Callable[..., Solution]] = {}
+    for name, recipe in pairs:
+        attack = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        if not callable(attack):
+            raise TypeError(f"recipes: takes functions or names, got {type(attack).__name__} for {name!r}")
+        count = sum(other.partition(" #")[0] == name for other in found)
+        found[name if not count else f"{name} #{count + 1}"] = attack
+    return found
+
+
+def _name(recipe: Any) -> str:
+    if isinstance(recipe, partial):
+        return _name(recipe.func)
+    return recipe if isinstance(recipe, str) else str(getattr(recipe, "__name__", type(recipe).__name__))
+
+
+def _set(recipe: Callable[..., Any]) -> set[str]:
+    """The options that the recipe's partial sets, at any depth."""
+    return set(recipe.keywords) | _set(recipe.func) if isinstance(recipe, partial) else set()

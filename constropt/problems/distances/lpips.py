@@ -1,0 +1,155 @@
+"""LPIPS v0.1 (Zhang, Isola, Efros, Shechtman & Wang, 2018): how far apart images are in the features of a network."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from constropt.problems.distances.backbones import BACKBONES, Backbone
+from constropt.problems.distances.images import ImageDistance, root
+
+# What turns images in [0, 1] into what the networks were trained on.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LPIPS(ImageDistance):
+    """The square root of LPIPS v0.1 with ``net`` "alex", "squeeze" or "vgg": of the sum over layers l of the mean
+    over positions of
+
+        sum_c w_lc (f_lc(x) / |f_l(x)| - f_lc(reference) / |f_l(reference)|)^2,   |f| = sqrt(1e-8 + sum_c f_c^2)
+
+    (the 1e-8 keeps gradients finite where a feature vector is 0). The features of the reference are computed once.
+    ``root=False`` gives the number that LPIPS publishes, the square. The first step of Table III-1, 1e-3, is meant for
+    the root, whose slope does not vanish near the inputs; the square takes ``first_step=1e-6``. ``weighted=False`` sets
+    w to 1: the distance of Laidlaw, Singla & Feizi (2021), the one of the thesis.
+
+    ``backbone`` holds torchvision's ImageNet weights of the network: a file, a state dict or a module; None takes them
+    from torchvision, which may download them. ``heads`` holds w, a file of the LPIPS authors or one tensor a layer;
+    None takes the file inside torchmetrics (the extra ``metrics``).
+
+    Raises ``ValueError`` before any model call for images that are not RGB or too small for the network, and for
+    weights that are nowhere or do not fit. Files are read without executing anything in them.
+
+    >>> weights = BACKBONES["squeeze"].build().state_dict()  # of torchvision, usually
+    >>> distance = LPIPS(net="squeeze", backbone=weights, weighted=False)
+    >>> x = torch.rand(2, 3, 32, 32)
+    >>> distance(x, x), bool((distance(x, x.flip(3)) > 0).all())
+    (tensor([0., 0.]), True)
+    """
+
+    name: str = "lpips"
+    first_step: float = 1e-3
+    net: str = "alex"
+    backbone: str | Path | Mapping[str, Tensor] | nn.Module | None = None
+    heads: str | Path | Sequence[Tensor] | None = None
+    weighted: bool = True
+    root: bool = True
+
+    def __post_init__(self) -> None:
+        if self.net not in BACKBONES:
+            raise ValueError(f"net: takes one of {list(BACKBONES)}, got {self.net!r}")
+
+    def check(self, reference: Tensor) -> None:
+        smallest = BACKBONES[self.net].smallest
+        if reference.shape[1] != 3 or min(reference.shape[2:]) < smallest:
+            raise ValueError(
+                f"distance: {self.name!r} with net={self.net!r} takes RGB images of at least {smallest} pixels a side,"
+                f" got shape {tuple(reference.shape)}; repeat a grey channel three times, or take another net of"
+                f" {list(BACKBONES)}"
+            )
+
+    def prepare(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
+        stack, heads = self._network
+        like = {"device": reference.device, "dtype": reference.dtype}
+        # a module moves in place, and the one loaded is kept for other devices
+        stack = BACKBONES[self.net].load({name: value.to(**like) for name, value in stack.state_dict().items()})
+        weights = [head.to(**like) for head in heads]
+        mean, std = (torch.tensor(v, **like).view(3, 1, 1) for v in (_MEAN, _STD))
+        layers = BACKBONES[self.net].layers
+
+        def features(x: Tensor) -> list[Tensor]:
+            x, found = (x - mean) / std, []
+            for index, layer in enumerate(stack):
+                x = layer(x)
+                if index in layers:
+                    found.append(x / (1e-8 + x.square().sum(1, keepdim=True)).sqrt())
+            return found
+
+        targets = features(reference)
+
+        def measure(x: Tensor) -> Tensor:
+            total = torch.zeros_like(x[:, 0, 0, 0])
+            for found, target, weight in zip(features(x), targets, weights):
+                total = total + torch.einsum("bchw,c->bhw", (found - target).square(), weight).mean((1, 2))
+            return root(total) if self.root else total
+
+        return measure
+
+    @cached_property
+    def _network(self) -> tuple[nn.Sequential, list[Tensor]]:
+        """The stack, and w of every layer: read at first use."""
+        backbone = BACKBONES[self.net]
+        heads = _heads(self.net, self.heads) if self.weighted else [torch.ones(count) for count in backbone.channels]
+        return backbone.load(_weights(self.net, backbone, self.backbone)), heads
+
+
+def _weights(net: str, backbone: Backbone, given: Any) -> Mapping[str, Tensor]:
+    """The state dict of a file, of a module, or of torchvision."""
+    if isinstance(given, Mapping):
+        return given
+    if isinstance(given, nn.Module):
+        return given.state_dict()
+    if isinstance(given, (str, Path)):
+        return _tensors(given)
+    if given is not None:
+        raise TypeError(f"backbone: takes a file, a state dict, a module or None, got {type(given).__name__}")
+    cure = (
+        f"pass LPIPS(net={net!r}, backbone=...) the file {backbone.file} of torchvision's weights, its state dict or a"
+        " module that has them"
+    )
+    try:
+        from torchvision.models import get_weight  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError(
+            f"backbone: LPIPS needs a pretrained network and torchvision is not installed; {cure}"
+        ) from None
+    try:
+        return get_weight(backbone.weights).get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except OSError as error:
+        raise ValueError(f"backbone: torchvision cannot download {backbone.file} ({error}); {cure}") from None
+
+
+def _heads(net: str, given: Any) -> list[Tensor]:
+    """One vector of channel weights a layer, from a file, from tensors, or from torchmetrics' file."""
+    if given is None:
+        package = importlib.util.find_spec("torchmetrics")
+        if package is None or package.origin is None:
+            raise ValueError(
+                f"heads: LPIPS takes its weights from torchmetrics, which is not installed; install constropt[metrics],"
+                f" or pass LPIPS(net={net!r}, heads=...) the file {net}.pth of the LPIPS authors"
+            )
+        given = Path(package.origin).parent / "functional" / "image" / "lpips_models" / f"{net}.pth"
+    if isinstance(given, (str, Path)):
+        given = [value for _, value in sorted(_tensors(given).items())]
+    heads = [torch.as_tensor(value).detach().flatten() for value in given]
+    channels = BACKBONES[net].channels
+    if tuple(head.numel() for head in heads) != channels:
+        raise ValueError(
+            f"heads: net={net!r} takes {len(channels)} vectors of {channels} weights, got"
+            f" {tuple(head.numel() for head in heads)}"
+        )
+    return heads
+
+
+def _tensors(path: str | Path) -> dict[str, Tensor]:
+    from constropt.evaluation.model import load_weights  # here, since it brings the whole of evaluation along
+
+    return load_weights(path)

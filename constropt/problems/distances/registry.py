@@ -1,0 +1,69 @@
+"""The distances by name, and what makes any callable a distance."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import cache
+
+from constropt.problems.distances.ciede2000 import CIEDE2000
+from constropt.problems.distances.lpips import LPIPS
+from constropt.problems.distances.norms import L0, L0_PIXELS, L1, L2, Distance, DistanceLike, Linf
+from constropt.problems.distances.ssim import MSSSIM, SSIM
+from constropt.problems.distances.wasserstein import Wasserstein
+
+# Built at first use: LPIPS reads files.
+_BY_NAME: dict[str, Callable[[], Distance]] = {
+    "l0": lambda: L0,
+    "l0_pixels": lambda: L0_PIXELS,
+    "l1": lambda: L1,
+    "l2": lambda: L2,
+    "linf": lambda: Linf,
+    "ssim": SSIM,
+    "ms_ssim": MSSSIM,
+    "ciede2000": CIEDE2000,
+    "lpips": LPIPS,
+    "wasserstein": Wasserstein,
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that :func:`as_distance` takes.
+
+    >>> "ssim" in names()
+    True
+    """
+    return tuple(_BY_NAME)
+
+
+@cache
+def _named(name: str) -> Distance:
+    return _BY_NAME[name]()
+
+
+def as_distance(distance: DistanceLike, allowed: tuple[str, ...] | None = None) -> Distance:
+    """A name, a :class:`Distance` or a callable ``(x, reference) -> (batch,)`` as a :class:`Distance`.
+
+    ``allowed`` restricts the names, for a solver that needs more of a distance than its gradient. Raises ``ValueError``
+    for an unknown name, listing the known and the near ones, and for one that is not allowed here, naming recipes that
+    take it; ``TypeError`` for anything else.
+
+    >>> as_distance("l1").first_step
+    0.5
+    """
+    if isinstance(distance, (str, Distance)):
+        name = distance if isinstance(distance, str) else distance.name
+        if isinstance(distance, Distance) and (allowed is None or name in allowed):
+            return distance
+        known = [known for known in _BY_NAME if allowed is None or known in allowed]
+        if name in known:
+            return _named(name)
+        near = difflib.get_close_matches(name.casefold(), known, n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        if isinstance(distance, Distance) or name in _BY_NAME:
+            hint = "; this attack needs its projection or proximity operator, alma, cw and pdgd only its gradient"
+        raise ValueError(f"distance: takes one of {known} here, got {name!r}{hint}")
+    if callable(distance) and allowed is None:
+        return Distance(getattr(distance, "__name__", type(distance).__name__), distance)
+    takes = "a name, a Distance or a callable (x, reference) -> (batch,)" if allowed is None else f"one of {[*allowed]}"
+    raise TypeError(f"distance: takes {takes}, got {type(distance).__name__}")
