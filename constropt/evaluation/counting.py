@@ -28,7 +28,8 @@ def logits_of(output: Any) -> Tensor:
 class PassCounter:
     """Rows that went through the model: ``forwards``, and ``backwards`` for gradients taken through its logits.
 
-    ``backwards`` is ``None`` once a call was made under ``torch.func`` transforms, which allow no hooks.
+    A batched call (``is_grads_batched``) counts as often as it has gradients. ``backwards`` is ``None`` once a call was
+    made under ``torch.func`` transforms, which allow no hooks.
     """
 
     forwards: int = 0
@@ -42,14 +43,22 @@ class PassCounter:
         if not logits.requires_grad:
             return
 
-        def backward(_: Tensor) -> None:
+        def backward(gradient: Tensor) -> None:
             if self.backwards is not None:
-                self.backwards += rows
+                self.backwards += rows * _directions(gradient)
 
         try:
             logits.register_hook(backward)
         except RuntimeError:
             self.backwards = None
+
+
+def _directions(gradient: Tensor) -> int:
+    """How many gradients a hook sees at once: those of ``is_grads_batched``, else one."""
+    private: Any = torch  # what autograd makes of such a call, and nothing public tells
+    if private._C._functorch.is_legacy_batchedtensor(gradient):
+        return private._remove_batch_dim(gradient, 1, 1, 0).shape[0]
+    return 1
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,42 @@ import torch
 from torch import Tensor, nn
 
 from constropt.evaluation.files import replacing
+from constropt.evaluation.hub import Normalized, is_hub, load_hub
 from constropt.evaluation.references import load_reference
 
 
 def load_model(reference: str, weights: str | Path | None = None, *, device: torch.device | str = "cpu") -> nn.Module:
     """The module that ``reference``, ``"module:factory"``, names or that the factory there builds, in eval mode.
 
-    The factory is called without arguments. ``weights`` is read by :func:`load_weights`; without it the module stays
-    as the factory made it. Raises ``ValueError`` for a reference that does not import, does not give an ``nn.Module``,
+    The factory is called without arguments; models of other libraries are named as
+    :mod:`~constropt.evaluation.hub` says. ``weights`` is read by :func:`load_weights`; without it the module stays as
+    the factory made it. Raises ``ValueError`` for a reference that does not import, does not give an ``nn.Module``,
     or whose parameters do not match the weights.
     """
+    if is_hub(reference):
+        model: Any = load_hub(reference, pretrained=weights is None)
+    else:
+        model = _made(reference)
+    if weights is not None:
+        inner = model.model if isinstance(model, Normalized) else model  # files know nothing of our normalisation
+        _fill(inner, load_weights(weights), f"{weights} does not fit {reference}")
+    return model.to(device).eval()
+
+
+def _made(reference: str) -> nn.Module:
+    """The module that "module:factory" names or makes."""
     factory = load_reference(reference, what="model")
     if isinstance(factory, nn.Module):
-        model = factory
-    else:
-        if not callable(factory):
-            raise ValueError(f"model: {reference!r} is a {type(factory).__name__}, not a factory")
-        needed = _required(factory)
-        if needed:
-            raise ValueError(f"model: {reference!r} needs {', '.join(needed)}; give a factory that needs nothing")
-        model = factory()
+        return factory
+    if not callable(factory):
+        raise ValueError(f"model: {reference!r} is a {type(factory).__name__}, not a factory")
+    needed = _required(factory)
+    if needed:
+        raise ValueError(f"model: {reference!r} needs {', '.join(needed)}; give a factory that needs nothing")
+    model = factory()
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: {reference!r} gave a {type(model).__name__}, not a torch.nn.Module")
-    if weights is not None:
-        _fill(model, load_weights(weights), f"{weights} does not fit {reference}")
-    return model.to(device).eval()
+    return model
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
@@ -78,8 +90,31 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         save_file(state, unfinished)
 
 
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[list[str]]:
+    """Every module of ``model`` in evaluation mode for a while, each put back then; gives the names of those it found
+    in training mode.
+
+    >>> with evaluation_mode(nn.Sequential(nn.Dropout().eval(), nn.Linear(1, 1)).requires_grad_(False)) as training:
+    ...     training
+    ['(the model itself)', '1']
+    """
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    found = [(name or "(the model itself)", module) for name, module in modules if module.training]
+    for _, module in found:
+        module.training = False
+    try:
+        yield [name for name, _ in found]
+    finally:
+        for _, module in found:
+            module.training = True
+
+
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], mismatch: str) -> None:
     own = model.state_dict()
+    # the counters of BatchNorm came later than many published weights, and evaluation does not read them
+    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in weights}
+    weights = {**weights, **counters}
     problems = [
         *(f"missing {name}" for name in own if name not in weights),
         *(f"unexpected {name}" for name in weights if name not in own),
@@ -92,7 +127,7 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], mismatch: str) -> Non
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"weights: {mismatch}: {', '.join(problems[:3])}{more}")
-    model.load_state_dict(dict(weights))
+    model.load_state_dict(weights)
 
 
 def _required(factory: Any) -> list[str]:

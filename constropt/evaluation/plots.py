@@ -12,12 +12,12 @@ from torch import Tensor
 
 from constropt.evaluation.data import MissingExtra
 from constropt.evaluation.files import replacing
-from constropt.evaluation.report import AttackReport
+from constropt.evaluation.report import AttackReport, Curve
 
 _LINEAR_UNTIL = 2 / 255  # of the axis of failures: attacks on dense predictions differ below it
 
 
-def plot_curve(reports: Sequence[AttackReport], path: str | Path) -> None:
+def plot_curve(reports: Sequence[Curve], path: str | Path) -> None:
     """Write the robust accuracy of every recipe against the size of the perturbation allowed, as one figure.
 
     The curve is exact: it drops at each distance found, and says only that no *smaller* perturbation was found. Where

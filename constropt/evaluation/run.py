@@ -5,21 +5,33 @@ from __future__ import annotations
 import difflib
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from constropt.evaluation.columns import verified
+from constropt.evaluation.columns import NORMS, Measure, verified
 from constropt.evaluation.counting import PassCounter, counted, synchronize, time_pass
 from constropt.evaluation.report import AttackReport
 from constropt.evaluation.segmentation import mean_iou_of
 from constropt.solution import Solution
 
-NORMS = ("l0", "l1", "l2", "linf")
 NU = 0.99  # the fraction of pixels at which a dense prediction counts as fooled (Sec. 5.5.3)
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What one run of a recipe on one batch gave; ``columns`` and ``confusions`` are those of ``verified``."""
+
+    solution: Solution
+    columns: dict[str, np.ndarray]
+    confusions: dict[str, Tensor]
+    forwards: int
+    backwards: int | None
+    seconds: float
 
 
 def evaluate(
@@ -49,16 +61,9 @@ def evaluate(
     """
     name = name or str(getattr(recipe, "__name__", type(recipe).__name__))
     _check_data(model, inputs, labels, targets, batch_size, measure)
-    _check_options(recipe, name, options if targets is None else {**options, "targets": targets})
-    named, _ = _parameters(recipe)
-    device = _device(model, inputs)
-    distance = measure or _setting(options, named, "distance", "objective")
-    distance_name = distance if isinstance(distance, str) else getattr(distance, "__name__", type(distance).__name__)
-    bounds = _checked_bounds(_setting(options, named, "bounds", (0.0, 1.0)))
-    nu = _setting(options, named, "nu", None)
-    nu = float(NU if nu is None else nu)
-    ignore_index = int(_setting(options, named, "ignore_index", 255))
-
+    check_options(recipe, name, options if targets is None else {**options, "targets": targets})
+    device = device_of(model, inputs)
+    how = measure_of(recipe, options, measure)
     counter = PassCounter()
     batches: list[dict[str, np.ndarray]] = []
     adversarial: list[Tensor] = []
@@ -68,32 +73,24 @@ def evaluate(
         rows = slice(start, start + batch_size)
         x, y = inputs[rows].to(device), labels[rows].to(device)
         t = None if targets is None else targets[rows].to(device)
-        extra = {} if t is None else {"targets": t}
         before = time_pass(model, x, warm_up=start == 0)
-        synchronize(device)
-        clock = time.perf_counter()
-        with counted(model, counter) as watched:
-            solution = recipe(watched, x, y, **extra, **options)
-        synchronize(device)
-        wall_time += time.perf_counter() - clock
+        batch = run_batch(recipe, model, x, y, t, options, how, name=name, counter=counter)
+        wall_time += batch.seconds
         pass_time += (before + time_pass(model, x)) / 2  # both ends, since the load of a machine drifts
-        if not isinstance(solution, Solution) or solution.x.shape != x.shape:
-            raise TypeError(f"recipe {name!r}: must return a Solution with one x per input, got {solution!r:.80}")
-        adversarial.append(solution.x.detach().cpu())
-        columns, counts = verified(model, solution, x, y, t, bounds, distance_name, nu, ignore_index)
-        batches.append(columns)
-        confusions = {key: count + confusions.get(key, 0) for key, count in counts.items()}
+        adversarial.append(batch.solution.x.detach().cpu())
+        batches.append(batch.columns)
+        confusions = {key: count + confusions.get(key, 0) for key, count in batch.confusions.items()}
         if progress is not None:
             progress(min(start + batch_size, inputs.shape[0]), inputs.shape[0])
 
     columns = {"index": np.arange(inputs.shape[0])}
     columns |= {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-    steps = _setting(options, named, "steps", None)
+    steps = _setting(options, _parameters(recipe)[0], "steps", None)
     if not isinstance(steps, int):  # a recipe without a budget in steps: as many as the model was asked
         steps = max(1, round(counter.forwards / inputs.shape[0]))
     return AttackReport(
         name=name,
-        distance_name=distance_name,
+        distance_name=how.distance_name,
         targeted=targets is not None,
         steps=steps,
         columns=columns,
@@ -104,6 +101,50 @@ def evaluate(
         model_time=steps * pass_time,
         labels=labels.detach().cpu(),
         figures=_dense_figures(confusions),
+    )
+
+
+def run_batch(
+    recipe: Callable[..., Solution],
+    model: Callable[[Tensor], Any],
+    inputs: Tensor,
+    labels: Tensor,
+    targets: Tensor | None,
+    options: Mapping[str, Any],
+    how: Measure,
+    *,
+    name: str,
+    counter: PassCounter | None = None,
+) -> BatchResult:
+    """One batch through ``recipe``, its passes counted and timed, and what it returns verified.
+
+    ``counter`` goes on counting where earlier batches ended; the result's counts are then those of all of them.
+    Raises ``TypeError`` when the recipe returns no :class:`Solution` with one x per input.
+    """
+    counter = PassCounter() if counter is None else counter
+    extra = {} if targets is None else {"targets": targets}
+    synchronize(inputs.device)
+    clock = time.perf_counter()
+    with counted(model, counter) as watched:
+        solution = recipe(watched, inputs, labels, **extra, **options)
+    synchronize(inputs.device)
+    seconds = time.perf_counter() - clock
+    if not isinstance(solution, Solution) or solution.x.shape != inputs.shape:
+        raise TypeError(f"recipe {name!r}: must return a Solution with one x per input, got {solution!r:.80}")
+    columns, confusions = verified(model, solution, inputs, labels, targets, how)
+    return BatchResult(solution, columns, confusions, counter.forwards, counter.backwards, seconds)
+
+
+def measure_of(recipe: Callable[..., Any], options: Mapping[str, Any], measure: str | None = None) -> Measure:
+    """How the results of ``recipe`` under these ``options`` are judged; ``measure`` replaces its own distance."""
+    named, _ = _parameters(recipe)
+    distance = measure or _setting(options, named, "distance", "objective")
+    nu = _setting(options, named, "nu", None)
+    return Measure(
+        distance if isinstance(distance, str) else getattr(distance, "__name__", type(distance).__name__),
+        _checked_bounds(_setting(options, named, "bounds", (0.0, 1.0))),
+        float(NU if nu is None else nu),
+        int(_setting(options, named, "ignore_index", 255)),
     )
 
 
@@ -140,13 +181,14 @@ def takes(recipe: Callable[..., Any], option: str, *, by_name: bool = False) -> 
     return option in named or (anything and not by_name)
 
 
-def _setting(options: dict[str, Any], named: dict[str, Any], name: str, otherwise: Any) -> Any:
+def _setting(options: Mapping[str, Any], named: dict[str, Any], name: str, otherwise: Any) -> Any:
     """What the recipe will use for ``name``: the option, else its own default, else ``otherwise``."""
     value = options.get(name, named.get(name, otherwise))
     return otherwise if value is inspect.Parameter.empty else value
 
 
-def _device(model: Callable[[Tensor], Any], inputs: Tensor) -> torch.device:
+def device_of(model: Callable[[Tensor], Any], inputs: Tensor) -> torch.device:
+    """Where the model's parameters are; where it has none, where the inputs are."""
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return inputs.device if parameter is None else parameter.device
 
@@ -186,7 +228,8 @@ def _checked_bounds(bounds: Any) -> tuple[float, float]:
     raise ValueError(f"bounds: takes a pair of numbers (low, high) with low < high, got {bounds!r}")
 
 
-def _check_options(recipe: Callable[..., Any], name: str, options: dict[str, Any]) -> None:
+def check_options(recipe: Callable[..., Any], name: str, options: Mapping[str, Any]) -> None:
+    """``ValueError`` for an option that ``recipe`` does not take, naming the near ones and all that it takes."""
     if not callable(recipe):
         raise TypeError(f"recipe: takes a function, got {type(recipe).__name__}")
     named, anything = _parameters(recipe)

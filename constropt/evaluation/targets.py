@@ -9,7 +9,8 @@ from torch import Tensor
 
 
 def choose_targets(kind: str, labels: Tensor, num_classes: int, *, seed: int = 0) -> Tensor:
-    """Targets ``(samples,)`` that differ from ``labels``: the "next" class, a "random" other one, or one class number.
+    """Targets ``(samples,)`` that differ from ``labels``: the "next" class, a "random" other one, one class number, or
+    "+k", the k-th after the label.
 
     Raises ``ValueError`` for another ``kind``, a class that does not exist, or one that is the label of a sample.
 
@@ -24,8 +25,13 @@ def choose_targets(kind: str, labels: Tensor, num_classes: int, *, seed: int = 0
         generator = torch.Generator().manual_seed(seed)
         offsets = torch.randint(1, num_classes, labels.shape, generator=generator)
         return (labels + offsets.to(labels.device)) % num_classes
+    if kind[:1] == "+" and kind[1:].isdecimal() and 0 < int(kind[1:]) < num_classes:
+        return (labels + int(kind[1:])) % num_classes
     if not kind.isdecimal() or int(kind) >= num_classes:
-        raise ValueError(f"targets: takes 'next', 'random' or a class from 0 to {num_classes - 1}, got {kind!r}")
+        raise ValueError(
+            f"targets: takes 'next', 'random', '+1' to '+{num_classes - 1}' or a class from 0 to {num_classes - 1}, got"
+            f" {kind!r}"
+        )
     own = int((labels == int(kind)).sum())
     if own:
         raise ValueError(f"targets: {own} of the samples have label {kind} already; take 'next', or data without them")
