@@ -8,7 +8,7 @@ from distances import ALL, batch, squeezenet
 from torch import Tensor, nn
 
 from constropt import solve
-from constropt.problems.attacks import ALMA, MinimalPerturbation, alma
+from constropt.problems.attacks import ALMA, MinimalPerturbation, alma, cw, lpa, pdgd, perc_al
 from constropt.problems.distances import SSIM
 
 
@@ -89,3 +89,14 @@ def test_other_bounds_give_the_same_images(victim):
     here = alma(model, x, labels, distance="ssim", steps=30)
     wide = alma(lambda t: model(t / 4 + 0.5), 4 * x - 2, labels, distance="ssim", steps=30, bounds=(-2.0, 2.0))
     assert wide.feasible.all() and wide.objective.median() < 4 * here.objective.median()
+
+
+@pytest.mark.parametrize("recipe", [alma, cw, lpa, pdgd, perc_al])
+def test_a_count_is_refused_by_what_follows_gradients(recipe, victim):
+    _, x, labels = victim
+
+    def model(_):
+        raise AssertionError("called")
+
+    with pytest.raises(ValueError, match="'l0_pixels' has no gradient.*sigma_zero"):
+        recipe(model, x, labels, distance="l0_pixels")

@@ -10,6 +10,7 @@ from constropt.duals import MultiplierUpdate, PeriodicRho
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.distances import with_gradient
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution, best_of
 from constropt.solve import solve
@@ -103,7 +104,7 @@ def alma(
         model,
         inputs,
         labels,
-        distance=distance,
+        distance=with_gradient(distance),
         targets=targets,
         mask=mask,
         nu=nu,

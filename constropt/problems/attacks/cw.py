@@ -8,6 +8,7 @@ from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.budgeted import require_whole
 from constropt.problems.attacks.goals import logit_margin
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.distances import L0, with_gradient
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution
 from constropt.solve import solve
@@ -117,7 +118,7 @@ def cw(
         model,
         inputs,
         labels,
-        distance=distance,
+        distance=distance if distance in ("l0", L0) else with_gradient(distance),
         targets=targets,
         constraint=logit_margin(confidence),
         bounds=bounds,

@@ -15,10 +15,12 @@ from constropt.problems.attacks.constraints import (
     below_largest,
     class_gaps,
     cross_entropy,
+    dlr,
     fooled,
     logit_difference,
     margin_for,
     target_gap,
+    targeted_dlr,
     tie_margin,
 )
 
@@ -36,7 +38,7 @@ class Goal:
     >>> import torch
     >>> aim = Aim.of(torch.zeros(1, 2), torch.tensor([0]), None, None, 255)
     >>> outside_top(2).value(torch.tensor([[1.0, 3.0, -1.0]]), aim)
-    tensor([0.5000])
+    tensor([0.5001])
     """
 
     name: str
@@ -46,6 +48,28 @@ class Goal:
 
 
 GoalLike = Goal | Measure | None
+
+
+def misclassified(margin: float) -> Goal:
+    """DLR+ or tDLR+ (:func:`~constropt.problems.attacks.constraints.fooled`) with another margin beyond a tie.
+
+    In parts of the spread of the logits. The usual 1e-4 is what solvers tolerate in float32; one that tolerates nothing
+    can do with less, which shows where an input lies next to the boundary. ``ValueError`` for a negative one.
+    """
+    if not margin >= 0:
+        raise ValueError(f"margin: takes a part of the spread of the logits >= 0, got {margin}")
+
+    def value(logits: Tensor, aim: Aim) -> Tensor:
+        if aim.targets is None:
+            return dlr(logits, aim.labels, margin=margin)
+        return targeted_dlr(logits, aim.targets, margin=margin)
+
+    def gaps(logits: Tensor, aim: Aim) -> Tensor:
+        if aim.targets is None:
+            return class_gaps(logits, aim.labels, margin=margin)
+        return target_gap(logits, aim.targets, margin=margin)
+
+    return Goal("misclassified", value, alternatives=gaps)
 
 
 def logit_margin(confidence: float = 0.0) -> Goal:

@@ -42,7 +42,7 @@ def towards(classes: Tensor) -> Loss:
 
     >>> aim = Aim.of(torch.rand(1, 2), torch.tensor([0]), None, None, 255)
     >>> towards(torch.tensor([2]))(torch.tensor([[3.0, 1.0, -1.0]]), aim)
-    tensor([-1.0000])
+    tensor([-1.0001])
     """
     return lambda logits, aim: -class_dlr(logits, aim.labels, classes)
 

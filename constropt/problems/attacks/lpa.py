@@ -15,6 +15,7 @@ from constropt.problems.attacks.losses import as_loss
 from constropt.problems.attacks.maximal_loss import radius_of, row_mean
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.remeasured import remeasured
+from constropt.problems.distances import with_gradient
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution
 from constropt.solve import solve
@@ -96,7 +97,9 @@ def lpa(
     [[False], [True]]
     """
     require_whole(steps=steps, searches=searches, radii=radii)
-    problem = MinimalPerturbation(model, inputs, labels, distance=distance, targets=targets, bounds=bounds)
+    problem = MinimalPerturbation(
+        model, inputs, labels, distance=with_gradient(distance), targets=targets, bounds=bounds
+    )
     if not h > 0:
         raise ValueError(f"h: takes a length > 0, in parts of the bounds' width, got {h}")
     width = bounds[1] - bounds[0]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from constropt.problems.attacks.arguments import Model
+from constropt.problems.attacks.goals import misclassified
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
@@ -13,6 +14,9 @@ from constropt.solution import Solution
 from constropt.solve import solve
 from constropt.solvers.base import Callback
 from constropt.solvers.linearized_projection import LinearizedProjection
+
+# Beyond a tie, in parts of the spread of the logits: on small nets the rounding of another batch size is 2e-6 of it.
+MARGIN = 1e-5
 
 
 def minimal(
@@ -43,7 +47,15 @@ def minimal(
     """
     measure = as_distance(distance, ("l1", "l2", "linf"))
     assert isinstance(measure, Norm)
-    problem = MinimalPerturbation(LogOutputs(model), inputs, labels, distance=measure, targets=targets, bounds=bounds)
+    problem = MinimalPerturbation(
+        LogOutputs(model),
+        inputs,
+        labels,
+        distance=measure,
+        targets=targets,
+        constraint=misclassified(MARGIN),
+        bounds=bounds,
+    )
     # the solver's reach is in units of images in [0, 1]
     width = bounds[1] - bounds[0]
     solver = LinearizedProjection(p=measure.p, reach={1.0: 10.0, 2.0: 1.0, torch.inf: 0.3}[measure.p] * width)

@@ -8,7 +8,7 @@ from constropt.domain import Box
 from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
 from constropt.problems.attacks.losses import following
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
-from constropt.problems.distances import as_distance
+from constropt.problems.distances import as_distance, with_gradient
 from constropt.problems.distances.norms import DistanceLike
 from constropt.prox.norms import NormAround
 from constropt.solution import Solution
@@ -106,7 +106,7 @@ def pdgd(
         model,
         inputs,
         labels,
-        distance=distance,
+        distance=with_gradient(distance),
         targets=targets,
         mask=mask,
         nu=nu,

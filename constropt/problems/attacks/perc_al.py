@@ -8,6 +8,7 @@ from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.budgeted import require_whole
 from constropt.problems.attacks.losses import Loss, following
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.distances import with_gradient
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution
 from constropt.solve import solve
@@ -48,7 +49,9 @@ def perc_al(
     for name, value in (("alpha_l", alpha_l), ("alpha_c", alpha_c)):
         if not value > 0:
             raise ValueError(f"{name}: takes a length > 0, in parts of the bounds' width, got {value}")
-    problem = MinimalPerturbation(model, inputs, labels, distance=distance, targets=targets, bounds=bounds)
+    problem = MinimalPerturbation(
+        model, inputs, labels, distance=with_gradient(distance), targets=targets, bounds=bounds
+    )
     width = bounds[1] - bounds[0]
     solver = Alternating(size=alpha_l * width, objective_size=alpha_c * width)
     return solve(following(problem, loss), solver, inputs, steps=steps, callback=callback)

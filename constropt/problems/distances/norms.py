@@ -16,7 +16,7 @@ class Distance:
     A callable ``distance(x, reference)``; ``distance.bind(reference)`` is the same for one reference, which is then
     prepared once: that is what a problem evaluates at every step. Subclasses that have something to prepare override
     :meth:`bind` and need no ``measure``. ``first_step`` is the increase of the first step of ALMA (Table III-1), about
-    a tenth of the distances expected.
+    a tenth of the distances expected; ``smooth`` is false for one without a gradient, such as a count.
 
     Raises ``TypeError`` without a measure.
 
@@ -28,6 +28,7 @@ class Distance:
     name: str
     measure: Callable[[Tensor, Tensor], Tensor] | None = None
     first_step: float = 0.1
+    smooth: bool = True
 
     def __post_init__(self) -> None:
         if not callable(self.measure) and type(self).bind is Distance.bind:
@@ -57,7 +58,7 @@ class Norm(Distance):
 
     def __init__(self, p: float, name: str, first_step: float) -> None:
         object.__setattr__(self, "p", p)
-        super().__init__(name, self._norm, first_step)
+        super().__init__(name, self._norm, first_step, smooth=p > 0)
 
     def _norm(self, x: Tensor, reference: Tensor) -> Tensor:
         return torch.linalg.vector_norm((x - reference).flatten(1), ord=self.p, dim=1)
@@ -75,7 +76,7 @@ def changed_pixels(x: Tensor, reference: Tensor) -> Tensor:
 
 
 L0 = Norm(0.0, "l0", 5.0)
-L0_PIXELS = Distance("l0_pixels", changed_pixels, 5.0)
+L0_PIXELS = Distance("l0_pixels", changed_pixels, 5.0, smooth=False)
 L1 = Norm(1.0, "l1", 0.5)
 L2 = Norm(2.0, "l2", 0.1)
 Linf = Norm(torch.inf, "linf", 0.01)

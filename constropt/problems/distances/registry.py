@@ -67,3 +67,18 @@ def as_distance(distance: DistanceLike, allowed: tuple[str, ...] | None = None) 
         return Distance(getattr(distance, "__name__", type(distance).__name__), distance)
     takes = "a name, a Distance or a callable (x, reference) -> (batch,)" if allowed is None else f"one of {[*allowed]}"
     raise TypeError(f"distance: takes {takes}, got {type(distance).__name__}")
+
+
+def with_gradient(distance: DistanceLike) -> Distance:
+    """:func:`as_distance` for attacks that follow its gradient; ``ValueError``, naming others, where it has none.
+
+    >>> with_gradient("l2").name
+    'l2'
+    """
+    measure = as_distance(distance)
+    if not measure.smooth:
+        raise ValueError(
+            f"distance: {measure.name!r} has no gradient, which this attack follows; fmn, sigma_zero, brendel_bethge"
+            " and jsma count entries"
+        )
+    return measure
