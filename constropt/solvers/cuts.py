@@ -34,17 +34,26 @@ def meet_linf(start: Tensor, normal: Tensor, target: Tensor, lower: Tensor, uppe
     return _meet_along(normal.sign(), start, normal, target, lower, upper)
 
 
-def meet_l1(start: Tensor, normal: Tensor, target: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def meet_l1(start: Tensor, normal: Tensor, target: Tensor, lower: Tensor, upper: Tensor, spread: float = 0.0) -> Tensor:
     """Coordinates pushed to the box against the sign of ``normal``, largest ``|normal|`` first, until the cut is met.
 
     From 0 it is the smallest such point in the sum of the entries' sizes. A start that is below the cut already is
-    scaled down towards 0, which the box must contain, to meet it.
+    scaled down towards 0, which the box must contain, to meet it. With ``spread > 0`` the coordinates that can move and
+    whose ``|normal|`` is within that part of the largest move together, each by what it has beyond the others, before
+    the rest is pushed: the cut holds near the start only, and so does a move in many coordinates.
 
     >>> box = torch.full((1, 2), 0.5)
     >>> meet_l1(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]), torch.tensor([-1.7]), -box, box)
     tensor([[-0.5000, -0.2000]])
     """
     level = (normal * start).sum(1)
+    if spread > 0:
+        free = torch.where(torch.where(normal > 0, start > lower, start < upper), normal, 0)
+        size = free.abs()
+        together = free.sign() * (size - (1 - spread) * size.amax(1, keepdim=True)).clamp_min(0)
+        moved = _meet_along(together, start, normal, target, lower, upper)
+        start = torch.where((level > target).unsqueeze(1), moved, start)
+        level = (normal * start).sum(1)
     size, order = normal.abs().sort(dim=1, descending=True)
     room = torch.where(normal > 0, start - lower, upper - start).gather(1, order)
     gained = (size * room).cumsum(1)

@@ -13,14 +13,18 @@ import torch
 from torch import Tensor
 
 from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.prox.projections import project_l1
 from constropt.solvers.alternatives import DUAL, alternatives, room
 from constropt.solvers.base import Proposal, Run, Solver, refuse_fractions
 from constropt.solvers.cuts import meet_l1, meet_l2, meet_linf
 
 _MEET = {1.0: meet_l1, 2.0: meet_l2, torch.inf: meet_linf}
+_AVERAGE = {1.0: 0.5, 2.0: 0.7, torch.inf: 0.7}
 _TRUST = {1.0: 0.3, 2.0: 0.5, torch.inf: 0.5}
 _REACH = {1.0: 10.0, 2.0: 1.0, torch.inf: 0.3}
 
+# From this shrinking on less and less entries move together.
+_SPREADING = 0.2
 # The overshoot is kept within these limits, and is relative to at least this norm.
 _LEAST, _MOST, _SMALLEST = 1e-3, 10.0, 1e-5
 
@@ -66,21 +70,28 @@ class LinearizedProjection(Solver[CutState]):
     pass each, and the nearest is taken first; afterwards each step linearises the smallest one at its point. A
     constraint without them is linearised itself, of several entries the worst.
 
-    One step, for delta = x - x0 and q dual to p: the cut is normalised, ``g / ||g||_q``, and averaged with the earlier
-    ones (weight ``average`` on these); delta is shrunk by ``1 + tau``, tau falling geometrically over ``shrink``, then
-    moved to where the averaged cut is met exactly inside the box, with an overshoot that halves where the row is
-    feasible and doubles where not; the move is limited to ``trust`` times the best norm found (before: the current
-    norm, at least ``reach``). From ``runs * restart_after`` steps on the budget is split into ``runs`` (1 or 2) runs,
-    the second from x0 towards the second-nearest alternative: another basin. One forward and one backward pass a step.
+    One step, for delta = x - x0 and q dual to p: the cut is normalised, ``g / ||g||_q``, and averaged with the
+    earlier ones (weight ``average`` on these); delta is shrunk by ``1 + tau``, tau falling geometrically over
+    ``shrink``, then moved to where the averaged cut is met exactly inside the box, with an overshoot that halves
+    where the row is feasible and doubles where not; the move is limited to ``trust`` times the best norm found
+    (before: the current norm, at least ``reach``). From ``runs * restart_after`` steps on the budget is split into
+    ``runs`` (1 or 2) runs, the second from x0 towards the second-nearest alternative: another basin. One forward and
+    one backward pass a step.
 
-    ``trust`` and ``reach`` (in the input's units) default by p: 0.3, 0.5, 0.5 and 10, 1, 0.3 for p = 1, 2, inf.
-    Raises ``ValueError`` for another p, equalities or several constraints, and for a domain that is no finite box.
+    For p = 1 delta is shrunk by soft thresholding, and moves in the ``spread`` of the largest entries of the cut at
+    once (:func:`~constropt.solvers.cuts.meet_l1`), which falls to 0 with tau from ``tau = 0.2`` on: the exact vertex
+    of one linearisation is far from that of the next.
+
+    ``average``, ``trust`` and ``reach`` (in the input's units) default by p: 0.5, 0.7, 0.7; 0.3, 0.5, 0.5; and 10, 1,
+    0.3 for p = 1, 2, inf. Raises ``ValueError`` for another p, equalities or several constraints, and for a domain
+    that is no finite box.
     """
 
     p: float = 2.0
     explore: int = 3
-    average: float = 0.7
+    average: float | None = None
     shrink: tuple[float, float] = (3.0, 0.01)
+    spread: float = 0.3
     trust: float | None = None
     reach: float | None = None
     runs: int = 2
@@ -90,8 +101,10 @@ class LinearizedProjection(Solver[CutState]):
     def __post_init__(self) -> None:
         if self.p not in _MEET:
             raise ValueError(f"p: takes 1, 2 or inf, got {self.p!r}")
-        if not 0 <= self.average < 1:
+        if self.average is not None and not 0 <= self.average < 1:
             raise ValueError(f"average: must lie in [0, 1), got {self.average}; 0 uses the last cut alone")
+        if not 0 <= self.spread <= 1:
+            raise ValueError(f"spread: must lie in [0, 1], got {self.spread}; 0 moves the largest entry first")
         if self.explore < 1 or self.runs not in (1, 2):
             raise ValueError(f"explore, runs: need explore >= 1 and runs 1 or 2, got {self.explore} and {self.runs}")
 
@@ -132,9 +145,9 @@ class LinearizedProjection(Solver[CutState]):
             average, overshoot = state.second, torch.ones_like(overshoot)
             delta, norm = torch.zeros_like(delta), torch.zeros_like(norm)
         else:
+            weight = _AVERAGE[self.p] if self.average is None else self.average
             average = Cut(
-                torch.lerp(cut.normal, average.normal, self.average),
-                torch.lerp(cut.offset, average.offset, self.average),
+                torch.lerp(cut.normal, average.normal, weight), torch.lerp(cut.offset, average.offset, weight)
             )
             overshoot = (overshoot * torch.where(feasible, 0.5, 2.0)).clamp(_LEAST, _MOST)
 
@@ -198,7 +211,11 @@ class LinearizedProjection(Solver[CutState]):
         beyond = (
             state.overshoot * norm.clamp_min(_SMALLEST) * torch.linalg.vector_norm(cut.normal, ord=DUAL[self.p], dim=1)
         )
-        met = _MEET[self.p](delta / (1 + tau), cut.normal, -cut.offset - beyond, lower, upper)
+        if self.p == 1:
+            start = project_l1(delta, norm / (1 + tau))
+            met = meet_l1(start, cut.normal, -cut.offset - beyond, lower, upper, self.spread * min(1, tau / _SPREADING))
+        else:
+            met = _MEET[self.p](delta / (1 + tau), cut.normal, -cut.offset - beyond, lower, upper)
         trust = _TRUST[self.p] if self.trust is None else self.trust
         reach = _REACH[self.p] if self.reach is None else self.reach
         radius = trust * torch.where(state.best.isfinite(), state.best, norm.clamp_min(reach))
