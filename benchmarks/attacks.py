@@ -50,7 +50,7 @@ def cases(steps: int, budgets: dict[str, float]) -> list[Case]:
     """All pairs; the searches of C&W share ``9 steps``."""
     import adv_lib.attacks as peer
 
-    first = {"l1": 0.5, "l2": 0.1, "ssim": 1e-4, "ciede2000": 0.05}
+    first = {name: as_distance(name).first_step for name in ("l1", "l2", "ssim")}
 
     def official(function: str, *args: Any, **options: Any) -> Attack:
         return lambda model, x, labels: getattr(peer, function)(model, x, labels, *args, **options)

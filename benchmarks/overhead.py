@@ -1,6 +1,6 @@
 """What the library costs beside the model, and what a million duals cost beside one elementwise pass.
 
-    python benchmarks/overhead.py [--batch 500] [--steps 20]
+    python benchmarks/overhead.py [--batch 500] [--steps 20] [--recipes alma fmn ...]
 
 Prints ratios within one run: the wall time of an attack over that of as many forward and backward passes of SmallCNN on
 the same batch, interleaved; and the time of P, of dP/dy and of a full dual update on 1e6 entries over one
@@ -13,12 +13,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from constropt import AugmentedLagrangian, MultiplierUpdate, PeriodicRho
-from constropt.problems.attacks import alma, ddn, minimal
+from constropt.problems import attacks
 from constropt.problems.models import small_cnn
 
 
@@ -40,6 +41,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--recipes", nargs="*", default=["alma", "ddn", "minimal", "fmn", "pgd", "apgd", "pdgd", "sigma_zero"]
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -50,7 +54,8 @@ def main() -> None:
     passes(model, inputs, labels, 2)
     print(f"SmallCNN, batch {arguments.batch}, {arguments.steps} steps, {torch.__version__}\n")
     print("| recipe | time / (steps x forward and backward) |\n|---|---|")
-    for name, recipe in {"ALMA": alma, "DDN": ddn, "minimal": minimal}.items():
+    for name in arguments.recipes:
+        recipe = partial(getattr(attacks, name), **({"eps": 0.1} if name in ("pgd", "apgd") else {}))
         ratios = []
         for _ in range(arguments.repeats):
             bare = timed(lambda: passes(model, inputs, labels, arguments.steps))

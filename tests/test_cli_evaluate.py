@@ -140,6 +140,11 @@ def test_mistakes(tmp_path, arguments, message):
     assert message in found and not (tmp_path / "manifest.json").exists()
 
 
+def test_a_typo_is_found_before_a_network_is_trained(tmp_path):
+    assert "near names: fmn" in error("evaluate", "fnm", "--out", str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_command_in_the_same_folder(tmp_path):
     command = ["evaluate", "fakes:sign_steps", *MODEL, "--steps", "2", "--no-signs", "--out", str(tmp_path)]
     run(*command, "--samples", "8")

@@ -85,13 +85,16 @@ def evaluate(
     options = parse_options(option or [], _OWN_FLAGS)
     options |= {key: value for key, value in (("steps", steps), ("eps", eps)) if value is not None}
     place = shard_number(shard, shards)
+    specs = [evaluation.parse_recipe(text) for text in recipe]
+    for spec in specs:
+        spec.load()  # a name that does not exist is not found out after a network was trained
     inputs, labels = first_samples(data, samples, targets)
     dense = labels.dim() > 1
     networks, described = named_networks(model or [], weights or [], data, out, usable_device(device), seed, progress)
     transfer = {} if transfer_from is None else load_transfer(transfer_from, inputs, labels)
     with bar("evaluate", progress) as advance:
         found = run_evaluation(
-            recipe,
+            specs,
             networks,
             inputs,
             labels,
