@@ -141,7 +141,7 @@ def test_mistakes(tmp_path, arguments, message):
 
 
 def test_a_typo_is_found_before_a_network_is_trained(tmp_path):
-    assert "near names: fmn" in error("evaluate", "fnm", "--out", str(tmp_path))
+    assert "near names: alma" in error("evaluate", "alam", "--out", str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
