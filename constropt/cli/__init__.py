@@ -61,4 +61,4 @@ def recipes() -> None:
             text = re.sub(r":\w+:`~?([\w.]*\.)?([^`]*)`", r"\2", text).replace("``", "")
         except ValueError as error:
             text = f"not available: {error}"
-        typer.echo(f"{name:12} {text} [{entry.value}]")
+        typer.echo(f"{name:14} {text} [{entry.value}]")

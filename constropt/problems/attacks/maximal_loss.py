@@ -23,13 +23,14 @@ _BALLS = {"l1": L1Ball, "l2": L2Ball, "linf": LinfBall}
 
 @dataclass(frozen=True, init=False)
 class MaximalLoss(ConstrainedProblem[Tensor]):
-    """max mean of ``loss`` over the counted entries of each row  s.t.  ``||x - inputs|| <= eps``,  x in [lower, upper].
+    """max mean of ``loss`` over the counted entries of each row  s.t.  ``||x - inputs|| <= eps``,  x in [lower,
+    upper].
 
     ``objective`` is the opposite of that mean, ``(batch,)``. The constraint is that of every attack (DLR+ <= 0), so
     that ``Solution.feasible`` says which rows fool the model, at a fraction ``nu`` of their counted pixels; among
     points that do, the largest loss is kept. ``eps``: a number or ``(batch,)``, in the units of the inputs;
-    ``distance``: "linf", "l2" or "l1"; ``loss``: "ce", "dlr", "logit difference", "houdini", or a callable
-    ``(logits, aim)`` to one value per label. The other arguments are those of
+    ``distance``: "linf", "l2" or "l1"; ``loss``: "ce", "dlr", "targeted dlr", "logit difference", "houdini", or a
+    callable ``(logits, aim)`` to one value per label. The other arguments are those of
     :class:`~constropt.problems.attacks.MinimalPerturbation`.
 
     Raises what :class:`~constropt.problems.attacks.MinimalPerturbation` raises, and ``ValueError`` for a negative or
