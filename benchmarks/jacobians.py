@@ -1,6 +1,6 @@
 """The gradients of all classes in one batched call, beside the loops over classes that attacks are written with.
 
-    python benchmarks/jacobians.py [--networks "small CNN" ...] [--batches 10 50 100 500] [--repeats 3]
+    python benchmarks/jacobians.py [--networks SmallCNN ...] [--batches 10 50 100 500] [--repeats 3]
 
 For each network (10 classes, random weights, one thread) and batch the median, minimum and maximum over interleaved
 repetitions of the time of DeepFool's and FAB's Jacobian (the nine class gaps, forward pass included), and of JSMA's
