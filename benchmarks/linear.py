@@ -1,6 +1,6 @@
 """ALMA, DDN and minimal on linear classifiers, where the exact box-aware minimal l2 perturbation is known.
 
-python benchmarks/linear.py [--steps 100 300 1000] [--seeds 0 1 2]
+python benchmarks/linear.py [--recipes ALMA DDN minimal] [--steps 100 300 1000] [--seeds 0 1 2]
 
 256 dimensions, 10 classes, 128 rows drawn in the unit box. Prints the distance over the exact one: minimum, median,
 95th percentile and maximum over the rows, and the success rate.
@@ -45,12 +45,14 @@ def exact_l2(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| recipe | steps | seed | success | min | median | 95 % | max |\n|---|---|---|---|---|---|---|---|")
-    for name, recipe in RECIPES.items():
+    for name in arguments.recipes:
+        recipe = RECIPES[name]
         for steps in arguments.steps:
             for seed in arguments.seeds:
                 weight, bias, x = classifier(seed)

@@ -112,6 +112,11 @@ class Solution:
         return [Status(code).message for code in self.status.tolist()]
 
 
+def continued(earlier: Solution, later: Solution) -> Solution:
+    """``later``, which went on from ``earlier``, with the passes of both."""
+    return replace(later, forwards=earlier.forwards + later.forwards, backwards=earlier.backwards + later.backwards)
+
+
 def best_of(first: Solution, *others: Solution) -> Solution:
     """The best of several solutions of one problem from the same start, row by row; passes are added up.
 

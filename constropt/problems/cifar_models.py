@@ -5,6 +5,7 @@ The images are normalised inside, so that attacks see pixels. Parameter names ar
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -117,21 +118,6 @@ class RobustResNet4b(nn.Module):
         return self.linear2(self.linear1(x.flatten(1)).relu())
 
 
-class NormalizedSequential(nn.Sequential):
-    """Layers behind a normalisation that has no number among them: the weight files count without it."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], *layers: nn.Module) -> None:
-        super().__init__(*layers)
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward((input - self.mean) / self.std)
-
-
 def cifar_resnet20() -> CifarResNet:
     """ResNet-20, 0.27 million parameters."""
     return CifarResNet(3)
@@ -147,14 +133,13 @@ def cifar_resnet4b() -> RobustResNet4b:
     return RobustResNet4b()
 
 
-def cifar_cnn_a() -> NormalizedSequential:
+def cifar_cnn_a() -> nn.Sequential:
     """ "CNN-A": two strided 4x4 convolutions and two linear layers.
 
     >>> cifar_cnn_a()(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
-    return NormalizedSequential(
-        *CIFAR,
+    layers: list[nn.Module] = [
         nn.Conv2d(3, 16, 4, 2, 1),
         nn.ReLU(),
         nn.Conv2d(16, 32, 4, 2, 1),
@@ -163,4 +148,7 @@ def cifar_cnn_a() -> NormalizedSequential:
         nn.Linear(2048, 100),
         nn.ReLU(),
         nn.Linear(100, 10),
-    )
+    ]
+    # the weight files count the layers without the normalisation
+    numbered = [(str(number), layer) for number, layer in enumerate(layers)]
+    return nn.Sequential(OrderedDict([("normalize", Normalize(*CIFAR)), *numbered]))

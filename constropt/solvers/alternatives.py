@@ -12,10 +12,8 @@ from constropt.masking import by_row
 from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.solvers.base import refuse_fractions
 from constropt.solvers.cuts import meet_l1, meet_l2, meet_linf
-from constropt.solvers.directions import require_one_inequality
+from constropt.solvers.directions import DUAL, require_one_inequality
 from constropt.solvers.jacobian import jacobian_blocks
-
-DUAL = {1.0: torch.inf, 2.0: 2.0, torch.inf: 1.0}
 
 # Published codes add 1e-4 to every step; a fraction of the norm does not depend on the input's units.
 LEAST = 1e-3

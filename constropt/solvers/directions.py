@@ -9,6 +9,9 @@ from torch import Tensor
 
 from constropt.problem import ConstrainedProblem, Evaluation
 
+# The norm that is dual to the p-norm.
+DUAL = {1.0: torch.inf, 2.0: 2.0, torch.inf: 1.0}
+
 
 def require_one_inequality(problem: ConstrainedProblem[Any], solver: object) -> None:
     """``ValueError`` unless the problem has exactly one constraint, an inequality."""

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.prox.projections import project_l1
-from constropt.solvers.alternatives import DUAL, alternatives, room
+from constropt.solvers.alternatives import alternatives, room
 from constropt.solvers.base import Proposal, Run, Solver, refuse_fractions
 from constropt.solvers.cuts import meet_l1, meet_l2, meet_linf
+from constropt.solvers.directions import DUAL
 
 _MEET = {1.0: meet_l1, 2.0: meet_l2, torch.inf: meet_linf}
 _AVERAGE = {1.0: 0.5, 2.0: 0.7, torch.inf: 0.7}

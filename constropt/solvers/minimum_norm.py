@@ -14,6 +14,7 @@ from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.prox.projections import project_l0, project_l1, project_l2, project_linf
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import (
+    DUAL,
     counted,
     normalised,
     per_row,
@@ -24,7 +25,6 @@ from constropt.solvers.directions import (
 )
 
 _PROJECTIONS = {0.0: project_l0, 1.0: project_l1, 2.0: project_l2, torch.inf: project_linf}
-_DUALS = {1.0: torch.inf, 2.0: 2.0, torch.inf: 1.0}
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class MinimumNorm(Solver[MinimumNormState]):
             smaller = torch.minimum(state.radius - 1, (state.radius * (1 - gamma)).floor())
             larger = torch.maximum(state.radius + 1, (state.radius * (1 + gamma)).floor())
         else:
-            boundary = norm + amount / row_norm(gradient, _DUALS[self.p]).clamp_min(torch.finfo(x.dtype).tiny)
+            boundary = norm + amount / row_norm(gradient, DUAL[self.p]).clamp_min(torch.finfo(x.dtype).tiny)
             smaller = state.radius * (1 - gamma)
             # at a tie the estimate is the norm itself: a linear model would stay there for ever
             larger = torch.where(best.isfinite(), state.radius, norm) * (1 + gamma)

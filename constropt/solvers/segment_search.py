@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class SegmentSearch(Solver[SegmentState]):
     tensor([[0.5000, 0.5000]])
     """
 
+    gradients: ClassVar[bool] = False
+
     end: Tensor
     secant: bool = False
     tolerance: float | None = 0.0
@@ -64,7 +66,6 @@ class SegmentSearch(Solver[SegmentState]):
 
     def step(self, run: Run, state: SegmentState, point: Evaluation, index: int) -> Proposal[SegmentState]:
         feasible = point.violation() <= run.tolerance
-        run.backwards -= (~state.done).long()  # counted by the loop, not made
         values = alternatives(point).detach()
         met = feasible.unsqueeze(1)
         if index == 0:

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
-from constropt.problems.attacks.budgeted import at_budget, require_whole
+from constropt.problems.attacks.arguments import IGNORE_INDEX, Model, require_whole
+from constropt.problems.attacks.budgeted import at_budget, seeds_of
 from constropt.problems.attacks.losses import Loss, leading_classes, towards
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.distances.norms import DistanceLike
-from constropt.solution import Solution, best_of
+from constropt.solution import Solution, best_of, continued
 from constropt.solve import solve
 from constropt.solvers.auto_projected_gradient import AutoProjectedGradient
 from constropt.solvers.base import Callback
@@ -84,7 +84,7 @@ def apgd(
     )
     require_whole(steps=steps, restarts=restarts, searches=searches)
     ranks = _ranks(target_classes)
-    seeds = [None if seed is None and not k else (seed or 0) + k for k in range(restarts)]
+    seeds = seeds_of(seed, restarts)
     problem = within(eps=0.0 if eps is None else eps)
     if radii is None:
         radii = (3.0, 2.0, 1.0) if problem.distance.name == "l1" and steps >= 3 else (1.0,)
@@ -140,9 +140,7 @@ def _run(
             start = problem.inputs if seed is None else problem.random_start(seed)
         found = solve(problem, solver, start, steps=steps, callback=callback)
         if earlier is not None:
-            found = replace(
-                found, forwards=found.forwards + earlier.forwards, backwards=found.backwards + earlier.backwards
-            )
+            found = continued(earlier, found)
         earlier = found
     assert earlier is not None
     return earlier

@@ -6,13 +6,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import Model
-from constropt.problems.attacks.budgeted import require_whole
+from constropt.problems.attacks.arguments import Model, require_whole
 from constropt.problems.attacks.fgsm import bim
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
-from constropt.solution import Solution
+from constropt.solution import Solution, continued
 from constropt.solve import solve
 from constropt.solvers.base import Callback
 from constropt.solvers.boundary_walk import BoundaryWalk
@@ -82,7 +81,4 @@ def brendel_bethge(
     far = min(START_STEPS, max(steps // 4, 1))
     search = bim(model, inputs, labels, eps=width, targets=targets, loss="logit difference", steps=far, bounds=bounds)
     solver = replace(solver, starts=search.x)
-    solution = solve(problem, solver, inputs, steps=max(steps - far, 1), callback=callback)
-    return replace(
-        solution, forwards=solution.forwards + search.forwards, backwards=solution.backwards + search.backwards
-    )
+    return continued(search, solve(problem, solver, inputs, steps=max(steps - far, 1), callback=callback))

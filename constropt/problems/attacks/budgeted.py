@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from constropt.problems.attacks.arguments import require_whole
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.solution import Solution, best_of
 from constropt.solve import solve
@@ -72,8 +73,6 @@ def at_budget(
     )
 
 
-def require_whole(**values: int) -> None:
-    """``ValueError`` for an argument that is no whole number >= 1."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: takes a whole number >= 1, got {value!r}")
+def seeds_of(seed: int | None, restarts: int) -> list[int | None]:
+    """The seeds of ``restarts`` runs, from ``seed`` on; None, which starts at the inputs, for the first run alone."""
+    return [None if seed is None and not k else (seed or 0) + k for k in range(restarts)]

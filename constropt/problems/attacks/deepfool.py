@@ -61,10 +61,3 @@ def others(candidates: int | None) -> int | None:
             f" all, got {candidates!r}"
         )
     return candidates - 1
-
-
-def require_count(**values: int) -> None:
-    """``ValueError`` for an argument that is no whole number >= 0."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"{name}: takes a whole number >= 0, got {value!r}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import Model
-from constropt.problems.attacks.budgeted import require_whole
-from constropt.problems.attacks.deepfool import others, require_count
+from constropt.problems.attacks.arguments import Model, require_whole, width_of
+from constropt.problems.attacks.deepfool import others
 from constropt.problems.attacks.minimal import LogOutputs
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
@@ -62,14 +61,12 @@ def fab(
     ([True], 0.125)
     """
     require_whole(steps=steps, restarts=restarts)
-    require_count(search=search)
+    require_whole(0, search=search)
     measure = as_distance(distance, ("linf", "l2", "l1"))
     assert isinstance(measure, Norm)
     problem = MinimalPerturbation(LogOutputs(model), inputs, labels, distance=measure, targets=targets, bounds=bounds)
     if eps is None:
-        # where there are no bounds, the units are those of images
-        width = bounds[1] - bounds[0]
-        eps = EPS[measure.p] * (width if width < torch.inf else 1.0)
+        eps = EPS[measure.p] * width_of(bounds)
     solver = BoundaryProjection(
         p=measure.p,
         alpha=alpha_max,

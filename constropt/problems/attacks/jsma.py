@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from constropt.problem import Evaluation
-from constropt.problems.attacks.arguments import Aim, Model
+from constropt.problems.attacks.arguments import Aim, Model, width_of
 from constropt.problems.attacks.constraints import logit_of
 from constropt.problems.attacks.minimal import LogOutputs
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
@@ -52,7 +52,7 @@ def jsma(
     tensor([[0., 1., 0., 1.]])
     """
     problem = MinimalPerturbation(LogOutputs(model), inputs, labels, distance="l0", targets=targets, bounds=bounds)
-    width = bounds[1] - bounds[0] if bounds[1] - bounds[0] < torch.inf else 1.0
+    width = width_of(bounds)
     outputs = _logits(problem.aim) if logits else None
     if not theta:
         raise ValueError("theta: takes the change of an entry in parts of the width of the bounds, not 0")

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.arguments import Model
-from constropt.problems.attacks.budgeted import require_whole
+from constropt.problems.attacks.arguments import Model, require_whole
 from constropt.problems.attacks.constraints import cross_entropy
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.remeasured import remeasured

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from constropt.problem import ConstrainedProblem, inequality
-from constropt.problems.attacks.arguments import Model
-from constropt.problems.attacks.budgeted import require_whole
+from constropt.problems.attacks.arguments import Model, require_whole
 from constropt.problems.attacks.losses import as_loss
 from constropt.problems.attacks.maximal_loss import radius_of, row_mean
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation

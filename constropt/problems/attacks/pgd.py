@@ -6,8 +6,8 @@ from functools import partial
 
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
-from constropt.problems.attacks.budgeted import budgeted, require_whole
+from constropt.problems.attacks.arguments import IGNORE_INDEX, Model, require_whole
+from constropt.problems.attacks.budgeted import budgeted, seeds_of
 from constropt.problems.attacks.losses import Loss
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.distances.norms import DistanceLike
@@ -72,6 +72,6 @@ def pgd(
     if restarts > steps:
         raise ValueError(f"restarts: share the budget of steps={steps}, of which each needs one, got {restarts}")
     run = steps // restarts
-    seeds = [None if seed is None and not k else (seed or 0) + k for k in range(restarts)]
+    seeds = seeds_of(seed, restarts)
     solver = ProjectedGradient(size=PGD_PATH / run if size is None else size)
     return budgeted(within, solver, eps=eps, steps=run, seeds=seeds, searches=searches, callback=callback)

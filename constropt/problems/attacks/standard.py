@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from constropt.problems.attacks.apgd import apgd
-from constropt.problems.attacks.arguments import Model
-from constropt.problems.attacks.budgeted import require_whole
+from constropt.problems.attacks.arguments import Model, require_whole
 from constropt.problems.attacks.fab import fab
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.attacks.square import square

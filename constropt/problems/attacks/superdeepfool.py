@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import Model
-from constropt.problems.attacks.deepfool import others, require_count
+from constropt.problems.attacks.arguments import Model, require_whole
+from constropt.problems.attacks.deepfool import others
 from constropt.problems.attacks.minimal import LogOutputs
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.solution import Solution, best_of
@@ -44,7 +44,7 @@ def superdeepfool(
     >>> solution.feasible.tolist(), round(solution.objective.item(), 3)
     ([True], 0.177)
     """
-    require_count(search=search)
+    require_whole(0, search=search)
     problem = MinimalPerturbation(LogOutputs(model), inputs, labels, distance="l2", targets=targets, bounds=bounds)
     solver = NearestProjection(overshoot=overshoot, candidates=others(candidates), align=True, accumulate=accumulate)
     found = solve(problem, solver, inputs, steps=steps, callback=callback)

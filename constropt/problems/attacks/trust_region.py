@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import Model
+from constropt.problems.attacks.arguments import Model, width_of
 from constropt.problems.attacks.deepfool import others
 from constropt.problems.attacks.minimal import LogOutputs
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
@@ -61,7 +61,7 @@ def trust_region(
     measure = as_distance(distance, ("l2", "linf"))
     assert isinstance(measure, Norm)
     problem = MinimalPerturbation(LogOutputs(model), inputs, labels, distance=measure, targets=targets, bounds=bounds)
-    width = bounds[1] - bounds[0] if bounds[1] - bounds[0] < torch.inf else 1.0
+    width = width_of(bounds)
     least, most = RADII[measure.p]
     solver = TrustRegion(
         p=measure.p,

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from constropt.domain import Box
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.arguments import Model
-from constropt.problems.attacks.budgeted import require_whole
+from constropt.problems.attacks.arguments import Model, require_whole
 from constropt.problems.attacks.losses import Loss
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.prox.wasserstein_ball import WassersteinBall
