@@ -59,16 +59,25 @@ class ProgressRho:
     """Alg. 4.1 and 6.1: at every update, ``rho <- min(factor rho, maximum)`` where the violation exceeds ``ratio``
     times the last one.
 
-    Entries that are met to within ``tolerance`` keep their rho.
+    Entries that are met to within ``tolerance`` keep their rho. ``every`` checks at each that many updates only (Alg.
+    6.2 with Table V-4: 10). Progress is then measured from the check before, the first time from the first update; or,
+    with ``from_update``, from the update before, as in the code published with CALS.
     """
 
     factor: float = 10.0
     ratio: float = 0.5
     maximum: float = 1e12
     tolerance: float = 0.0
+    every: int = 1
+    from_update: bool = False
 
     def __call__(self, level: Tensor, duals: Duals) -> tuple[Tensor, Tensor, Tensor]:
+        checks = (duals.updates + 1) % self.every == 0
+        if not (checks or self.from_update or duals.updates == 0):
+            return duals.rho, duals.violation, duals.met
         violation = duals.violated(level)
+        if not checks:
+            return duals.rho, violation, duals.met
         grows = (violation > self.ratio * duals.violation) & (violation > self.tolerance)
         return _grown(duals.rho, grows, self.factor, self.maximum), violation, duals.met
 
@@ -167,3 +176,40 @@ def advance(
         met=met,
         updates=duals.updates + 1,
     )
+
+
+def keep(level: Tensor, candidate: Tensor, duals: Duals, present: Tensor) -> Duals:
+    """The dual rule that changes nothing: fixed weights."""
+    return duals
+
+
+@dataclass(frozen=True)
+class HeuristicMultipliers:
+    """CALS-HR's rule (Eq. 6.15): ``mu <- factor mu`` where P, the mean penalty, is above ``ratio`` times that of the
+    update before, ``mu <- mu / factor`` where that was above ``ratio`` times this one; within [minimum, maximum].
+
+    ``level`` is the mean violation; with ``weighted``, P is ``mu`` times it, as in the published code. Nothing changes
+    at the first update, and for entries that had no sample.
+    """
+
+    factor: float = 1.1
+    ratio: float = 1.1
+    minimum: float = 1e-6
+    maximum: float = 1e6
+    weighted: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("factor", "ratio"):
+            if not getattr(self, name) > 1:
+                raise ValueError(f"{name}: must be > 1, got {getattr(self, name)}")
+
+    def __call__(self, level: Tensor, candidate: Tensor, duals: Duals, present: Tensor) -> Duals:
+        P, before = (duals.mu * level if self.weighted else level), duals.violation
+        rises, falls = self.ratio * before < P, (before > self.ratio * P) & before.isfinite()
+        mu = torch.where(rises, duals.mu * self.factor, torch.where(falls, duals.mu / self.factor, duals.mu))
+        return replace(
+            duals,
+            mu=torch.where(present, mu.clamp(self.minimum, self.maximum), duals.mu),
+            violation=torch.where(present, P, before),
+            updates=duals.updates + 1,
+        )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -59,6 +59,12 @@ class Penalty:
 
     def __repr__(self) -> str:
         return f"Penalty({self.name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a registered penalty is saved as its name: the families' formulas are closures, which can't be saved
+        if _registry.get(self.name) is self:
+            return get, (self.name,)
+        return Penalty, tuple(getattr(self, field.name) for field in fields(self))
 
     def __call__(self, y: Tensor, rho: Number, mu: Number) -> Tensor:
         """P(y, rho, mu), of the broadcast shape of the three arguments and the dtype of y.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from constropt.modes import evaluating
 
 Model = Callable[[Tensor], Any]
 
@@ -175,16 +176,3 @@ def _counted(labels: Tensor, targets: Tensor | None, mask: Tensor | None, ignore
 def _largest(labels: Tensor, targets: Tensor | None) -> int:
     # read once: the number of classes is known only from the first output, and a step must not synchronise
     return max(int(classes.max()) for classes in (labels, targets) if classes is not None)
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """The model's modules in evaluation mode for a while, each put back into the mode it was found in."""
-    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

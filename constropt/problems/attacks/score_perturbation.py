@@ -12,7 +12,8 @@ from torch import Tensor
 
 from constropt.domain import Box
 from constropt.problem import ConstrainedProblem, Constraint, inequality
-from constropt.problems.attacks.arguments import Model, check_inputs, evaluating
+from constropt.modes import evaluating
+from constropt.problems.attacks.arguments import Model, check_inputs
 from constropt.problems.attacks.constraints import margin_for
 from constropt.problems.distances import Distance, as_distance
 from constropt.problems.distances.norms import DistanceLike

@@ -1,0 +1,243 @@
+"""Margins on the logit distance: MbLS, CALS-ALM and CALS-HR, each an instance of ``ConstrainedLoss``.
+
+    minimise  E[cross-entropy]   subject to   d(z) <= m,   d_k(z) = max_j z_j - z_k
+
+(Liu et al., *The devil is in the margin*, CVPR 2022; Liu, Rony et al., *Class adaptive network calibration*, CVPR
+2023; thesis, Eq. 1.24 to 1.26 and chapter 6). A logit that stays within ``m`` of the largest keeps its probability
+above exp(-m) times the largest: the network can't become arbitrarily confident.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from constropt.duals import ConstantRho, HeuristicMultipliers, MultiplierUpdate, ProgressRho, keep
+from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
+from constropt.penalties import Penalty
+from constropt.training import ConstrainedLoss, samplewise
+
+
+def logit_distance(logits: Tensor) -> Tensor:
+    """``d_k(z) = max_j z_j - z_k`` (Eq. 1.24) of logits ``(batch, K, *dims)``, of the same shape.
+
+    >>> logit_distance(torch.tensor([[1.0, 4.0, 2.0]]))
+    tensor([[3., 0., 2.]])
+    """
+    return logits.amax(1, keepdim=True) - logits
+
+
+def _above_margin(logits: Tensor, labels: Tensor, *, margin: float, relative: bool) -> Tensor:
+    """``d - m``, or ``d / m - 1`` (Eq. 6.10), as ``(batch, *dims, K)``."""
+    logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    scale = 1 / margin if relative else 1.0
+    top = logits.amax(1, keepdim=True) * scale - margin * scale
+    return torch.sub(top, logits, alpha=scale).movedim(1, -1)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, *, classes: int, ignore_index: int) -> Tensor:
+    """The cross-entropy of each sample, 0 where the label is ``ignore_index``; what is wrong with the arguments."""
+    if logits.dim() < 2 or logits.shape[1] != classes:
+        raise ValueError(
+            f"logits: takes the shape (batch, K, ...) with K = num_classes = {classes}, got {tuple(logits.shape)}"
+        )
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere the look would wait
+        wrong = ((labels < 0) | (labels >= classes)) & (labels != ignore_index)
+        if bool(wrong.any()):
+            raise ValueError(
+                f"labels: take classes 0 to {classes - 1}, or ignore_index={ignore_index}, got"
+                f" {labels[wrong].unique().tolist()[:5]}"
+            )
+    logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    return functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+
+
+def _labelled(logits: Tensor, labels: Tensor, *, ignore_index: int) -> Tensor:
+    return labels != ignore_index
+
+
+class _MarginLoss(ConstrainedLoss):
+    """Cross-entropy with the margin as its constraint, class-wise multipliers."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        margin: float,
+        lagrangian: AugmentedLagrangian,
+        *,
+        relative: bool = True,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        **others: object,
+    ) -> None:
+        if num_classes < 2:
+            raise ValueError(f"num_classes: takes at least 2, got {num_classes}")
+        if not margin > 0:
+            raise ValueError(f"margin: must be > 0, in units of the logits, got {margin}; 10 is usual, 6 for text")
+        value = partial(_above_margin, margin=float(margin), relative=relative)
+        super().__init__(
+            partial(_cross_entropy, classes=num_classes, ignore_index=ignore_index),
+            [samplewise(value, shape=(num_classes,), name="margin")],
+            lagrangian=lagrangian,
+            counted=partial(_labelled, ignore_index=ignore_index),
+            reduction=reduction,
+            **others,  # type: ignore[arg-type]
+        )
+        self.margin = margin
+
+
+class CALS(_MarginLoss):
+    """CALS-ALM (Alg. 6.2): cross-entropy plus ``1/K sum_k P(d_k / m - 1, rho_k, mu_k)`` (Eq. 6.11), multipliers and
+    penalty parameters for each class, learned on held-out data by :meth:`update_duals` after each epoch.
+
+    ``criterion(logits, labels)``: logits ``(batch, K)`` or ``(batch, K, *dims)``, labels int64 ``(batch, *dims)``;
+    ``ignore_index`` marks labels that do not count. ``margin`` is m, in units of the logits. Defaults are those of
+    Table V-4: ``penalty`` "PHR" (also "P2", "P3"), initial ``mu`` 1e-6 in ``[1e-6, 1e6]``, initial ``rho`` 1, times
+    ``gamma`` where the mean constraint of a class is above ``tau`` times what it was, looked at every ``rho_every``
+    dual updates.
+
+    What the text leaves open, and the ``preset="official"`` of the published code:
+
+    - ``rho_max``: rho grows without limit (text; here 1e12); at most 10 (official);
+    - ``from_update``: progress is measured from the check before (text with its period of 10); from the update
+      before, one epoch earlier (official);
+    - ``measure``: "signed", samples within the margin count negatively (Alg. 6.2 and official); "violation", they
+      count nothing, so that rho moves although most samples are within the margin.
+
+    An argument that is given wins over the preset. The official code clips dP/dy to 1e-6 for each sample, here its
+    mean is: a difference below 1e-6. Its default margin is 20 in one configuration file; the paper's is 10.
+
+    >>> criterion = CALS(num_classes=3, margin=2.0)
+    >>> logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    >>> criterion.update_duals(lambda x: x, [(logits, torch.tensor([0, 1]))])
+    >>> criterion.multipliers  # class 0 is the one that never falls behind
+    tensor([1.0000e-06, 1.7500e+00, 1.7500e+00])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        margin: float = 10.0,
+        *,
+        penalty: PenaltyLike = "PHR",
+        mu: float = 1e-6,
+        rho: float = 1.0,
+        gamma: float = 1.2,
+        tau: float = 0.9,
+        rho_every: int = 10,
+        rho_max: float | None = None,
+        from_update: bool | None = None,
+        measure: str = "signed",
+        mu_bounds: tuple[float, float] = (1e-6, 1e6),
+        ignore_index: int = -100,
+        preset: str = "text",
+    ) -> None:
+        official = _is_official(preset)
+        rho_max = rho_max if rho_max is not None else (10.0 if official else 1e12)
+        from_update = from_update if from_update is not None else official
+        schedule = ProgressRho(factor=gamma, ratio=tau, maximum=rho_max, every=rho_every, from_update=from_update)
+        multiplier = MultiplierUpdate(minimum=mu_bounds[0], maximum=mu_bounds[1])
+        lagrangian = AugmentedLagrangian(penalty, multiplier, schedule, mu=mu, rho=rho)
+        super().__init__(num_classes, margin, lagrangian, measure=measure, ignore_index=ignore_index)
+
+
+def _hinge(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
+    return mu * y.relu()
+
+
+def _hinge_slope(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
+    return mu * (y > 0)
+
+
+# No penalty-Lagrangian function: P'(0) = mu fails on the side of y < 0. The linear penalty of MbLS and CALS-HR.
+HINGE = Penalty("hinge", _hinge, _hinge_slope, formula="mu max(0, y)", reference="Liu et al., CVPR 2022")
+
+
+class MbLS(_MarginLoss):
+    """Margin-based label smoothing: cross-entropy plus ``weight sum_k max(0, d_k - m)`` (Eq. 1.26), the multiplier
+    fixed.
+
+    ``weight`` is lambda (0.1, appendix V-6). The text sums over classes; ``preset="official"`` averages, as the
+    published code does, which makes the weight K times smaller; ``reduction`` says it outright. Shapes as for
+    :class:`CALS`.
+
+    >>> loss = MbLS(num_classes=2, margin=3.0)
+    >>> extra = loss(torch.tensor([[5.0, 0.0]]), torch.tensor([0])) - torch.tensor(5.0).neg().exp().log1p()
+    >>> print(f"{extra:.3f}")  # 0.1 times (5 - 3)
+    0.200
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        margin: float = 10.0,
+        *,
+        weight: float = 0.1,
+        reduction: str | None = None,
+        ignore_index: int = -100,
+        preset: str = "text",
+    ) -> None:
+        if not weight > 0:
+            raise ValueError(f"weight: must be > 0, got {weight}")
+        reduction = reduction or ("mean" if _is_official(preset) else "sum")
+        fixed = AugmentedLagrangian(HINGE, MultiplierUpdate(), ConstantRho(), mu=weight)
+        super().__init__(
+            num_classes, margin, fixed, relative=False, reduction=reduction, ignore_index=ignore_index, rule=keep
+        )
+
+
+class CALSHR(_MarginLoss):
+    """CALS-HR: class-wise weights of the linear penalty, scaled by a rule (Eq. 6.15) instead of by multipliers.
+
+    The loss is cross-entropy plus ``1/K sum_k lambda_k max(0, d_k / m - 1)``. At each :meth:`update_duals`, lambda_k
+    is multiplied by ``factor`` where the mean penalty of class k on the held-out data is above ``ratio`` times that of
+    the update before, and divided by it where it fell by as much; it stays in ``mu_bounds``.
+
+    What the text leaves open: ``weight``, where lambda starts, is 0.1 as for MbLS (the 1e-6 of CALS-ALM would leave it
+    without effect for a hundred epochs); ``relative``, whether y is ``d / m - 1`` (Eq. 6.10, the default) or ``d - m``
+    (official); ``weighted``, whether the P_k compared include lambda_k (official) or not. ``preset="official"`` sets
+    the last two.
+
+    >>> criterion = CALSHR(num_classes=2, margin=1.0)
+    >>> far, near, labels = torch.tensor([[4.0, 0.0]]), torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+    >>> for logits in (near, far, near):
+    ...     criterion.update_duals(lambda x: x, [(logits, labels)])
+    ...     print(criterion.multipliers)
+    tensor([0.1000, 0.1000])
+    tensor([0.1000, 0.1100])
+    tensor([0.1000, 0.1000])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        margin: float = 10.0,
+        *,
+        weight: float = 0.1,
+        factor: float = 1.1,
+        ratio: float = 1.1,
+        relative: bool | None = None,
+        weighted: bool | None = None,
+        mu_bounds: tuple[float, float] = (1e-6, 1e6),
+        ignore_index: int = -100,
+        preset: str = "text",
+    ) -> None:
+        official = _is_official(preset)
+        super().__init__(
+            num_classes,
+            margin,
+            AugmentedLagrangian(HINGE, MultiplierUpdate(), ConstantRho(), mu=weight),
+            relative=relative if relative is not None else not official,
+            ignore_index=ignore_index,
+            measure="violation",
+            rule=HeuristicMultipliers(factor, ratio, *mu_bounds, weighted=official if weighted is None else weighted),
+        )
+
+
+def _is_official(preset: str) -> bool:
+    if preset not in ("text", "official"):
+        raise ValueError(f"preset: takes 'text' or 'official', got {preset!r}")
+    return preset == "official"

@@ -1,0 +1,107 @@
+"""Constraints on what a network puts out over a data set, for training in a loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from constropt.problem import Constraint
+
+Value = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingConstraint(Constraint[Any]):
+    """A constraint on the outputs of a network, its multipliers shared by the samples.
+
+    ``value(output, target)`` returns ``(*samples, *shape)``, met iff ``<= 0`` (``== 0`` for an equality); there is one
+    multiplier for each entry of ``shape``, so ``(K,)`` makes them class-wise. What comes before, samples, pixels,
+    tokens, is what is averaged over. ``mask(output, target)``, of shape ``(*samples,)`` or one that broadcasts to the
+    value, says which entries count. ``surrogate``, where given, is differentiated in place of ``value`` (a rate has no
+    gradient); the multipliers follow ``value`` itself.
+
+    With ``average`` the constraint is on the mean of the value over all samples that count (a rate, a mean loss), so
+    P is taken of that mean; without, every sample has the constraint, and the mean of P over samples is taken.
+    """
+
+    shape: tuple[int, ...] = ()
+    average: bool = False
+
+    def evaluate(self, value: Value, output: Any, target: Any) -> tuple[Tensor, Tensor | None]:
+        """The value, in float32 at least, and which of its entries count (None: all)."""
+        y = value(output, target)
+        if not isinstance(y, Tensor) or not y.is_floating_point() or not self._fits(y):
+            got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"constraint {self.name!r}: value must return a floating point tensor of shape (*samples, *shape) with"
+                f" shape = {self.shape}, got {got}"
+            )
+        y = y if y.dtype in (torch.float32, torch.float64) else y.float()
+        if self.mask is None:
+            return y, None
+        mask = self.mask(output, target) if callable(self.mask) else self.mask  # type: ignore[operator]
+        return y, self.spread(mask, y)
+
+    def spread(self, mask: Tensor, y: Tensor) -> Tensor:
+        """A mask of the samples, or of their entries, as booleans of the shape of ``y``."""
+        samples = y.shape[: y.dim() - len(self.shape)]
+        if mask.shape == samples:
+            mask = mask.reshape(*samples, *(1 for _ in self.shape))
+        try:
+            return mask.to(device=y.device, dtype=torch.bool).expand_as(y)
+        except RuntimeError:
+            raise ValueError(
+                f"constraint {self.name!r}: mask must be of the shape of the samples, {tuple(samples)}, or broadcast to"
+                f" the value's {tuple(y.shape)}, got {tuple(mask.shape)}"
+            ) from None
+
+    def _fits(self, y: Tensor) -> bool:
+        return y.dim() > len(self.shape) and tuple(y.shape[y.dim() - len(self.shape) :]) == self.shape
+
+
+def samplewise(
+    value: Value,
+    *,
+    shape: tuple[int, ...] = (),
+    name: str = "constraint",
+    mask: Value | None = None,
+    surrogate: Value | None = None,
+    equality: bool = False,
+) -> TrainingConstraint:
+    """``value(output, target) <= 0`` for every sample, with one multiplier for each entry of ``shape`` (see
+    :class:`TrainingConstraint`).
+
+    >>> logits_below_ten = samplewise(lambda logits, labels: logits / 10 - 1, shape=(3,), name="logits")
+    >>> logits_below_ten.shape, logits_below_ten.average
+    ((3,), False)
+    """
+    return TrainingConstraint(value, name, mask, (), equality, surrogate, shape=tuple(shape))
+
+
+def on_average(
+    value: Value,
+    *,
+    shape: tuple[int, ...] = (),
+    name: str = "constraint",
+    mask: Value | None = None,
+    surrogate: Value | None = None,
+    equality: bool = False,
+) -> TrainingConstraint:
+    """``mean of value(output, target) <= 0`` over the samples that count (see :class:`TrainingConstraint`).
+
+    The false alarms of a detector, among the negatives, at most 5 %; a hinge is differentiated in place of the count:
+
+    >>> false_alarms = on_average(
+    ...     lambda score, label: (score > 0).float() - 0.05,
+    ...     surrogate=lambda score, label: (1 + score).clamp_min(0) - 0.05,
+    ...     mask=lambda score, label: label == 0,
+    ...     name="false alarms",
+    ... )
+    >>> false_alarms.average
+    True
+    """
+    return TrainingConstraint(value, name, mask, (), equality, surrogate, shape=tuple(shape), average=True)

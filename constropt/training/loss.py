@@ -1,0 +1,311 @@
+"""``ConstrainedLoss``: the augmented Lagrangian of a training problem as a loss module, in a loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from constropt.duals import Duals, ProgressRho, advance
+from constropt.lagrangian import AugmentedLagrangian
+from constropt.modes import evaluating
+from constropt.training.constraints import TrainingConstraint
+from constropt.training.means import both, means_of
+from constropt.training.ranks import summed
+from constropt.training.state import DualState, Sums
+
+Predict = Callable[[Any, Any], tuple[Any, Any]]
+
+# PHR from almost no multipliers, rho growing slowly where a constraint does not get better (Table V-4)
+TRAINING = AugmentedLagrangian("PHR", schedule=ProgressRho(factor=1.2, ratio=0.9, every=10), mu=1e-6, rho=1.0)
+
+
+class DualRule(Protocol):
+    """The next duals from means over a data set: ``(level, candidate, duals, present) -> duals``.
+
+    ``level`` is the mean value (or violation), ``candidate`` the mean dP/dy, ``present`` which entries had samples at
+    all: the others must keep their state.
+    """
+
+    def __call__(self, level: Tensor, candidate: Tensor, duals: Duals, present: Tensor) -> Duals: ...
+
+
+class ConstrainedLoss(nn.Module):
+    """The loss ``g + sum_i P(y_i, rho_i, mu_i)`` of training under constraints, and the dual steps on held-out data.
+
+    Approximately solves ``minimise E[g(output, target)]`` over the parameters of a network ``subject to`` constraints
+    on its outputs (Alg. 6.1 and 6.2 of the thesis): training minimises the loss with the duals fixed, a pass over
+    held-out data updates them, ``mu <- mean dP/dy``.
+
+    ``objective(output, target)`` returns the loss, a scalar or one per sample, ``(*samples,)``; ``constraints`` come
+    from :func:`samplewise` and :func:`on_average`; ``lagrangian`` brings penalty, multiplier update, rho schedule and
+    initial values. ``counted(output, target)``, ``(*samples,)``, says which samples count at all (padding, pixels
+    without a label). ``reduction`` adds the entries of a constraint's multipliers up ("sum", the Lagrangian) or
+    averages them ("mean", so that the weight does not depend on their number). ``measure`` is what the rho schedule
+    sees: the mean of the value, "signed", or of its violation. ``rule`` replaces the dual update of ``lagrangian``.
+
+    >>> from constropt.training import on_average
+    >>> below = on_average(lambda output, target: output - 0.5, name="mean below a half")
+    >>> criterion = ConstrainedLoss(lambda output, target: (output - target).square(), [below])
+    >>> model = nn.Sequential(nn.Linear(1, 1), nn.Flatten(0))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> x, y = torch.zeros(8, 1), torch.ones(8)
+    >>> for epoch in range(200):
+    ...     criterion(model(x), y).backward()
+    ...     optimizer.step()
+    ...     optimizer.zero_grad()
+    ...     criterion.update_duals(model, [(x, y)])
+    >>> print(f"output {model(x).mean():.2f}, multiplier {criterion.multipliers:.2f}")  # 1 is the slope of (1 - o)^2
+    output 0.50, multiplier 1.00
+
+    State is in buffers: ``state_dict``, ``deepcopy``, ``.to(device)`` take it along. The forward pass changes none of
+    it, so closures (LBFGS), gradient accumulation and ``torch.compile`` need nothing special. In a distributed run
+    sums and counts are added over the processes, not means: training and dual steps equal those of one process with
+    all the data, however unequal the shards (under ``DistributedDataParallel``, which averages gradients).
+    """
+
+    def __init__(
+        self,
+        objective: Callable[[Any, Any], Tensor],
+        constraints: Sequence[TrainingConstraint],
+        *,
+        lagrangian: AugmentedLagrangian = TRAINING,
+        counted: Callable[[Any, Any], Tensor] | None = None,
+        reduction: str = "sum",
+        measure: str = "signed",
+        rule: DualRule | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(objective):
+            raise TypeError(
+                f"objective: takes a callable of (output, target) such as nn.CrossEntropyLoss(), got"
+                f" {type(objective).__name__}"
+            )
+        for constraint in constraints:
+            if not isinstance(constraint, TrainingConstraint):
+                raise TypeError(
+                    f"constraints: every entry must be a TrainingConstraint, got {type(constraint).__name__}; build it"
+                    " with samplewise(...) or on_average(...)"
+                )
+        names = [constraint.name for constraint in constraints]
+        if len(set(names)) != len(names) or any("." in name or not name for name in names):
+            raise ValueError(f"constraints: names must differ, and be without dots, got {names}")
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction: takes 'sum' or 'mean', got {reduction!r}")
+        if measure not in ("signed", "violation"):
+            raise ValueError(f"measure: takes 'signed' or 'violation', got {measure!r}")
+        self.objective = objective
+        self.constraints = tuple(constraints)
+        self.lagrangian = lagrangian
+        self.counted = counted
+        self.reduction = reduction
+        self.measure = measure
+        self.rule = rule
+        self.duals = nn.ModuleDict({c.name: DualState(c, lagrangian) for c in self.constraints})
+        self.observed = 0
+        # the batch, among those observed since the last step, whose values were not finite; -1: none
+        self.refused: Tensor
+        self.register_buffer("refused", torch.full((), -1), persistent=False)
+
+    # ------------------------------------------------------------------------------------------------- the loss
+
+    def forward(self, output: Any, target: Any = None) -> Tensor:
+        """The loss of one batch, a scalar: mean objective plus penalty terms, duals fixed."""
+        counted = None if self.counted is None else self.counted(output, target)
+        parts = [self._objective_part(self.objective(output, target), counted)]
+        for constraint in self.constraints:
+            parts.append(self._constraint_part(constraint, output, target, counted))
+        objective, *means = means_of(parts)
+        loss = objective.sum()
+        for constraint, mean, (_, count) in zip(self.constraints, means, parts[1:]):
+            if constraint.average:
+                term = self._penalty(constraint, mean)
+                if isinstance(count, Tensor):  # without a sample there is no mean to penalise
+                    term = torch.where(count > 0, term, 0)
+            else:
+                term = mean
+            entries = max(1, self.state_of(constraint).mu.numel())
+            loss = loss + (term.sum() / entries if self.reduction == "mean" else term.sum())
+        return loss
+
+    @staticmethod
+    def _objective_part(loss: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor | int]:
+        if loss.dim() == 0:
+            return loss, 0
+        if counted is None:
+            return loss.sum(), loss.numel()
+        return torch.where(counted, loss, 0).sum(), counted.sum()
+
+    def _constraint_part(
+        self, constraint: TrainingConstraint, output: Any, target: Any, counted: Tensor | None
+    ) -> tuple[Tensor, Tensor | int]:
+        y, mask = constraint.evaluate(constraint.surrogate or constraint.value, output, target)
+        terms = y if constraint.average else self._penalty(constraint, y)
+        samples = tuple(range(y.dim() - len(constraint.shape)))
+        mask = both(mask, None if counted is None else constraint.spread(counted, y))
+        if mask is None:
+            # summed over everything at once unless P is still to be taken of each mean
+            count = y.numel() // max(1, self.state_of(constraint).mu.numel())
+            return (terms.sum(samples) if constraint.average else terms.sum()), count
+        return torch.where(mask, terms, 0).sum(samples), mask.sum(samples)
+
+    def _penalty(self, constraint: TrainingConstraint, y: Tensor) -> Tensor:
+        state = self.state_of(constraint)
+        return self.lagrangian.form(constraint.equality)(y, state.rho, state.mu)
+
+    # ------------------------------------------------------------------------------------------------ dual steps
+
+    @torch.no_grad()
+    def observe(self, output: Any, target: Any = None) -> None:
+        """Add what a batch says about the duals to the sums of the next :meth:`step`; nothing waits for the device.
+
+        A batch with a value that is not finite adds nothing, and :meth:`step` will refuse it by its number.
+        """
+        counted = None if self.counted is None else self.counted(output, target)
+        gathered = [self._sums(constraint, output, target, counted) for constraint in self.constraints]
+        finite = torch.ones((), dtype=torch.bool, device=self.refused.device)
+        for sums in gathered:
+            finite = finite & (sums.candidate.isfinite().all() & sums.level.isfinite().all()).to(finite.device)
+        for constraint, sums in zip(self.constraints, gathered):
+            self.state_of(constraint).add(sums, finite)
+        self.refused.copy_(torch.where(finite | (self.refused >= 0), self.refused, self.observed))
+        self.observed += 1
+
+    def _sums(self, constraint: TrainingConstraint, output: Any, target: Any, counted: Tensor | None) -> Sums:
+        y, mask = constraint.evaluate(constraint.value, output, target)
+        state = self.state_of(constraint)
+        form = self.lagrangian.form(constraint.equality)
+        candidate = y if constraint.average else form.derivative(y, state.rho, state.mu)
+        level = y if self.measure == "signed" or constraint.average else state.duals().violated(y)
+        mask = both(mask, None if counted is None else constraint.spread(counted, y))
+        samples = tuple(range(y.dim() - len(constraint.shape)))
+        if mask is None:
+            count = y.new_full(constraint.shape, y.numel() // max(1, state.mu.numel()), dtype=torch.float64)
+        else:
+            candidate, level = torch.where(mask, candidate, 0), torch.where(mask, level, 0)
+            count = mask.sum(samples, dtype=torch.float64)
+        return Sums(candidate.sum(samples, dtype=torch.float64), level.sum(samples, dtype=torch.float64), count)
+
+    @torch.no_grad()
+    def step(self, *, check: bool = True) -> None:
+        """Update the duals from what was observed since the last step, added up over all processes; then forget it.
+
+        Entries without a sample keep their multiplier. Raises ``ValueError``, with the duals unchanged, when nothing
+        was observed or a batch had values that are not finite (naming the first). ``check=False`` leaves the errors,
+        and with them the one wait for the device, out: a step with such a batch then changes no dual.
+        """
+        states = [self.state_of(constraint) for constraint in self.constraints]
+        flags = torch.stack([self.refused >= 0, torch.full_like(self.refused, self.observed > 0)]).double()
+        totals = summed([flags, *(part for state in states for part in state.sums())])
+        refused, seen = totals[0]
+        if check:
+            self._refuse(bool(refused), bool(seen))
+        allowed = (refused == 0) & (seen > 0)
+        for index, (constraint, state) in enumerate(zip(self.constraints, states)):
+            self._advance(constraint, state, Sums(*totals[1 + 3 * index : 4 + 3 * index]), allowed)
+        self._forget()
+
+    def _refuse(self, refused: bool, seen: bool) -> None:
+        """Raise if the duals can't be updated from what was observed, and forget it."""
+        if not refused and seen:
+            return
+        batch = int(self.refused)
+        self._forget()
+        if not seen:
+            raise ValueError(
+                "nothing was observed: the validation loader is empty, or observe(output, target) was not called before"
+                " step()"
+            )
+        where = f"batch {batch} (counted from 0)" if batch >= 0 else "a batch of another process"
+        raise ValueError(
+            f"{where} has constraint values that are not finite (NaN or infinite outputs?): it is refused, and the"
+            " duals are unchanged"
+        )
+
+    def _advance(self, constraint: TrainingConstraint, state: DualState, sums: Sums, allowed: Tensor) -> None:
+        present = sums.count > 0
+        level = (sums.level / sums.count.clamp_min(1)).to(state.mu.dtype)
+        if constraint.average:
+            candidate = self.lagrangian.form(constraint.equality).derivative(level, state.rho, state.mu)
+        else:
+            candidate = (sums.candidate / sums.count.clamp_min(1)).to(state.mu.dtype)
+        rule = self.rule or self._lagrangian_rule
+        state.assign(rule(level, candidate, state.duals(), present), torch.where(present, level, state.level), allowed)
+
+    def _lagrangian_rule(self, level: Tensor, candidate: Tensor, duals: Duals, present: Tensor) -> Duals:
+        return advance(level, candidate, duals, self.lagrangian.multiplier, self.lagrangian.schedule, present)
+
+    def _forget(self) -> None:
+        for constraint in self.constraints:
+            self.state_of(constraint).clear()
+        self.refused.fill_(-1)
+        self.observed = 0
+
+    def update_duals(self, model: Any, loader: Iterable[Any], *, predict: Predict | None = None) -> None:
+        """One dual step from a pass over ``loader``: held-out data, in evaluation mode, without gradients.
+
+        ``predict(model, batch) -> (output, target)`` says how a batch is handled; by default a batch is a pair
+        ``(inputs, target)``, moved to the device of the model. Every module is put back into the mode it was in. In a
+        distributed run every process passes over its own shard. Sums left over from :meth:`observe` are dropped.
+
+        Raises ``ValueError`` for an empty loader and for a batch with values that are not finite, duals unchanged.
+        """
+        model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        self._forget()
+        with evaluating(model), torch.no_grad():
+            for batch in loader:
+                self.observe(*(predict or predict_pair)(model, batch))
+        self.step()
+
+    # ---------------------------------------------------------------------------------------------------- state
+
+    def state_of(self, constraint: TrainingConstraint) -> DualState:
+        """The buffers of one constraint."""
+        return self.duals[constraint.name]  # type: ignore[return-value]
+
+    @property
+    def multipliers(self) -> Tensor | dict[str, Tensor]:
+        """``mu``: the buffer where there is one constraint, else a dictionary by name."""
+        return self._buffers_of("mu")
+
+    @property
+    def rho(self) -> Tensor | dict[str, Tensor]:
+        """The penalty parameters, as :attr:`multipliers`."""
+        return self._buffers_of("rho")
+
+    @property
+    def levels(self) -> Tensor | dict[str, Tensor]:
+        """The mean value (or violation) of each constraint in the last dual pass, NaN before the first."""
+        return self._buffers_of("level")
+
+    def _buffers_of(self, name: str) -> Tensor | dict[str, Tensor]:
+        found = {c.name: getattr(self.state_of(c), name) for c in self.constraints}
+        return next(iter(found.values())) if len(found) == 1 else found
+
+    def reset(self) -> None:
+        """The duals back to their initial values."""
+        self._forget()
+        for constraint in self.constraints:
+            self.state_of(constraint).reset()
+
+    def extra_repr(self) -> str:
+        """Constraints and penalty, for ``repr``."""
+        shapes = ", ".join(f"{c.name}{list(c.shape)}" for c in self.constraints)
+        return f"constraints: {shapes}; penalty={self.lagrangian.form(False).name}, reduction={self.reduction!r}"
+
+
+def predict_pair(model: Any, batch: Any) -> tuple[Any, Any]:
+    """Output and target of a batch that is a pair ``(inputs, target)``, on the model's device."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        got = f"{type(batch).__name__} of length {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
+        raise TypeError(
+            f"loader: batches must be pairs (inputs, target), got {got}; pass predict=lambda model, batch: (output,"
+            " target) for others"
+        )
+    inputs, target = batch
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if parameter is not None:
+        inputs, target = (x.to(parameter.device) if isinstance(x, Tensor) else x for x in (inputs, target))
+    return model(inputs), target
