@@ -107,7 +107,7 @@ class ConstrainedLoss(nn.Module):
         self.observed = 0
         # the batch, among those observed since the last step, whose values were not finite; -1: none
         self.refused: Tensor
-        self.register_buffer("refused", torch.full((), -1), persistent=False)
+        self.register_buffer("refused", torch.full((), -1))
 
     # ------------------------------------------------------------------------------------------------- the loss
 
@@ -192,7 +192,7 @@ class ConstrainedLoss(nn.Module):
     def step(self, *, check: bool = True) -> None:
         """Update the duals from what was observed since the last step, added up over all processes; then forget it.
 
-        Entries without a sample keep their multiplier. Raises ``ValueError``, with the duals unchanged, when nothing
+        Entries without a sample keep their multiplier. In place, as an optimizer's step: call ``backward`` first. Raises ``ValueError``, with the duals unchanged, when nothing
         was observed or a batch had values that are not finite (naming the first). ``check=False`` leaves the errors,
         and with them the one wait for the device, out: a step with such a batch then changes no dual.
         """
@@ -283,6 +283,14 @@ class ConstrainedLoss(nn.Module):
     def _buffers_of(self, name: str) -> Tensor | dict[str, Tensor]:
         found = {c.name: getattr(self.state_of(c), name) for c in self.constraints}
         return next(iter(found.values())) if len(found) == 1 else found
+
+    def get_extra_state(self) -> Tensor:
+        """How many batches of a pass that is under way were observed."""
+        return torch.tensor(self.observed)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Of what :meth:`get_extra_state` returned."""
+        self.observed = int(state)
 
     def reset(self) -> None:
         """The duals back to their initial values."""

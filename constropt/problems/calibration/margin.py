@@ -39,24 +39,26 @@ def _above_margin(logits: Tensor, labels: Tensor, *, margin: float, relative: bo
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, *, classes: int, ignore_index: int) -> Tensor:
-    """The cross-entropy of each sample, 0 where the label is ``ignore_index``; what is wrong with the arguments."""
+    """The cross-entropy of each sample, 0 where the label is ``ignore_index``."""
+    logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    return functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+
+
+def _labelled(logits: Tensor, labels: Tensor, *, classes: int, ignore_index: int) -> Tensor:
+    """Which samples have a label; first of all, what is wrong with the arguments."""
     if logits.dim() < 2 or logits.shape[1] != classes:
         raise ValueError(
             f"logits: takes the shape (batch, K, ...) with K = num_classes = {classes}, got {tuple(logits.shape)}"
         )
+    labelled = labels != ignore_index
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere the look would wait
-        wrong = ((labels < 0) | (labels >= classes)) & (labels != ignore_index)
+        wrong = ((labels < 0) | (labels >= classes)) & labelled
         if bool(wrong.any()):
             raise ValueError(
                 f"labels: take classes 0 to {classes - 1}, or ignore_index={ignore_index}, got"
                 f" {labels[wrong].unique().tolist()[:5]}"
             )
-    logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
-    return functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
-
-
-def _labelled(logits: Tensor, labels: Tensor, *, ignore_index: int) -> Tensor:
-    return labels != ignore_index
+    return labelled
 
 
 class _MarginLoss(ConstrainedLoss):
@@ -82,7 +84,7 @@ class _MarginLoss(ConstrainedLoss):
             partial(_cross_entropy, classes=num_classes, ignore_index=ignore_index),
             [samplewise(value, shape=(num_classes,), name="margin")],
             lagrangian=lagrangian,
-            counted=partial(_labelled, ignore_index=ignore_index),
+            counted=partial(_labelled, classes=num_classes, ignore_index=ignore_index),
             reduction=reduction,
             **others,  # type: ignore[arg-type]
         )
