@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,10 @@ class TrainingConstraint(Constraint[Any]):
                 f"constraint {self.name!r}: mask must be of the shape of the samples, {tuple(samples)}, or broadcast to"
                 f" the value's {tuple(y.shape)}, got {tuple(mask.shape)}"
             ) from None
+
+    def samples_of(self, y: Tensor) -> int:
+        """How many samples a value is of."""
+        return math.prod(y.shape[: y.dim() - len(self.shape)])
 
     def _fits(self, y: Tensor) -> bool:
         return y.dim() > len(self.shape) and tuple(y.shape[y.dim() - len(self.shape) :]) == self.shape

@@ -12,7 +12,8 @@ from constropt.duals import Duals, ProgressRho, advance
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.modes import evaluating
 from constropt.training.constraints import TrainingConstraint
-from constropt.training.means import both, means_of
+from constropt.training.means import means_of
+from constropt.training.penalised import penalised
 from constropt.training.ranks import summed
 from constropt.training.state import DualState, Sums
 
@@ -141,19 +142,26 @@ class ConstrainedLoss(nn.Module):
     def _constraint_part(
         self, constraint: TrainingConstraint, output: Any, target: Any, counted: Tensor | None
     ) -> tuple[Tensor, Tensor | int]:
+        """What is summed for a constraint, and over how many: P of samplewise ones, the value of averaged ones."""
         y, mask = constraint.evaluate(constraint.surrogate or constraint.value, output, target)
-        terms = y if constraint.average else self._penalty(constraint, y)
         samples = tuple(range(y.dim() - len(constraint.shape)))
-        mask = both(mask, None if counted is None else constraint.spread(counted, y))
-        if mask is None:
-            # summed over everything at once unless P is still to be taken of each mean
-            count = y.numel() // max(1, self.state_of(constraint).mu.numel())
-            return (terms.sum(samples) if constraint.average else terms.sum()), count
-        return torch.where(mask, terms, 0).sum(samples), mask.sum(samples)
+        terms = y if constraint.average else self._penalty(constraint, y)
+        if mask is not None:
+            mask = mask if counted is None else mask & constraint.spread(counted, y)
+            return torch.where(mask, terms, 0).sum(samples), mask.sum(samples)
+        if constraint.average:
+            if counted is not None:
+                return torch.where(constraint.spread(counted, y), y, 0).sum(samples), counted.sum()
+            return y.sum(samples), constraint.samples_of(y)
+        # entries of one sample are added up at once: all have the same count
+        if counted is None:
+            return terms.sum(), constraint.samples_of(y)
+        terms = terms.sum(tuple(range(len(samples), y.dim()))) if constraint.shape else terms
+        return torch.where(counted, terms, 0).sum(), counted.sum()
 
     def _penalty(self, constraint: TrainingConstraint, y: Tensor) -> Tensor:
         state = self.state_of(constraint)
-        return self.lagrangian.form(constraint.equality)(y, state.rho, state.mu)
+        return penalised(self.lagrangian.form(constraint.equality), y, state.rho, state.mu)
 
     # ------------------------------------------------------------------------------------------------ dual steps
 
@@ -179,22 +187,25 @@ class ConstrainedLoss(nn.Module):
         form = self.lagrangian.form(constraint.equality)
         candidate = y if constraint.average else form.derivative(y, state.rho, state.mu)
         level = y if self.measure == "signed" or constraint.average else state.duals().violated(y)
-        mask = both(mask, None if counted is None else constraint.spread(counted, y))
         samples = tuple(range(y.dim() - len(constraint.shape)))
-        if mask is None:
-            count = y.new_full(constraint.shape, y.numel() // max(1, state.mu.numel()), dtype=torch.float64)
+        if mask is None and counted is None:
+            count = y.new_full(constraint.shape, constraint.samples_of(y), dtype=torch.float64)
         else:
-            candidate, level = torch.where(mask, candidate, 0), torch.where(mask, level, 0)
-            count = mask.sum(samples, dtype=torch.float64)
+            seen = counted if mask is None else mask if counted is None else mask & constraint.spread(counted, y)
+            spread = constraint.spread(seen, y)  # type: ignore[arg-type]
+            candidate, level = torch.where(spread, candidate, 0), torch.where(spread, level, 0)
+            counts = spread.sum(samples) if mask is not None else seen.sum()  # type: ignore[union-attr]
+            count = counts.double().expand(constraint.shape)
         return Sums(candidate.sum(samples, dtype=torch.float64), level.sum(samples, dtype=torch.float64), count)
 
     @torch.no_grad()
     def step(self, *, check: bool = True) -> None:
         """Update the duals from what was observed since the last step, added up over all processes; then forget it.
 
-        Entries without a sample keep their multiplier. In place, as an optimizer's step: call ``backward`` first. Raises ``ValueError``, with the duals unchanged, when nothing
-        was observed or a batch had values that are not finite (naming the first). ``check=False`` leaves the errors,
-        and with them the one wait for the device, out: a step with such a batch then changes no dual.
+        Entries without a sample keep their multiplier. In place, as an optimizer's step: call ``backward`` first.
+        Raises ``ValueError``, with the duals unchanged, when nothing was observed or a batch had values that are not
+        finite (naming the first). ``check=False`` leaves the errors, and with them the one wait for the device, out: a
+        step with such a batch then changes no dual.
         """
         states = [self.state_of(constraint) for constraint in self.constraints]
         flags = torch.stack([self.refused >= 0, torch.full_like(self.refused, self.observed > 0)]).double()

@@ -10,13 +10,6 @@ from torch import Tensor
 from constropt.training.ranks import processes, summed
 
 
-def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """The entries that both masks count; None counts all."""
-    if one is None or other is None:
-        return other if one is None else one
-    return one & other
-
-
 def means_of(parts: Sequence[tuple[Tensor, Tensor | int]]) -> list[Tensor]:
     """Sums over counts, 0 where nothing counts; an integer count of 0 marks what is a mean already.
 

@@ -34,7 +34,8 @@ def _above_margin(logits: Tensor, labels: Tensor, *, margin: float, relative: bo
     """``d - m``, or ``d / m - 1`` (Eq. 6.10), as ``(batch, *dims, K)``."""
     logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
     scale = 1 / margin if relative else 1.0
-    top = logits.amax(1, keepdim=True) * scale - margin * scale
+    # max, not amax: its derivative is one scatter, to one of the largest where several are equal
+    top = logits.max(1, keepdim=True).values * scale - margin * scale
     return torch.sub(top, logits, alpha=scale).movedim(1, -1)
 
 
