@@ -13,7 +13,6 @@ from constropt.lagrangian import AugmentedLagrangian
 from constropt.modes import evaluating
 from constropt.training.constraints import TrainingConstraint
 from constropt.training.means import means_of
-from constropt.training.penalised import penalised
 from constropt.training.ranks import summed
 from constropt.training.state import DualState, Sums
 
@@ -161,7 +160,7 @@ class ConstrainedLoss(nn.Module):
 
     def _penalty(self, constraint: TrainingConstraint, y: Tensor) -> Tensor:
         state = self.state_of(constraint)
-        return penalised(self.lagrangian.form(constraint.equality), y, state.rho, state.mu)
+        return self.lagrangian.form(constraint.equality)(y, state.rho, state.mu)
 
     # ------------------------------------------------------------------------------------------------ dual steps
 
