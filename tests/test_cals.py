@@ -183,13 +183,13 @@ def test_bad_arguments_are_named():
         CALSHR(3, factor=1.0)
     with pytest.raises(ValueError, match="weight: must be > 0"):
         MbLS(3, weight=-1)
-    with pytest.raises(ValueError, match=r"labels: take classes 0 to 2, or ignore_index=-100, got \[-1, 3\]"):
+    with pytest.raises(ValueError, match=r"labels: takes classes from 0 to 2 or ignore_index, -100, got \[-1, 3\]"):
         CALS(3)(draw(3, 3), torch.tensor([0, 3, -1]))
     with pytest.raises(ValueError, match=r"num_classes = 4, got \(3, 3\)"):
         CALS(4)(draw(3, 3), torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match="validation loader is empty"):
         CALS(3).update_duals(nn.Identity(), [])
-    with pytest.raises(ValueError, match="labels: take classes 0 to 2"):
+    with pytest.raises(ValueError, match="labels: takes classes from 0 to 2"):
         CALS(3).update_duals(nn.Identity(), [(draw(1, 3), torch.tensor([7]))])
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from constropt.duals import ConstantRho, HeuristicMultipliers, MultiplierUpdate, ProgressRho, keep
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.penalties import Penalty
+from constropt.problems.calibration.reduction import counted_labels
 from constropt.training import ConstrainedLoss, samplewise
 
 
@@ -51,15 +52,7 @@ def _labelled(logits: Tensor, labels: Tensor, *, classes: int, ignore_index: int
         raise ValueError(
             f"logits: takes the shape (batch, K, ...) with K = num_classes = {classes}, got {tuple(logits.shape)}"
         )
-    labelled = labels != ignore_index
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere the look would wait
-        wrong = ((labels < 0) | (labels >= classes)) & labelled
-        if bool(wrong.any()):
-            raise ValueError(
-                f"labels: take classes 0 to {classes - 1}, or ignore_index={ignore_index}, got"
-                f" {labels[wrong].unique().tolist()[:5]}"
-            )
-    return labelled
+    return counted_labels(logits, labels, ignore_index)
 
 
 class _MarginLoss(ConstrainedLoss):

@@ -1,0 +1,98 @@
+"""Splits of a training set by its labels alone: a part held out for the duals, and long-tailed subsets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from constropt.problems.calibration.reduction import require_number, require_whole
+
+
+class HeldOut(NamedTuple):
+    """Rows of the data, int64, ascending, on the CPU: ``train`` fits the weights, ``held_out`` what else is fitted."""
+
+    train: Tensor
+    held_out: Tensor
+
+
+def held_out(labels: Tensor, *, fraction: float | None = None, per_class: int | None = None, seed: int = 0) -> HeldOut:
+    """A random part of every class, to be held out from the data with these ``labels`` ``(samples,)``.
+
+    Give one of ``fraction``, of each class, rounded, but at least one sample held out and one kept wherever a class has
+    two, and ``per_class``, the same number of each class, which balances the part whatever the data. With one seed the
+    part of a larger ``fraction`` contains that of a smaller one. All-zero labels give a plain random split, as
+    for label maps. The global generators are not touched.
+
+    Raises ``ValueError`` for labels that are not a vector of integers >= 0, unless exactly one of the two is given,
+    ``0 < fraction < 1`` and ``per_class >= 1``, and where a class has no more than ``per_class`` samples.
+
+    >>> train, rest = held_out(torch.tensor([0, 0, 0, 0, 1, 1]), fraction=0.5)
+    >>> len(train), len(rest)
+    (3, 3)
+    """
+    counts = _class_counts(labels)
+    if fraction is not None and per_class is None:
+        require_number(0, 1, fraction=fraction)
+        if fraction == 0:
+            raise ValueError("fraction: takes a number > 0, got 0; without a part held out there is nothing to split")
+        quota = (counts.double() * fraction).round().long()
+        quota = quota.clamp_min(1).minimum((counts - 1).clamp_min(0))
+    elif per_class is not None and fraction is None:
+        require_whole(per_class=per_class)
+        small = ((counts > 0) & (counts <= per_class)).nonzero().flatten().tolist()
+        if small:
+            raise ValueError(
+                f"per_class: takes fewer than the samples of every class, got {per_class}, but class {small[0]} has"
+                f" {int(counts[small[0]])}"
+            )
+        quota = torch.full_like(counts, per_class)
+    else:
+        raise ValueError(f"fraction and per_class: takes exactly one, got {fraction!r} and {per_class!r}")
+    chosen = _rank_in_class(labels, counts, seed) < quota[labels.cpu()]
+    return HeldOut(train=(~chosen).nonzero().flatten(), held_out=chosen.nonzero().flatten())
+
+
+def long_tailed(labels: Tensor, *, ratio: float = 100.0, seed: int = 0) -> Tensor:
+    """Rows, int64 and ascending, of a random subset whose classes shrink exponentially, as CIFAR-LT (Cui et al. 2019).
+
+    Of class ``k``, out of the ``K = labels.max() + 1``, remain ``n_k = n_max ratio^(-k / (K - 1))`` samples, rounded
+    down but at least one; ``ratio`` is that of the largest class to the smallest (ImageNet-LT: 256). ``n_max`` is the
+    largest number for which every class has enough: the size of a class where all are equal. The global generators are
+    not touched.
+
+    Raises ``ValueError`` for labels that are not a vector of integers >= 0, classes without a sample and unless
+    ``ratio >= 1``.
+
+    >>> labels = torch.arange(3).repeat_interleave(100)
+    >>> labels[long_tailed(labels, ratio=100)].bincount()
+    tensor([100,  10,   1])
+    """
+    counts = _class_counts(labels)
+    require_number(1, ratio=ratio)
+    if (counts == 0).any():
+        raise ValueError(f"labels: class {int((counts == 0).nonzero()[0])} of {len(counts)} has no sample")
+    share = ratio ** -torch.linspace(0, 1, len(counts), dtype=torch.float64)
+    most = (counts / share + 1e-9).floor().min()  # 1e-9: 500 / 100 is 5, not 4.99...
+    quota = (most * share + 1e-9).floor().long().clamp_min(1)
+    return (_rank_in_class(labels, counts, seed) < quota[labels.cpu()]).nonzero().flatten()
+
+
+def _class_counts(labels: Tensor) -> Tensor:
+    """How many samples each class has, ``(K,)`` on the CPU."""
+    if labels.dim() != 1 or labels.numel() == 0 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels: takes integers (samples,), got {labels.dtype} of shape {tuple(labels.shape)}")
+    if labels.min() < 0:
+        raise ValueError(f"labels: takes classes >= 0, got {int(labels.min())}")
+    return labels.cpu().bincount()
+
+
+def _rank_in_class(labels: Tensor, counts: Tensor, seed: int) -> Tensor:
+    """The place of every sample in a random order of its class, from 0; ``(samples,)`` on the CPU."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = labels.cpu()[shuffled].argsort(stable=True)
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    ranks = torch.empty_like(shuffled)
+    ranks[shuffled[by_class]] = torch.arange(len(labels)) - starts
+    return ranks
