@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +128,20 @@ def test_every_process_is_told(results):
     first, second = (torch.load(results / f"errors_{rank}.pt", weights_only=True) for rank in range(2))
     assert "a batch of another process" in first[0] and "batch 1 (counted from 0)" in second[0]
     assert "empty" in first[1] and "empty" in second[1]
+
+
+def test_the_same_script_runs_under_torchrun():
+    script = str(Path(__file__).with_name("torchrun_script.py"))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = []
+    for prefix in ([], command):
+        run = subprocess.run(
+            [sys.executable, *prefix, script], capture_output=True, text=True, env=environment, timeout=300
+        )
+        assert run.returncode == 0, run.stderr
+        found.append(json.loads(run.stdout.strip().splitlines()[-1]))
+    one, two = found
+    for name, value in one.items():
+        torch.testing.assert_close(torch.tensor(two[name]), torch.tensor(value), rtol=1e-5, atol=1e-6)
+    assert max(one["mu"]) > 1e-3

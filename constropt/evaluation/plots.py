@@ -28,7 +28,7 @@ def plot_curve(reports: Sequence[Curve], path: str | Path) -> None:
     if len(kinds) != 1:
         raise ValueError(f"reports: takes reports that share a distance and a goal, got {sorted(kinds) or 'none'}")
     ((distance, targeted),) = kinds
-    figure = _figure(6.0, 4.0)
+    figure = figure_of(6.0, 4.0)
     axes = figure.add_subplot()
     curves = [report.robust_accuracy() for report in reports]
     end = max([radii[-1] for radii, _ in curves] + [0.0]) * 1.05 or 1.0
@@ -42,7 +42,7 @@ def plot_curve(reports: Sequence[Curve], path: str | Path) -> None:
     axes.set_ylabel("fraction that does not reach the target" if targeted else "robust accuracy")
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_grid(inputs: Tensor, report: AttackReport, path: str | Path, *, samples: int = 8) -> None:
@@ -60,7 +60,7 @@ def plot_grid(inputs: Tensor, report: AttackReport, path: str | Path, *, samples
         )
     columns = report.columns
     shown = np.argsort(~columns["clean_correct"], kind="stable")[:samples]
-    figure = _figure(1.7 * max(len(shown), 1), 5.7)
+    figure = figure_of(1.7 * max(len(shown), 1), 5.7)
     grid = figure.subplots(3, len(shown), squeeze=False)
     for column, sample in zip(grid.T, shown):
         original, adversarial = _image(inputs[sample]), _image(report.adversarial[sample])
@@ -77,7 +77,7 @@ def plot_grid(inputs: Tensor, report: AttackReport, path: str | Path, *, samples
             axes.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_title(title, fontsize=7)
             axes.axis("off")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def failure_rate(norms: Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +106,7 @@ def plot_failures(norms: Mapping[str, Tensor | np.ndarray], path: str | Path, *,
     if not norms:
         raise ValueError("norms: takes at least one attack")
     curves = {name: failure_rate(values) for name, values in norms.items()}
-    figure = _figure(6.4, 4.0)
+    figure = figure_of(6.4, 4.0)
     axes = figure.add_subplot()
     for number, (name, (radii, rates)) in enumerate(curves.items()):
         x, y = np.append(radii, 1.0), 100 * np.append(rates, rates[-1])
@@ -126,7 +126,7 @@ def plot_failures(norms: Mapping[str, Tensor | np.ndarray], path: str | Path, *,
     axes.legend()
     if title:
         axes.set_title(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_label_maps(
@@ -166,7 +166,7 @@ def plot_label_maps(
         raise ValueError(f"predictions: hold labels {min(seen)} to {max(seen)} for {count} classes")
     colors = class_colors(count)
     height = 2.6 * shape[1] / shape[2]
-    figure = _figure(10.4, shape[0] * (height + 0.25) + (0.5 if names else 0.1))
+    figure = figure_of(10.4, shape[0] * (height + 0.25) + (0.5 if names else 0.1))
     grid = figure.subplots(shape[0], 4, squeeze=False)
     for row, axes in enumerate(grid):
         image, delta = _image(inputs[row]), _image(adversarial[row]) - _image(inputs[row])
@@ -188,7 +188,7 @@ def plot_label_maps(
         rows = -(-len(seen) // 8)
         patches = [Patch(facecolor=tuple(colors[label]), label=names[label]) for label in seen]
         figure.legend(handles=patches, loc="outside lower center", ncols=-(-len(patches) // rows), fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def class_colors(classes: int) -> np.ndarray:
@@ -227,7 +227,7 @@ def require_matplotlib() -> None:
         raise MissingExtra("figures need matplotlib: pip install constropt[plot]") from None
 
 
-def _figure(width: float, height: float) -> Any:
+def figure_of(width: float, height: float) -> Any:
     """A figure drawn by Agg: no window, no display, and no global state as pyplot has."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -238,6 +238,6 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def save_figure(figure: Any, path: str | Path) -> None:
     with replacing(path) as unfinished:
         figure.savefig(unfinished, dpi=120)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -87,20 +86,6 @@ def of_label(values: Tensor, labels: Tensor) -> Tensor:
     tensor([0.9000, 0.4000])
     """
     return values.gather(1, labels.unsqueeze(1)).squeeze(1)
-
-
-def require_number(least: float = 0.0, below: float = math.inf, /, **values: float) -> None:
-    """``ValueError`` that names the first of ``values`` that is no number from ``least`` to under ``below``."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < below:
-            raise ValueError(f"{name}: takes a number >= {least:g} and < {below:g}, got {value!r}")
-
-
-def require_whole(least: int = 1, /, **values: int) -> None:
-    """``ValueError`` that names the first of ``values`` that is no whole number from ``least``."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
 
 
 class EntrywiseLoss(nn.Module):

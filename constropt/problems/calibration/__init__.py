@@ -1,0 +1,52 @@
+"""Calibrated classifiers: training losses, metrics, scaling of the logits, diagrams.
+
+The metrics that accumulate over batches and processes are in ``streaming`` (they need torchmetrics); the study of
+``constropt train calibration`` is in ``study``.
+"""
+
+from constropt.problems.calibration.cpc import CPC
+from constropt.problems.calibration.diagrams import multiplier_curves, reliability_diagram
+from constropt.problems.calibration.focal import FLSD, FocalLoss
+from constropt.problems.calibration.margin import CALS, CALSHR, MbLS, logit_distance
+from constropt.problems.calibration.metrics import (
+    accuracy,
+    adaptive_calibration_error,
+    brier_score,
+    classwise_calibration_error,
+    expected_calibration_error,
+    mean_iou,
+    negative_log_likelihood,
+)
+from constropt.problems.calibration.mmce import MMCE
+from constropt.problems.calibration.scaling import TemperatureScaling, VectorScaling
+from constropt.problems.calibration.shift import calibration_under_noise, gaussian_noise
+from constropt.problems.calibration.smoothing import ECP, LabelSmoothing
+from constropt.problems.calibration.splits import held_out, long_tailed
+
+__all__ = [
+    "CALS",
+    "CALSHR",
+    "CPC",
+    "ECP",
+    "FLSD",
+    "FocalLoss",
+    "LabelSmoothing",
+    "MMCE",
+    "MbLS",
+    "TemperatureScaling",
+    "VectorScaling",
+    "accuracy",
+    "adaptive_calibration_error",
+    "brier_score",
+    "calibration_under_noise",
+    "classwise_calibration_error",
+    "expected_calibration_error",
+    "gaussian_noise",
+    "held_out",
+    "logit_distance",
+    "long_tailed",
+    "mean_iou",
+    "multiplier_curves",
+    "negative_log_likelihood",
+    "reliability_diagram",
+]

@@ -1,0 +1,269 @@
+"""The metrics of calibration as ``torchmetrics`` classes, for data in batches and on several processes.
+
+Each is called as any ``torchmetrics.Metric``: ``update(scores, labels)``, ``compute()``, ``reset()``, in a
+``MetricCollection`` too. The state of all but the AECE are float64 sums, O(bins) or O(K bins) whatever the amount of
+data, and processes add theirs: the result is that of all data in one call of the function of
+:mod:`~constropt.problems.calibration.metrics`, however unequal batches and shards are. Where no entry counted, the
+result is NaN. Needs the extra ``metrics``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from constropt.evaluation.data import MissingExtra
+from constropt.problems.calibration import metrics
+from constropt.problems.calibration.binning import BinStatistics, check_bins, equal_count
+from constropt.problems.calibration.entries import summed
+
+try:
+    from torchmetrics import Metric
+except ImportError:
+    raise MissingExtra("metrics as classes need torchmetrics: pip install constropt[metrics]") from None
+
+
+class _Scored(Metric):
+    """What all have in common: how scores and labels are read. ``options`` are those of ``torchmetrics.Metric``."""
+
+    is_differentiable = False
+    full_state_update = False
+    higher_is_better = False
+
+    def __init__(self, *, from_logits: bool, ignore_index: int | None = -100, **options: Any) -> None:
+        super().__init__(**options)
+        if not isinstance(from_logits, bool):
+            raise TypeError(f"from_logits: takes True for logits and False for probabilities, got {from_logits!r}")
+        self.from_logits = from_logits
+        self.ignore_index = ignore_index
+
+    def _sum_state(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> None:
+        # names differ between metrics: a MetricCollection lets metrics share states of equal name and content
+        self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
+
+    def _summed(self, measure: Any, scores: Tensor, labels: Tensor) -> Any:
+        return summed(measure, scores, labels, self.from_logits, self.ignore_index)
+
+
+class ExpectedCalibrationError(_Scored):
+    """:func:`~constropt.problems.calibration.metrics.expected_calibration_error` over batches.
+
+    >>> metric = ExpectedCalibrationError(from_logits=False)
+    >>> metric.update(torch.tensor([[0.9, 0.1]]), torch.tensor([0]))
+    >>> metric.update(torch.tensor([[0.7, 0.3]]), torch.tensor([1]))
+    >>> metric.compute()
+    tensor(0.4000, dtype=torch.float64)
+    """
+
+    top_bins: Tensor
+
+    def __init__(
+        self,
+        *,
+        from_logits: bool,
+        bins: int = 15,
+        norm: str = "l1",
+        ignore_index: int | None = -100,
+        **options: Any,
+    ) -> None:
+        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
+        check_bins(bins, norm)
+        self.bins = bins
+        self.norm = norm
+        self._sum_state("top_bins", 3, bins)
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        self.top_bins = self.top_bins + self._summed(partial(metrics.top_bins, bins=self.bins), scores, labels).sums
+
+    def compute(self) -> Tensor:
+        return BinStatistics(self.top_bins).error(self.norm)
+
+
+class AdaptiveCalibrationError(_Scored):
+    """:func:`~constropt.problems.calibration.metrics.adaptive_calibration_error` over batches.
+
+    Bins of exactly equal counts need all confidences: the state grows by 8 bytes an entry, and processes gather it.
+
+    >>> metric = AdaptiveCalibrationError(from_logits=False, bins=2)
+    >>> metric.update(torch.tensor([[0.9, 0.1]]), torch.tensor([0]))
+    >>> metric.update(torch.tensor([[0.7, 0.3]]), torch.tensor([1]))
+    >>> metric.compute()
+    tensor(0.4000, dtype=torch.float64)
+    """
+
+    signed_confidence: list[Tensor] | Tensor
+
+    def __init__(
+        self,
+        *,
+        from_logits: bool,
+        bins: int = 15,
+        norm: str = "l1",
+        ignore_index: int | None = -100,
+        **options: Any,
+    ) -> None:
+        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
+        check_bins(bins, norm)
+        self.bins = bins
+        self.norm = norm
+        # positive for a hit, negative for a miss: a confidence is never 0, and one list is gathered in one go
+        self.add_state("signed_confidence", [], dist_reduce_fx="cat")
+        self.set_dtype(torch.float64)  # of what a process without data contributes
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        confidence, hits = metrics.outcomes(scores, labels, self.from_logits, self.ignore_index)
+        assert isinstance(self.signed_confidence, list)
+        self.signed_confidence.append(torch.where(hits, confidence, -confidence).double())
+
+    def compute(self) -> Tensor:
+        parts = self.signed_confidence
+        parts = [parts] if isinstance(parts, Tensor) else parts  # one tensor once processes have gathered it
+        signed = torch.cat([torch.zeros(0, dtype=torch.float64, device=self.device), *parts])
+        return equal_count(signed.abs(), signed > 0, self.bins).error(self.norm)
+
+
+class ClasswiseCalibrationError(_Scored):
+    """:func:`~constropt.problems.calibration.metrics.classwise_calibration_error` over batches.
+
+    >>> metric = ClasswiseCalibrationError(2, from_logits=False)
+    >>> metric.update(torch.tensor([[0.9, 0.1]]), torch.tensor([0]))
+    >>> metric.update(torch.tensor([[0.7, 0.3]]), torch.tensor([1]))
+    >>> metric.compute()
+    tensor(0.4000, dtype=torch.float64)
+    """
+
+    class_bins: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        from_logits: bool,
+        bins: int = 15,
+        reduction: str = "mean",
+        ignore_index: int | None = -100,
+        **options: Any,
+    ) -> None:
+        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
+        check_bins(bins)
+        metrics.check_reduction(reduction)
+        _check_num_classes(num_classes)
+        self.num_classes = num_classes
+        self.bins = bins
+        self.reduction = reduction
+        self._sum_state("class_bins", 3, num_classes, bins)
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        _check_classes(scores, self.num_classes)
+        self.class_bins = (
+            self.class_bins + self._summed(partial(metrics.class_bins, bins=self.bins), scores, labels).sums
+        )
+
+    def compute(self) -> Tensor:
+        return metrics.reduced(BinStatistics(self.class_bins).error(), self.reduction)
+
+
+class BrierScore(_Scored):
+    """:func:`~constropt.problems.calibration.metrics.brier_score` over batches.
+
+    >>> metric = BrierScore(from_logits=False)
+    >>> metric.update(torch.tensor([[0.5, 0.5]]), torch.tensor([1]))
+    >>> metric.compute()
+    tensor(0.5000, dtype=torch.float64)
+    """
+
+    brier_total: Tensor
+
+    def __init__(self, *, from_logits: bool, ignore_index: int | None = -100, **options: Any) -> None:
+        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
+        self._sum_state("brier_total", 2)
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        self.brier_total = self.brier_total + self._summed(metrics.brier_total, scores, labels)
+
+    def compute(self) -> Tensor:
+        return self.brier_total[0] / self.brier_total[1]
+
+
+class NegativeLogLikelihood(_Scored):
+    """:func:`~constropt.problems.calibration.metrics.negative_log_likelihood` over batches.
+
+    >>> metric = NegativeLogLikelihood(from_logits=True)
+    >>> metric.update(torch.zeros(1, 2), torch.tensor([1]))
+    >>> metric.compute()
+    tensor(0.6931, dtype=torch.float64)
+    """
+
+    log_total: Tensor
+
+    def __init__(self, *, from_logits: bool, ignore_index: int | None = -100, **options: Any) -> None:
+        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
+        self._sum_state("log_total", 2)
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        self.log_total = self.log_total + self._summed(metrics.log_total, scores, labels)
+
+    def compute(self) -> Tensor:
+        return self.log_total[0] / self.log_total[1]
+
+
+class Accuracy(_Scored):
+    """:func:`~constropt.problems.calibration.metrics.accuracy` over batches.
+
+    >>> metric = Accuracy(from_logits=True)
+    >>> metric.update(torch.eye(2), torch.tensor([0, 0]))
+    >>> metric.compute()
+    tensor(0.5000, dtype=torch.float64)
+    """
+
+    higher_is_better = True
+    hit_total: Tensor
+
+    def __init__(self, *, from_logits: bool, ignore_index: int | None = -100, **options: Any) -> None:
+        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
+        self._sum_state("hit_total", 2)
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        self.hit_total = self.hit_total + self._summed(metrics.hit_total, scores, labels)
+
+    def compute(self) -> Tensor:
+        return self.hit_total[0] / self.hit_total[1]
+
+
+class MeanIoU(_Scored):
+    """:func:`~constropt.problems.calibration.metrics.mean_iou` over batches; its state are ``(K, K)`` counts.
+
+    >>> metric = MeanIoU(3, from_logits=True)
+    >>> metric.update(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 0, 1]))
+    >>> metric.compute()
+    tensor(0.5000, dtype=torch.float64)
+    """
+
+    higher_is_better = True
+    confusion: Tensor
+
+    def __init__(self, num_classes: int, *, from_logits: bool, ignore_index: int | None = -100, **options: Any) -> None:
+        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
+        _check_num_classes(num_classes)
+        self.num_classes = num_classes
+        self._sum_state("confusion", num_classes, num_classes, dtype=torch.int64)
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        _check_classes(scores, self.num_classes)
+        self.confusion = self.confusion + self._summed(metrics.confusion_counts, scores, labels)
+
+    def compute(self) -> Tensor:
+        return metrics.iou(self.confusion)
+
+
+def _check_num_classes(num_classes: int) -> None:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(f"num_classes: takes a whole number >= 2, got {num_classes!r}")
+
+
+def _check_classes(scores: Tensor, num_classes: int) -> None:
+    if scores.dim() < 2 or scores.shape[1] != num_classes:
+        raise ValueError(f"scores: takes (batch, {num_classes}, *dims), got {tuple(scores.shape)}")

@@ -1,0 +1,19 @@
+"""Checks of plain numbers among arguments."""
+
+from __future__ import annotations
+
+import math
+
+
+def require_number(least: float = 0.0, below: float = math.inf, /, **values: float) -> None:
+    """``ValueError`` that names the first of ``values`` that is no number from ``least`` to under ``below``."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < below:
+            raise ValueError(f"{name}: takes a number >= {least:g} and < {below:g}, got {value!r}")
+
+
+def require_whole(least: int = 1, /, **values: int) -> None:
+    """``ValueError`` that names the first of ``values`` that is no whole number from ``least``."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
