@@ -25,6 +25,7 @@ KINDS = {
     "cifar10:FILE": "an npz file of 32x32 color images",
     "safetensors:FILE": "tensors inputs and labels",
     "scenes": "colored digits on 64x64 backgrounds with a label per pixel, 500 to train and 100 to test",
+    "hf:NAME": "a Hugging Face data set of images and labels, or a folder that save_to_disk wrote",
     "camvid:DIR": "CamVid's road scenes with a label per pixel: {train,test}/*.png and {train,test}annot/*.png",
 }
 
@@ -122,6 +123,12 @@ def _camvid(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     return scenes.inputs.numpy(), scenes.labels.numpy()
 
 
+def _huggingface(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    from constropt.evaluation.huggingface import load_huggingface
+
+    return load_huggingface(location, split)
+
+
 _LOADERS: dict[str, Callable[[str, str], tuple[np.ndarray, np.ndarray]]] = {
     "digits": _digits,
     "mnist": _idx,
@@ -132,6 +139,7 @@ _LOADERS: dict[str, Callable[[str, str], tuple[np.ndarray, np.ndarray]]] = {
     "safetensors": _safetensors,
     "scenes": _scenes,
     "camvid": _camvid,
+    "hf": _huggingface,
 }
 
 
