@@ -30,6 +30,22 @@ def f64(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_gradients_of_the_value_are_the_slope_to_second_order_and_under_transforms(name):
+    p = get(name)
+    y, rho, mu = f64(-1.3, -0.2, 0.4, 1.1).requires_grad_(), f64(2.0), f64(0.7)
+    (gradient,) = torch.autograd.grad(p(y, rho, mu).sum(), y, create_graph=True)
+    assert torch.allclose(gradient, p.derivative(y, rho, mu), atol=1e-12)
+    (second,) = torch.autograd.grad(gradient.sum(), y)
+    ends = [p.derivative(y.detach() + h, rho, mu) for h in (1e-5, -1e-5)]
+    assert torch.allclose(second, (ends[0] - ends[1]) / 2e-5, rtol=1e-5, atol=1e-6)
+    each = torch.func.vmap(torch.func.grad(lambda y: p(y, rho, mu).sum()))(y.detach())
+    assert torch.allclose(each, gradient, atol=1e-12)
+    scalar = f64(0.4).requires_grad_()  # broadcast over many multipliers
+    (total,) = torch.autograd.grad(p(scalar, rho, mu.expand(5)).sum(), scalar)
+    assert torch.allclose(total, 5 * gradient[2], atol=1e-12)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_the_candidate_compiles_without_a_graph_break():

@@ -18,8 +18,9 @@ def phr(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
 
     Birgin, Castillo & Martinez (2005); Rony (2023), Eq. A III-9.
     """
-    z = torch.maximum(rho * y, -mu)  # no difference of two squares: small y keep their digits
-    return z * torch.add(mu, z, alpha=0.5) / rho
+    # no difference of two squares: small y keep their digits; and few new tensors, which take the time for large y
+    y = torch.maximum(y, mu.div(rho).neg_())
+    return y * torch.addcmul(mu, rho, y, value=0.5)
 
 
 def phr_slope(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:

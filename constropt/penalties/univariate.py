@@ -83,8 +83,9 @@ def _cosh(t: Tensor) -> Tensor:
 
 
 def _sinh(t: Tensor) -> Tensor:
-    inside = t.clamp(-LIMIT, LIMIT)
-    return torch.add(torch.sinh(inside), t - inside, alpha=COSH)
+    # not t - clamp(t): differentiated, that is COSH - COSH beside a number around 1, which loses all its digits
+    beyond = (t.abs() - LIMIT).relu() * t.sign()
+    return torch.add(torch.sinh(t.clamp(-LIMIT, LIMIT)), beyond, alpha=COSH)
 
 
 def _asinh(m: Tensor) -> Tensor:

@@ -325,5 +325,16 @@ def predict_pair(model: Any, batch: Any) -> tuple[Any, Any]:
     inputs, target = batch
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     if parameter is not None:
-        inputs, target = (x.to(parameter.device) if isinstance(x, Tensor) else x for x in (inputs, target))
+        inputs, target = moved(inputs, parameter.device), moved(target, parameter.device)
     return model(inputs), target
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """The tensors of a value on ``device``, those in tuples, lists and dictionaries too."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: moved(part, device) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [moved(part, device) for part in value]
+    return value

@@ -57,7 +57,9 @@ class DualState(nn.Module):
     def assign(self, duals: Duals, level: Tensor, allowed: Tensor) -> None:
         """Take new duals over, in place, where ``allowed`` (a scalar) is true."""
         for name in ("mu", "rho", "violation", "met"):
-            getattr(self, name).copy_(torch.where(allowed, getattr(duals, name), getattr(self, name)))
+            mine, new = getattr(self, name), getattr(duals, name)
+            if new is not mine:
+                mine.copy_(torch.where(allowed, new, mine))
         self.level.copy_(torch.where(allowed, level.to(self.level), self.level))
         self.updates = duals.updates
 

@@ -1,0 +1,259 @@
+"""Our problems as Cooper's: a declared problem over a tensor, and the loss of a constrained training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from cooper.cmp import CMPState, ConstrainedMinimizationProblem
+from cooper.constraints.constraint import Constraint as CooperConstraint
+from cooper.penalty_coefficients.penalty_coefficients import DensePenaltyCoefficient
+from cooper.utils.annotations import ConstraintType
+from torch import Tensor
+
+from constropt.cooper.formulations import Dual, formulation
+from constropt.cooper.multipliers import MaskedState, ShapedMultiplier
+from constropt.domain import Reals
+from constropt.duals import Duals, MultiplierUpdate
+from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
+from constropt.problem import ConstrainedProblem, Constraint
+from constropt.training import ConstrainedLoss, TrainingConstraint
+from constropt.training.ranks import processes
+
+
+class _CMP(ConstrainedMinimizationProblem):
+    """What both problems share: multipliers from our duals, and copies and checkpoints that are whole."""
+
+    def _declare(self, constraint: Constraint[Any], lagrangian: AugmentedLagrangian, duals: Duals, dual: Dual) -> None:
+        limits = lagrangian.multiplier if isinstance(lagrangian.multiplier, MultiplierUpdate) else MultiplierUpdate()
+        declared = CooperConstraint(
+            constraint_type=ConstraintType.EQUALITY if constraint.equality else ConstraintType.INEQUALITY,
+            formulation_type=formulation(lagrangian.penalty, dual=dual),
+            multiplier=ShapedMultiplier(duals.mu, minimum=limits.minimum, maximum=limits.maximum),
+            penalty_coefficient=DensePenaltyCoefficient(duals.rho.flatten()),
+        )
+        self._register_constraint(constraint.name, declared)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_constraints":  # copy and pickle ask before it is there, and Cooper would recurse
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Cooper's, with the initial penalty coefficients, to which its updaters return."""
+        initial = {name: coefficient.init for name, coefficient in self.named_penalty_coefficients()}
+        return {**super().state_dict(), "initial_penalty_coefficients": initial}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of what :meth:`state_dict` returned."""
+        super().load_state_dict(state_dict)
+        for name, coefficient in self.named_penalty_coefficients():
+            coefficient.init = state_dict["initial_penalty_coefficients"][name]
+
+
+class ProblemCMP(_CMP):
+    """A :class:`~constropt.ConstrainedProblem` over the parameter ``x``; made by :func:`cmp`."""
+
+    def __init__(
+        self, problem: ConstrainedProblem[Any], x0: Tensor, lagrangian: AugmentedLagrangian, dual: Dual
+    ) -> None:
+        super().__init__()
+        self.problem = problem
+        self.x = torch.nn.Parameter(problem.domain.project(x0.detach()).clone())
+        evaluation = problem.evaluate(self.x, grad=False)
+        for constraint, y in zip(problem.constraints, evaluation.values):
+            if constraint.surrogate is not None:
+                surrogate = constraint.surrogate(evaluation.x, evaluation.output)
+                if surrogate.shape != y.shape:
+                    raise ValueError(
+                        f"constraint {constraint.name!r}: its surrogate must have the shape of its value,"
+                        f" {tuple(y.shape)}, to share its multipliers, got {tuple(surrogate.shape)}"
+                    )
+            duals = lagrangian.init(y, equality=constraint.equality, shared=constraint.shared)
+            self._declare(constraint, lagrangian, duals, dual)
+
+    def point(self) -> Tensor:
+        """``x`` in the problem's domain, which the optimizer's last step may have left; detached."""
+        return self.problem.domain.project(self.x.detach()).clone()
+
+    def compute_cmp_state(self) -> CMPState:
+        """Objective, summed over rows, and constraints by one forward pass; ``x`` is put back into the domain first."""
+        x = self.x
+        if not isinstance(self.problem.domain, Reals):
+            with torch.no_grad():
+                x.copy_(self.problem.domain.project(x))
+        z = self.problem.forward(x)
+        loss = self.problem.objective(x, z).sum()
+        return CMPState(loss, {getattr(self, c.name): self._observe(c, x, z) for c in self.problem.constraints})
+
+    @staticmethod
+    def _observe(constraint: Constraint[Any], x: Tensor, z: Any) -> MaskedState:
+        y = constraint.value(x, z)
+        surrogate = None if constraint.surrogate is None else constraint.surrogate(x, z)
+        mask = constraint.mask
+        if callable(mask) and not isinstance(mask, Tensor):
+            with torch.no_grad():
+                mask = mask(x, z)
+        if mask is None:
+            return _state(y, surrogate)
+        return _state(y, surrogate, mask.to(device=y.device, dtype=torch.bool).expand_as(y))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Duals and ``x``."""
+        return {**super().state_dict(), "x": self.x.detach()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of what :meth:`state_dict` returned."""
+        super().load_state_dict(state_dict)
+        with torch.no_grad():
+            self.x.copy_(state_dict["x"])
+
+
+class LossCMP(_CMP):
+    """A :class:`~constropt.training.ConstrainedLoss` with Cooper's duals; made by :func:`cmp_from_loss`."""
+
+    def __init__(self, criterion: ConstrainedLoss, dual: Dual) -> None:
+        super().__init__()
+        self.criterion = criterion
+        for constraint in criterion.constraints:
+            self._declare(constraint, criterion.lagrangian, criterion.state_of(constraint).duals(), dual)
+
+    def compute_cmp_state(self, output: Any, target: Any = None, *, primal: bool = True, dual: bool = True) -> CMPState:
+        """Loss and constraints of one batch.
+
+        ``output`` is the model's, or a function without arguments that computes it, for optimizers that evaluate more
+        than once per step (extragradient, primal before dual). ``dual=False`` leaves the multipliers alone (training
+        data), ``primal=False`` the model (held-out data).
+        """
+        output = output() if callable(output) else output
+        criterion = self.criterion
+        counted = None if criterion.counted is None else criterion.counted(output, target)
+        loss = _mean(criterion.objective(output, target), counted) if primal else None
+        states = {}
+        for constraint in criterion.constraints:
+            state = self._observe(constraint, output, target, counted)
+            state.contributes_to_primal_update, state.contributes_to_dual_update = primal, dual
+            states[getattr(self, constraint.name)] = state
+        return CMPState(loss, states)
+
+    def _observe(self, constraint: TrainingConstraint, output: Any, target: Any, counted: Tensor | None) -> MaskedState:
+        def evaluated(value: Callable[[Any, Any], Tensor]) -> Tensor:
+            nonlocal mask
+            y, mask = constraint.evaluate(value, output, target)
+            if counted is not None:
+                spread = constraint.spread(counted, y)
+                mask = spread if mask is None else mask & spread
+            return y
+
+        mask: Tensor | None = None
+        surrogate = None if constraint.surrogate is None else evaluated(constraint.surrogate)
+        y = evaluated(constraint.value)
+        samples = tuple(range(y.dim() - len(constraint.shape)))
+        everything = torch.ones((), dtype=torch.bool, device=y.device).expand_as(y) if mask is None else mask
+        count = everything.sum(samples)
+        entries = max(1, count.numel()) if self.criterion.reduction == "mean" else 1
+        if not constraint.average:
+            return _state(y, surrogate, mask, weight=1 / (count.clamp_min(1) * entries))
+
+        def mean(value: Tensor) -> Tensor:
+            return torch.where(everything, value, 0).sum(samples) / count.clamp_min(1)
+
+        return _state(mean(y), None if surrogate is None else mean(surrogate), count > 0, weight=1 / entries)
+
+
+def _state(
+    y: Tensor, surrogate: Tensor | None, mask: Tensor | None = None, weight: Tensor | float = 1.0
+) -> MaskedState:
+    """Values (and what is differentiated in their place) as Cooper's state; 0 where the mask excludes them."""
+    if mask is not None:
+        y = torch.where(mask, y, 0)
+        surrogate = None if surrogate is None else torch.where(mask, surrogate, 0)
+    if surrogate is None:
+        return MaskedState(y, mask=mask, weight=weight)
+    return MaskedState(surrogate, strict_violation=y.detach(), mask=mask, weight=weight)
+
+
+def _mean(loss: Tensor, counted: Tensor | None) -> Tensor:
+    """The mean over the samples that count, a differentiable 0 where none does."""
+    if loss.dim() == 0 or counted is None:
+        return loss.mean()
+    return torch.where(counted, loss, 0).sum() / counted.sum().clamp_min(1)
+
+
+def cmp(
+    problem: ConstrainedProblem[Any],
+    x0: Tensor,
+    lagrangian: AugmentedLagrangian | PenaltyLike = "PHR",
+    *,
+    dual: Dual = "candidate",
+) -> ProblemCMP:
+    """A problem over x, from ``x0`` of shape ``(batch, *event)``, as a problem of Cooper.
+
+    ``lagrangian`` brings the penalty, the initial ``mu`` and ``rho`` and the safeguards of the multipliers; the rate of
+    Cooper's dual optimizer stands for its ``ema`` (see :func:`formulation`, also for ``dual``), and rho stays
+    constant. Constraints of any shape, their ``mask``, ``shared`` and ``surrogate`` are respected;
+    rows are added up, so that their gradients stay independent. The parameter to optimise is ``.x``, put back into the
+    domain before each evaluation; read the result from ``.point()``.
+
+    ``TypeError`` for something else than a problem, ``ValueError`` for one with a nonsmooth term (Cooper's steps
+    know no prox), for an ``x0`` that is not finite, and for equalities under a penalty without an equality form.
+
+    >>> import cooper
+    >>> from constropt import inequality
+    >>> problem = ConstrainedProblem(  # the point nearest to 2 with x <= 1
+    ...     objective=lambda x, _: (x - 2).square().sum(1), constraints=[inequality(lambda x, _: x - 1, name="cap")]
+    ... )
+    >>> capped = cmp(problem, torch.zeros(1, 1), "P3")
+    >>> optimizer = cooper.optim.AlternatingDualPrimalOptimizer(
+    ...     capped,
+    ...     torch.optim.SGD([capped.x], lr=0.1),
+    ...     torch.optim.SGD(capped.dual_parameters(), lr=0.5, maximize=True),
+    ... )
+    >>> for _ in range(100):
+    ...     _ = optimizer.roll()
+    >>> print(f"x {capped.point().item():.3f}, multiplier {capped.cap.multiplier().item():.3f}")
+    x 1.000, multiplier 2.000
+    """
+    if not isinstance(problem, ConstrainedProblem):
+        raise TypeError(f"problem: must be a ConstrainedProblem, got {type(problem).__name__}")
+    if problem.nonsmooth is not None:
+        raise ValueError(
+            "problem: Cooper takes gradient steps, a nonsmooth term is known by its prox; use constropt.solve, or write"
+            " it as a constraint"
+        )
+    if not isinstance(x0, Tensor) or not x0.is_floating_point() or not bool(x0.isfinite().all()):
+        raise ValueError("x0: must be a finite floating point tensor of shape (batch, *event)")
+    return ProblemCMP(problem, x0, _lagrangian(lagrangian), dual)
+
+
+def cmp_from_loss(criterion: ConstrainedLoss, *, dual: Dual = "candidate") -> LossCMP:
+    """The problem of a :class:`~constropt.training.ConstrainedLoss`, for Cooper's optimizers.
+
+    Its multipliers start where the criterion's are, and are Cooper's from there on; the criterion's stay as they are.
+    The primal Lagrangian of a batch is what ``criterion(output, target)`` is with the same multipliers. ``dual``: see
+    :func:`formulation`. Multipliers follow single batches, not a pass over a data set.
+
+    ``TypeError`` for something else, ``ValueError`` for a criterion with a dual ``rule`` of its own or in a run of
+    several processes, whose multipliers would part.
+
+    >>> from constropt.training import on_average
+    >>> below = on_average(lambda output, target: output - 0.5, name="below")
+    >>> problem = cmp_from_loss(ConstrainedLoss(lambda output, target: (output - 1).square(), [below]))
+    >>> output = torch.full((4,), 0.75, requires_grad=True)
+    >>> problem.compute_cmp_state(output).observed_constraints[problem.below].violation.item()
+    0.25
+    """
+    if not isinstance(criterion, ConstrainedLoss):
+        raise TypeError(f"criterion: must be a ConstrainedLoss, got {type(criterion).__name__}")
+    if criterion.rule is not None:
+        raise ValueError("criterion: its rule replaces the dual update, and so do Cooper's optimizers; leave one out")
+    if processes() > 1:
+        raise ValueError(
+            "criterion: Cooper's multipliers are not reduced over processes; run one, or use the criterion"
+        )
+    return LossCMP(criterion, dual)
+
+
+def _lagrangian(given: AugmentedLagrangian | PenaltyLike) -> AugmentedLagrangian:
+    return given if isinstance(given, AugmentedLagrangian) else AugmentedLagrangian(given)
