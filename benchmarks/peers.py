@@ -17,7 +17,12 @@ def adv_lib(path: str | None = None) -> None:
     """
     if path is not None:
         sys.path.insert(0, str(Path(path).resolve()))
-    for name in ("visdom", "torchvision", "torchvision.models", "torchvision.transforms"):
+    stand_ins("visdom", "torchvision", "torchvision.models", "torchvision.transforms")
+
+
+def stand_ins(*names: str) -> None:
+    """Put empty modules in the place of those that a peer imports, that are absent, and that are not used here."""
+    for name in names:
         try:
             __import__(name)
         except Exception:  # torchvision raises RuntimeError when it does not fit the torch at hand

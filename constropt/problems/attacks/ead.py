@@ -49,6 +49,9 @@ def ead(
     1,000. ``abort_early``, which the authors' code has and the text has not, ends
     a search that makes no progress: a third of the passes for l1 norms some 5 to 15 % larger.
 
+    A larger ``beta`` suits perturbations of large entries: with 0.01, Foolbox' default, l1 norms were a quarter smaller
+    than with the published 1e-3 on two small networks, and a quarter larger on a ResNet, in few steps.
+
     ``rule`` is the published decision rule, which says what is best among the points that fool the model, and what
     ``Solution.objective`` is: "EN", the elastic-net distance ``||delta||_2^2 + beta ||delta||_1``, or "l1". The
     published threshold is beta itself, which makes the weight of the l1 norm ``beta / size`` and more;
