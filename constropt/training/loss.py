@@ -12,7 +12,7 @@ from constropt.duals import Duals, ProgressRho, advance
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.modes import evaluating
 from constropt.training.constraints import TrainingConstraint
-from constropt.training.means import means_of
+from constropt.training.means import Part, means_of
 from constropt.training.ranks import summed
 from constropt.training.state import DualState, Sums
 
@@ -131,16 +131,16 @@ class ConstrainedLoss(nn.Module):
         return loss
 
     @staticmethod
-    def _objective_part(loss: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor | int]:
+    def _objective_part(loss: Tensor, counted: Tensor | None) -> Part:
         if loss.dim() == 0:
-            return loss, 0
+            return loss, None
         if counted is None:
             return loss.sum(), loss.numel()
         return torch.where(counted, loss, 0).sum(), counted.sum()
 
     def _constraint_part(
         self, constraint: TrainingConstraint, output: Any, target: Any, counted: Tensor | None
-    ) -> tuple[Tensor, Tensor | int]:
+    ) -> Part:
         """What is summed for a constraint, and over how many: P of samplewise ones, the value of averaged ones."""
         y, mask = constraint.evaluate(constraint.surrogate or constraint.value, output, target)
         samples = tuple(range(y.dim() - len(constraint.shape)))
@@ -276,21 +276,21 @@ class ConstrainedLoss(nn.Module):
         return self.duals[constraint.name]  # type: ignore[return-value]
 
     @property
-    def multipliers(self) -> Tensor | dict[str, Tensor]:
+    def multipliers(self) -> Any:
         """``mu``: the buffer where there is one constraint, else a dictionary by name."""
         return self._buffers_of("mu")
 
     @property
-    def rho(self) -> Tensor | dict[str, Tensor]:
+    def rho(self) -> Any:
         """The penalty parameters, as :attr:`multipliers`."""
         return self._buffers_of("rho")
 
     @property
-    def levels(self) -> Tensor | dict[str, Tensor]:
+    def levels(self) -> Any:
         """The mean value (or violation) of each constraint in the last dual pass, NaN before the first."""
         return self._buffers_of("level")
 
-    def _buffers_of(self, name: str) -> Tensor | dict[str, Tensor]:
+    def _buffers_of(self, name: str) -> Any:
         found = {c.name: getattr(self.state_of(c), name) for c in self.constraints}
         return next(iter(found.values())) if len(found) == 1 else found
 

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from constropt.training.ranks import processes, summed
 
+# a sum and the number of its terms; None marks what is a mean already
+Part = tuple[Tensor, Tensor | int | None]
 
-def means_of(parts: Sequence[tuple[Tensor, Tensor | int]]) -> list[Tensor]:
-    """Sums over counts, 0 where nothing counts; an integer count of 0 marks what is a mean already.
+
+def means_of(parts: Sequence[Part]) -> list[Tensor]:
+    """Sums over counts, 0 where nothing counts.
 
     In a distributed run the value is that over all processes, and the gradient that of this process' share times the
     number of processes: averaged over them, as ``DistributedDataParallel`` does, it is the gradient of the value.
     """
     if processes() == 1:
-        return [total / (count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1)) for total, count in parts]
-    counts = [total.new_full(total.shape, count) if isinstance(count, int) else count for total, count in parts]
+        return [total if count is None else total / _positive(count) for total, count in parts]
+    counts = [
+        count if isinstance(count, Tensor) else total.new_full(total.shape, 1 if count is None else count)
+        for total, count in parts
+    ]
     everything = summed([*(total for total, _ in parts), *counts])
-    world, means = processes(), []
-    for (total, count), value, n in zip(parts, everything, everything[len(parts) :]):
-        if isinstance(count, int) and count == 0:
-            n = torch.full_like(n, world)
-        share = total * (world / n.clamp_min(1)).to(total.dtype)
-        means.append(share + ((value / n.clamp_min(1)).to(total.dtype) - share).detach())
+    means = []
+    for (total, _), value, count in zip(parts, everything, everything[len(parts) :]):
+        share = total * (processes() / count.clamp_min(1)).to(total.dtype)
+        means.append(share + ((value / count.clamp_min(1)).to(total.dtype) - share).detach())
     return means
+
+
+def _positive(count: Tensor | int) -> Tensor | int:
+    return count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1)
