@@ -78,11 +78,28 @@ def test_linear_classifiers_are_solved(distance):
 
 
 @pytest.mark.parametrize("distance", P)
-def test_two_runs_spend_the_same_budget(distance):
+def test_several_runs_spend_the_same_budget(distance):
     weight, bias, x, labels = linear(rows=16)
     solution = minimal(lambda t: t @ weight.T + bias, x, labels, distance=distance, steps=200)
     assert bool(solution.feasible.all()) and bool((solution.backwards == 200).all())
     assert (solution.objective / exact(weight, bias, x, labels, P[distance])).max() < 1.01
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 4])
+@pytest.mark.parametrize("p", P.values())
+def test_the_number_of_runs(p, runs):
+    """Also where there is but one alternative, so that the second run is left out."""
+    problem = ConstrainedProblem(
+        objective=lambda x, _: torch.linalg.vector_norm(x - 0.1, ord=p, dim=1),
+        constraints=[inequality(lambda x, _: 0.5 - x[:, 0], name="to the right")],
+        domain=Box(0.0, 1.0),
+    )
+    solver = LinearizedProjection(p=p, runs=runs, restart_after=10)
+    solution = solve(problem, solver, torch.full((2, 3), 0.1), steps=41)
+    assert bool(solution.feasible.all()) and bool((solution.backwards == 41).all())
+    torch.testing.assert_close(solution.objective, torch.full((2,), 0.4), rtol=2e-3, atol=0)
+    with pytest.raises(ValueError, match="runs"):
+        LinearizedProjection(runs=5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])

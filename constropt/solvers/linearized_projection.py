@@ -6,6 +6,7 @@ the point of least norm on it is approached. Averaging the normalised cuts repla
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,14 +21,36 @@ from constropt.solvers.cuts import meet_l1, meet_l2, meet_linf
 from constropt.solvers.directions import DUAL
 
 _MEET = {1.0: meet_l1, 2.0: meet_l2, torch.inf: meet_linf}
-_AVERAGE = {1.0: 0.5, 2.0: 0.7, torch.inf: 0.7}
-_TRUST = {1.0: 0.3, 2.0: 0.5, torch.inf: 0.5}
 _REACH = {1.0: 10.0, 2.0: 1.0, torch.inf: 0.3}
 
+# The kinds of runs, in their order; the first is from x0 towards the nearest alternative.
+_TO_SECOND, _FROM_ASIDE, _FROM_BEST = 1, 2, 3
+# How far towards the middle of the box the third run starts.
+_ASIDE = 0.3
 # From this shrinking on less and less entries move together.
 _SPREADING = 0.2
 # The overshoot is kept within these limits, and is relative to at least this norm.
 _LEAST, _MOST, _SMALLEST = 1e-3, 10.0, 1e-5
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """The weight of the earlier cuts, the shrinking, the trust region, how many runs, and the least length of one."""
+
+    average: float
+    shrink: tuple[float, float]
+    trust: float
+    runs: int
+    restart_after: int
+
+
+# A half-space at a time can be met in long steps; the corner of several, met together, and sparse points cannot.
+_FAST = _Pace(0.5, (3.0, 0.3), 1.0, 4, 25)
+_SLOW = {
+    1.0: _Pace(0.5, (3.0, 0.01), 0.3, 2, 100),
+    2.0: _Pace(0.7, (3.0, 0.01), 0.5, 1, 100),
+    torch.inf: _Pace(0.7, (3.0, 0.01), 0.5, 1, 100),
+}
 
 
 @dataclass(frozen=True)
@@ -49,13 +72,14 @@ class CutState:
     """What the next step needs, all ``(batch, ...)``.
 
     ``average``: the averaged cut; ``overshoot``: how far beyond it to go, relative to the norm; ``best``: the smallest
-    feasible norm so far (infinite: none); ``order``: the alternatives by their value at the start; ``nearest`` and
-    ``second``: the two nearest of the explored cuts at the start, ``distances`` how far they are.
+    feasible norm so far (infinite: none), of the delta ``closest``; ``order``: the alternatives by their value at the
+    start; ``nearest`` and ``second``: the two nearest of the explored cuts at the start, ``distances`` how far.
     """
 
     average: Cut
     overshoot: Tensor
     best: Tensor
+    closest: Tensor
     order: Tensor
     nearest: Cut
     second: Cut
@@ -75,28 +99,34 @@ class LinearizedProjection(Solver[CutState]):
     earlier ones (weight ``average`` on these); delta is shrunk by ``1 + tau``, tau falling geometrically over
     ``shrink``, then moved to where the averaged cut is met exactly inside the box, with an overshoot that halves
     where the row is feasible and doubles where not; the move is limited to ``trust`` times the best norm found
-    (before: the current norm, at least ``reach``). From ``runs * restart_after`` steps on the budget is split into
-    ``runs`` (1 or 2) runs, the second from x0 towards the second-nearest alternative: another basin. One forward and
-    one backward pass a step.
+    (before: the current norm, at least ``reach``). One forward and one backward pass a step.
+
+    From ``runs * restart_after`` steps on the budget is split evenly into ``runs``, 1 to 4, since a row ends in the
+    basin that its first steps choose: the second is from x0 towards the second-nearest alternative, the third from a
+    point 0.3 of the way to the middle of the box, where gradients differ, the fourth from the best point of all. Where
+    only one alternative was linearised the second is left out.
 
     For p = 1 delta is shrunk by soft thresholding, and moves in the ``spread`` of the largest entries of the cut at
     once (:func:`~constropt.solvers.cuts.meet_l1`), which falls to 0 with tau from ``tau = 0.2`` on: the exact vertex
     of one linearisation is far from that of the next.
 
-    ``average``, ``trust`` and ``reach`` (in the input's units) default by p: 0.5, 0.7, 0.7; 0.3, 0.5, 0.5; and 10, 1,
-    0.3 for p = 1, 2, inf. Raises ``ValueError`` for another p, equalities or several constraints, and for a domain
-    that is no finite box.
+    What is None depends on p and on the constraint. For p = 2 and inf, with at least two alternatives: ``average`` 0.5,
+    ``shrink`` from 3 to 0.3, ``trust`` 1, ``runs`` 4, ``restart_after`` 25. Without them the constraint may be the
+    largest of several, such as a target before all other classes, and the averaged cut has to settle on their corner:
+    0.7, 3 to 0.01, 0.5, one run. For p = 1 always 0.5, 3 to 0.01, 0.3, 2 and 100. ``reach`` (in the input's units) is
+    10, 1, 0.3 for p = 1, 2, inf. Raises ``ValueError`` for another p, equalities or several constraints, and for a
+    domain that is no finite box.
     """
 
     p: float = 2.0
     explore: int = 3
     average: float | None = None
-    shrink: tuple[float, float] = (3.0, 0.01)
+    shrink: tuple[float, float] | None = None
     spread: float = 0.3
     trust: float | None = None
     reach: float | None = None
-    runs: int = 2
-    restart_after: int = 100
+    runs: int | None = None
+    restart_after: int | None = None
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
@@ -106,8 +136,8 @@ class LinearizedProjection(Solver[CutState]):
             raise ValueError(f"average: must lie in [0, 1), got {self.average}; 0 uses the last cut alone")
         if not 0 <= self.spread <= 1:
             raise ValueError(f"spread: must lie in [0, 1], got {self.spread}; 0 moves the largest entry first")
-        if self.explore < 1 or self.runs not in (1, 2):
-            raise ValueError(f"explore, runs: need explore >= 1 and runs 1 or 2, got {self.explore} and {self.runs}")
+        if self.explore < 1 or self.runs not in (None, 1, 2, 3, 4):
+            raise ValueError(f"explore, runs: need explore >= 1 and 1 to 4 runs, got {self.explore} and {self.runs}")
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
         if len(problem.constraints) != 1 or problem.constraints[0].equality:
@@ -128,47 +158,72 @@ class LinearizedProjection(Solver[CutState]):
         explored = min(self.explore, values.shape[1], max(1, run.steps // 4))
         order = values.nan_to_num(nan=torch.inf).argsort(dim=1)[:, :explored]
         infinite = ones * torch.inf
-        return CutState(none, ones, infinite, order, none, none, (infinite, infinite))
+        return CutState(none, ones, infinite, none.normal, order, none, none, (infinite, infinite))
 
     def step(self, run: Run, state: CutState, point: Evaluation, index: int) -> Proposal[CutState]:
         delta = (point.x.detach() - run.x0).flatten(1).to(state.average.normal.dtype)
-        explored, start, count = state.order.shape[1], *self._schedule(run, state, index)
+        explored = state.order.shape[1]
+        pace = self._pace(explored)
+        kind, since, count = self._schedule(run, pace, explored, index)
         feasible = point.violation() <= run.tolerance
         norm = torch.linalg.vector_norm(delta, ord=self.p, dim=1)
-        best = torch.where(feasible, torch.minimum(norm, state.best), state.best)
+        better = feasible & (norm < state.best)
+        best = torch.where(better, norm, state.best)
+        closest = torch.where(better.unsqueeze(1), delta, state.closest)
+        state = replace(state, best=best, closest=closest)
+        multipliers = tuple(torch.zeros_like(v) for v in point.values)
 
+        if since == 0 and kind in (_FROM_ASIDE, _FROM_BEST):
+            x = self._elsewhere(run, state, delta, kind)
+            return Proposal(x=run.problem.domain.project(x), state=state, multipliers=multipliers)
         cut = self._cut(point, delta, state.order[:, index] if index < explored else None)
         average, overshoot = state.average, state.overshoot
         if index < explored:  # still at x0
             state = self._explored(run, state, cut, delta)
             average = state.nearest
-        elif index == start:  # the second run: back to x0, towards the runner-up
+        elif since == 0:  # back to x0, towards the runner-up
             average, overshoot = state.second, torch.ones_like(overshoot)
             delta, norm = torch.zeros_like(delta), torch.zeros_like(norm)
+        elif since == 1 and kind in (_FROM_ASIDE, _FROM_BEST):
+            average, overshoot = cut, torch.ones_like(overshoot)
         else:
-            weight = _AVERAGE[self.p] if self.average is None else self.average
-            average = Cut(
-                torch.lerp(cut.normal, average.normal, weight), torch.lerp(cut.offset, average.offset, weight)
-            )
+            weight = pace.average if self.average is None else self.average
+            normal = torch.lerp(cut.normal, average.normal, weight)
+            average = Cut(normal, torch.lerp(cut.offset, average.offset, weight))
             overshoot = (overshoot * torch.where(feasible, 0.5, 2.0)).clamp(_LEAST, _MOST)
 
-        state = replace(state, average=average, overshoot=overshoot, best=best)
-        multipliers = tuple(torch.zeros_like(v) for v in point.values)
+        state = replace(state, average=average, overshoot=overshoot)
         if index < explored - 1:
             return Proposal(x=point.x.detach(), state=state, multipliers=multipliers)
-        first, last = self.shrink
-        tau = first * (last / first) ** ((index - start) / max(count - 1, 1))
-        moved = self._move(run, state, delta, norm, tau)
+        first, last = pace.shrink if self.shrink is None else self.shrink
+        tau = first * (last / first) ** (since / max(count - 1, 1))
+        moved = self._move(run, state, delta, norm, tau, pace.trust if self.trust is None else self.trust)
         x = run.x0 + moved.to(run.x0.dtype).view_as(run.x0)
         return Proposal(x=run.problem.domain.project(x), state=state, multipliers=multipliers)
 
-    def _schedule(self, run: Run, state: CutState, index: int) -> tuple[int, int]:
-        """The index of the present run's first move, and the number of its moves."""
-        explored = state.order.shape[1]
-        half = run.steps // 2
-        if self.runs == 1 or run.steps < 2 * self.restart_after or explored < 2:
-            return explored - 1, run.steps - explored + 1
-        return (explored - 1, half - explored + 1) if index < half else (half, run.steps - half)
+    def _pace(self, explored: int) -> _Pace:
+        return _FAST if self.p != 1 and explored > 1 else _SLOW[self.p]
+
+    def _schedule(self, run: Run, pace: _Pace, explored: int, index: int) -> tuple[int, int, int]:
+        """Which run the step belongs to, how many steps of it were before, and its length."""
+        runs = pace.runs if self.runs is None else self.runs
+        least = pace.restart_after if self.restart_after is None else self.restart_after
+        kinds = [kind for kind in range(runs) if explored > 1 or kind != _TO_SECOND]
+        if run.steps < runs * least:
+            kinds = kinds[:1]
+        limits = [run.steps * number // len(kinds) for number in range(len(kinds) + 1)]
+        number = bisect_right(limits, index) - 1
+        start = max(limits[number], explored - 1)  # the looks at x0 are no moves
+        return kinds[number], index - start, limits[number + 1] - start
+
+    def _elsewhere(self, run: Run, state: CutState, delta: Tensor, kind: int) -> Tensor:
+        """Where a run starts that does not start at x0; the best point is the last one where there is none."""
+        if kind == _FROM_BEST:
+            moved = torch.where(state.best.isfinite().unsqueeze(1), state.closest, delta)
+        else:
+            lower, upper = room(run.problem, run.x0, delta)
+            moved = _ASIDE * (lower + upper) / 2
+        return run.x0 + moved.to(run.x0.dtype).view_as(run.x0)
 
     def _explored(self, run: Run, state: CutState, cut: Cut, delta: Tensor) -> CutState:
         """The state after another cut at x0, ranked by the exact distance to it within the box."""
@@ -205,7 +260,7 @@ class LinearizedProjection(Solver[CutState]):
         offset = value.detach().to(delta.dtype) / length - (normal * delta).sum(1)
         return Cut(normal, torch.where(flat, 0, offset))
 
-    def _move(self, run: Run, state: CutState, delta: Tensor, norm: Tensor, tau: float) -> Tensor:
+    def _move(self, run: Run, state: CutState, delta: Tensor, norm: Tensor, tau: float, trust: float) -> Tensor:
         """The next delta: shrunk, on the averaged cut, within the trust region."""
         lower, upper = room(run.problem, run.x0, delta)
         cut = state.average
@@ -217,7 +272,6 @@ class LinearizedProjection(Solver[CutState]):
             met = meet_l1(start, cut.normal, -cut.offset - beyond, lower, upper, self.spread * min(1, tau / _SPREADING))
         else:
             met = _MEET[self.p](delta / (1 + tau), cut.normal, -cut.offset - beyond, lower, upper)
-        trust = _TRUST[self.p] if self.trust is None else self.trust
         reach = _REACH[self.p] if self.reach is None else self.reach
         radius = trust * torch.where(state.best.isfinite(), state.best, norm.clamp_min(reach))
         step = met - delta

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from constropt.problems.attacks.arguments import Model
-from constropt.problems.attacks.minimal import LogOutputs
+from constropt.problems.attacks.log_outputs import LogOutputs
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm

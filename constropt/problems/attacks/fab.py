@@ -7,7 +7,7 @@ from torch import Tensor
 
 from constropt.problems.attacks.arguments import Model, require_whole, width_of
 from constropt.problems.attacks.deepfool import others
-from constropt.problems.attacks.minimal import LogOutputs
+from constropt.problems.attacks.log_outputs import LogOutputs
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm

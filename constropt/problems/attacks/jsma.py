@@ -10,7 +10,7 @@ from torch import Tensor
 from constropt.problem import Evaluation
 from constropt.problems.attacks.arguments import Aim, Model, width_of
 from constropt.problems.attacks.constraints import logit_of
-from constropt.problems.attacks.minimal import LogOutputs
+from constropt.problems.attacks.log_outputs import LogOutputs
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.solution import Solution
 from constropt.solve import solve

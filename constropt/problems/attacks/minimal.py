@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.goals import misclassified
+from constropt.problems.attacks.log_outputs import LogOutputs
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
@@ -34,9 +35,9 @@ def minimal(
 
     ``distance``: "l1", "l2" or "linf". Nothing to tune, no dependence on the logits' scale, and outputs that are
     probabilities are recognised (row by row: nonnegative, of sum 1) and their logarithm is attacked, with the same
-    result as for the logits. One forward and one backward pass a step, ``steps`` in all; from 200 on they are two runs,
-    the second towards the second-nearest class. ``Solution.objective`` is the distance of each row,
-    ``Solution.feasible`` says which rows fool the model.
+    result as for the logits. One forward and one backward pass a step, ``steps`` in all; in l2 and linf they are four
+    runs from 100 on, from three starts and then from the best point, in l1 two from 200 on. ``Solution.objective`` is
+    the distance of each row, ``Solution.feasible`` says which rows fool the model.
 
     Raises what :class:`MinimalPerturbation` raises, and ``ValueError`` for another distance.
 
@@ -60,32 +61,3 @@ def minimal(
     width = bounds[1] - bounds[0]
     solver = LinearizedProjection(p=measure.p, reach={1.0: 10.0, 2.0: 1.0, torch.inf: 0.3}[measure.p] * width)
     return solve(problem, solver, inputs, steps=steps, callback=callback)
-
-
-class LogOutputs(nn.Module):
-    """The model, with the rows of its output that are probabilities replaced by their logarithms.
-
-    A module so that the model's own modules are found in it; it has no parameters. ``TypeError`` for what is no
-    callable.
-
-    >>> LogOutputs(nn.Softmax(dim=1))(torch.tensor([[0.0, 2.0]])).diff().round(decimals=4)
-    tensor([[2.]])
-    """
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.training = False  # its own mode only: the model keeps the one it has
-        if not callable(model):
-            raise TypeError(f"model: takes a callable from inputs to logits, got {type(model).__name__}")
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        output = self.model(x)
-        output = getattr(output, "logits", output)
-        if not isinstance(output, Tensor) or output.dim() != 2 or not output.is_floating_point():
-            return output  # the problem says what is wrong with it
-        precision = torch.finfo(output.dtype)
-        total = output.sum(1, keepdim=True)
-        likely = (output >= 0).all(1, keepdim=True) & ((total - 1).abs() <= 64 * precision.eps)
-        # a probability of 0 has no logarithm: such classes are far away, and stay so
-        return torch.where(likely, output.clamp_min(precision.tiny).log(), output)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from constropt.domain import Box
-from constropt.problem import ConstrainedProblem, Constraint, inequality
 from constropt.modes import evaluating
+from constropt.problem import ConstrainedProblem, Constraint, inequality
 from constropt.problems.attacks.arguments import Model, check_inputs
 from constropt.problems.attacks.constraints import margin_for
 from constropt.problems.distances import Distance, as_distance

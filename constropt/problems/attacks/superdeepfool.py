@@ -6,7 +6,7 @@ from torch import Tensor
 
 from constropt.problems.attacks.arguments import Model, require_whole
 from constropt.problems.attacks.deepfool import others
-from constropt.problems.attacks.minimal import LogOutputs
+from constropt.problems.attacks.log_outputs import LogOutputs
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.solution import Solution, best_of
 from constropt.solve import solve
