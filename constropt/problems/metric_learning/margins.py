@@ -1,0 +1,137 @@
+"""The margins of metric learning as constraints with multipliers, in place of hinges with a fixed weight.
+
+    minimise   (1/n) sum over positive pairs of D_ij^2  +  (1/2) ||z - a||^2
+    subject to m - D_ij <= 0 for all negative pairs,   or   D_ap^2 - D_an^2 + m <= 0 for given triplets
+
+The unknowns are the embeddings themselves, ``(batch, n, d)``: every row of the batch is one set of n embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from constropt.domain import Domain, Reals
+from constropt.problem import ConstrainedProblem, inequality
+from constropt.problems.metric_learning.base import positive_number
+from constropt.problems.metric_learning.pairs import Relations, root, squared_distances
+
+
+def contrastive_margins(
+    labels: Tensor, margin: float = 1.0, *, anchor: Tensor | None = None, domain: Domain | None = None
+) -> ConstrainedProblem[Tensor]:
+    """The contrastive loss with its hinge as constraints: minimise its tightness (Eq. 2.2), every negative pair at
+    least ``margin`` apart.
+
+    ``labels`` are int64 ``(n,)``, or a boolean ``(n, n)`` matrix of positive pairs. ``anchor``, ``(n, d)`` or ``(batch,
+    n, d)``, adds ``(1/2) ||z - a||^2``: how the given embeddings have to move. The constraint ``"margin"`` is
+    ``m - D_ij``, ``(batch, n, n)`` with i < j of the negative pairs counted, so ``solution.multipliers[0][b, i, j]``
+    is what a wider margin of that pair would cost. Start where no two embeddings of a negative pair coincide: such a
+    pair has no direction to part in. Raises ``ValueError`` for labels of one class, where there is no negative pair.
+
+    >>> from constropt import AugmentedLagrangian, solve
+    >>> z = torch.tensor([[[0.0], [0.5]]], dtype=torch.float64)
+    >>> problem = contrastive_margins(torch.tensor([0, 1]), margin=1.0, anchor=z)
+    >>> solution = solve(problem, AugmentedLagrangian(penalty="PHR"), z, steps=200)
+    >>> solution.x.flatten().round(decimals=3), solution.multipliers[0][0, 0, 1].round(decimals=3)
+    (tensor([-0.2500,  0.7500], dtype=torch.float64), tensor(0.2500, dtype=torch.float64))
+    """
+    positive_number(margin=margin)
+    n = len(labels)
+    positive, negative = Relations.within(labels, n).block(0, n)
+    return ConstrainedProblem(
+        forward=_Squares(n),
+        objective=_Tightness(positive, anchor),
+        constraints=[
+            inequality(lambda z, squares: margin - root(squares), name="margin", mask=negative.triu(1)),
+        ],
+        domain=Reals() if domain is None else domain,
+    )
+
+
+def triplet_margins(
+    labels: Tensor,
+    margin: float = 0.2,
+    *,
+    triplets: Tensor | None = None,
+    anchor: Tensor | None = None,
+    domain: Domain | None = None,
+) -> ConstrainedProblem[Tensor]:
+    """The triplet loss with its hinge as constraints: minimise the tightness, every triplet's ``D_ap^2 - D_an^2 + m <=
+    0``.
+
+    ``triplets`` is int64 ``(T, 3)``, rows (a, p, n); :func:`all_triplets` of the labels by default, which are many. The
+    constraint ``"margin"`` is ``(batch, T)``. The rest is as for :func:`contrastive_margins`.
+
+    >>> triplet_margins(torch.tensor([0, 0, 1])).constraints[0].name
+    'margin'
+    """
+    positive_number(margin=margin)
+    n = len(labels)
+    positive, _ = Relations.within(labels, n).block(0, n)
+    triplets = all_triplets(labels) if triplets is None else triplets
+    if triplets.dim() != 2 or triplets.shape[1] != 3 or not len(triplets) or triplets.is_floating_point():
+        raise ValueError(
+            f"triplets: takes whole numbers (anchor, positive, negative), shape (T, 3) with T >= 1, got"
+            f" {triplets.dtype} of shape {tuple(triplets.shape)}; a class of two samples and a second class give some"
+        )
+    if int(triplets.min()) < 0 or int(triplets.max()) >= n:
+        raise ValueError(
+            f"triplets: takes positions 0 to {n - 1} of the embeddings, got {int(triplets.min())} to"
+            f" {int(triplets.max())}"
+        )
+    a, p, other = triplets.unbind(1)
+    return ConstrainedProblem(
+        forward=_Squares(n),
+        objective=_Tightness(positive, anchor),
+        constraints=[
+            inequality(lambda z, squares: squares[:, a, p] - squares[:, a, other] + margin, name="margin"),
+        ],
+        domain=Reals() if domain is None else domain,
+    )
+
+
+def all_triplets(labels: Tensor) -> Tensor:
+    """All (anchor, positive, negative) of ``labels`` (classes or a pair matrix), int64 ``(T, 3)``.
+
+    T grows with the cube of n: for small problems. :class:`Triplet` has its sums without listing them.
+
+    >>> all_triplets(torch.tensor([0, 0, 1])).tolist()
+    [[0, 1, 2], [1, 0, 2]]
+    """
+    n = len(labels)
+    positive, negative = Relations.within(labels, n).block(0, n)
+    pairs = positive.nonzero()
+    pair, other = negative[pairs[:, 0]].nonzero().unbind(1)
+    return torch.cat([pairs[pair], other[:, None]], dim=1)
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """The squared distances of each set of ``count`` embeddings: the pass that objective and constraints share."""
+
+    count: int
+
+    def __call__(self, z: Tensor) -> Tensor:
+        if z.dim() != 3 or z.shape[1] != self.count:
+            raise ValueError(
+                f"x: takes embeddings of shape (batch, n, d) with n = {self.count} as many as labels, got"
+                f" {tuple(z.shape)}; add the batch dimension with x[None]"
+            )
+        return squared_distances(z, z)
+
+
+@dataclass(frozen=True)
+class _Tightness:
+    """``(1/n) sum over positive pairs of D_ij^2``, ``(batch,)``, and half the squared distance to an anchor."""
+
+    positive: Tensor
+    anchor: Tensor | None
+
+    def __call__(self, z: Tensor, squares: Tensor) -> Tensor:
+        tightness = torch.where(self.positive, squares, 0).sum((1, 2)) / z.shape[1]
+        if self.anchor is None:
+            return tightness
+        return tightness + (z - self.anchor).square().sum((1, 2)) / 2
