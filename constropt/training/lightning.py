@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from constropt.training.loss import ConstrainedLoss, Predict
 
-try:
+if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
-except ImportError:
-    Callback = object
+else:
+    try:
+        from lightning.pytorch.callbacks import Callback
+    except ImportError:
+        Callback = object
 
 
 class DualUpdates(Callback):
