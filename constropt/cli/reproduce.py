@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from constropt.cli.calibration import (
+    DATA,
+    DEFAULT_FOLDER,
+    MethodsOption,
+    SeedsOption,
+    calibration_table,
+    calibration_tables,
+    reproduce_calibration,
+    seeds_of,
+)
 from constropt.cli.evaluate import (
     FreshOption,
     ModelsOption,
@@ -32,9 +43,11 @@ from constropt.cli.shared import (
 from constropt.evaluation.reproduce import reproduce as reproduce_table
 from constropt.evaluation.reproduce import reproduction_table, thesis_table, write_reproduction
 
-DATA = "CONSTROPT_DATA"
-_DEFAULT_FOLDER = "../shared/data"
 _MODELS, _CIFAR = "constropt.problems.models", "constropt.problems.cifar_models"
+
+# options that only one kind of table takes
+_ATTACKS_ONLY = ("model", "weights", "samples", "steps", "batch_size", "signs", "shards", "shard", "seed")
+_CALIBRATION_ONLY = ("method", "seeds", "epochs")
 
 # by data set: where it is below the data folder, and name, factory and weights of the models
 _DEFAULTS = {
@@ -58,11 +71,20 @@ _DEFAULTS = {
 
 @clean_errors
 def reproduce(
-    table: Annotated[str, typer.Argument(help="table-3.1 to table-3.6, table-4.1 or table-4.2.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; out/TABLE by default.")] = None,
+    context: typer.Context,
+    table: Annotated[
+        str,
+        typer.Argument(help="table-3.1 to table-3.6, table-4.1, table-4.2; table-6.1 to 6.3, table-V-1 to V-3."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; out/TABLE by default, out/calibration for calibration.")
+    ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help=f"As for solve; default: what the folder {DATA} ({_DEFAULT_FOLDER}) has, else digits."),
+        typer.Option(
+            help=f"As for solve; of calibration names of data sets, with commas. Default: what the folder {DATA}"
+            f" ({DEFAULT_FOLDER}) has, else digits."
+        ),
     ] = None,
     model: ModelsOption = None,
     weights: WeightsOption = None,
@@ -76,11 +98,32 @@ def reproduce(
     shard: ShardOption = None,
     fresh: FreshOption = False,
     seed: SeedOption = 0,
+    method: MethodsOption = None,
+    seeds: SeedsOption = "0,1,2",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of calibration; default: the table's.")] = None,
     device: DeviceOption = "cpu",
     progress: ProgressOption = None,
 ) -> None:
     """Run a table of the thesis and print it with the published figures; a killed run continues."""
-    wanted = thesis_table(table)
+    calibration = calibration_table(table)
+    _refuse_others(context, _ATTACKS_ONLY if calibration else _CALIBRATION_ONLY, calibration or table)
+    if calibration:
+        reproduce_calibration(
+            calibration,
+            out=out,
+            data=data,
+            methods=method,
+            seeds=seeds_of(seeds),
+            epochs=epochs,
+            fresh=fresh,
+            device=device,
+            progress=progress,
+        )
+        return
+    try:
+        wanted = thesis_table(table)
+    except ValueError as error:
+        raise ValueError(f"{error}, {', '.join(calibration_tables())}") from None
     place = shard_number(shard, shards)
     folder = out or Path("out") / wanted.name
     chosen, models, files = _defaults(wanted.data, data, model or [], weights or [])
@@ -110,11 +153,19 @@ def reproduce(
         typer.echo(f"written to {path.parent}: {path.name}, and summary.md with every model")
 
 
+def _refuse_others(context: typer.Context, options: Sequence[str], table: str) -> None:
+    """``ValueError`` where one of ``options`` was typed, which say nothing to this ``table``."""
+    for name in options:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ValueError(f"--{name.replace('_', '-')}: not an option of {table}")
+
+
 def _defaults(kind: str, data: str | None, models: list[str], weights: list[Path]) -> tuple[str, list[str], list[Path]]:
     """Data and models that were given, and the small ones of the data folder for those that were not."""
     if data is not None:
         return data, models, weights
-    root = Path(os.environ.get(DATA, _DEFAULT_FOLDER))
+    root = Path(os.environ.get(DATA, DEFAULT_FOLDER))
     if kind not in _DEFAULTS:
         raise ValueError(f"--data: needed for {kind}, of which nothing small is around; give --model too")
     spec, known = _DEFAULTS[kind]

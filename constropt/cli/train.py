@@ -1,4 +1,4 @@
-"""``constropt train classifier``."""
+"""``constropt train classifier`` and ``constropt train calibration``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import typer
 
 from constropt import evaluation
+from constropt.cli.calibration import train_calibration
 from constropt.cli.shared import (
     DataOption,
     DeviceOption,
@@ -20,6 +21,7 @@ from constropt.cli.shared import (
 )
 
 app = typer.Typer(no_args_is_help=True, help="Train models to run recipes on.", rich_markup_mode=None)
+app.command("calibration")(train_calibration)
 
 
 @app.command("classifier")

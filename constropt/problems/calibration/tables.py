@@ -1,0 +1,145 @@
+"""Run the tables of chapter 6 and appendix V of the thesis on small data sets, the published figures beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from constropt.evaluation.data import MissingExtra
+from constropt.evaluation.files import replacing
+from constropt.problems.calibration.benchmarks import BENCHMARKS, TABLES, CalibrationTable, Published
+from constropt.problems.calibration.methods import parse_method, title_of
+from constropt.problems.calibration.study import Study, run_study
+from constropt.problems.calibration.study_figures import write_figures
+from constropt.problems.calibration.study_report import (
+    Column,
+    described,
+    markdown_table,
+    ordered,
+    remarks,
+    write_report,
+)
+from constropt.problems.calibration.training import known
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table as found on one benchmark: its title, header, lines, and remarks."""
+
+    title: str
+    header: list[str]
+    lines: list[list[str]]
+    remarks: list[str]
+
+
+def table_name(name: str) -> str | None:
+    """The full name of a table, "6.1" or "table-v-1" among others; ``None`` for one that is not here.
+
+    >>> table_name("6.1"), table_name("table-v-1"), table_name("4.1")
+    ('table-6.1', 'table-V-1', None)
+    """
+    full = name.lower() if name.lower().startswith("table-") else f"table-{name.lower()}"
+    return next((known for known in TABLES if known.lower() == full), None)
+
+
+def reproduce_calibration(
+    table: str,
+    *,
+    out: str | Path,
+    root: str | Path,
+    benchmarks: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    epochs: int | None = None,
+    device: torch.device | str = "cpu",
+    fresh: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> tuple[list[Block], Path]:
+    """Run what the ``table`` needs (:data:`TABLES`) and lay it out; returns its blocks and the file that has them.
+
+    The studies are in ``out``, a folder for each of :data:`BENCHMARKS`, and shared by the tables: what one has trained
+    the others find. ``benchmarks`` and ``methods`` replace those of the table. Data is looked for in the folder
+    ``root``; a benchmark that has none there is left out with a warning, and where all are, digits stand in. Raises
+    ``ValueError`` for unknown names, and as :func:`~constropt.problems.calibration.study.run_study`.
+    """
+    wanted = TABLES[table]
+    root, out = Path(root).resolve(), Path(out)  # the folder is part of the settings that a run is continued by
+    for name in benchmarks or ():
+        known("data", name, BENCHMARKS)
+    names = list(benchmarks or wanted.benchmarks)
+    present = [name for name in names if BENCHMARKS[name].present(root)]
+    tell = warn or (lambda text: None)
+    if len(present) < len(names):
+        missing = ", ".join(name for name in names if name not in present)
+        tell(f"{root} has no data for {missing}{'' if present else ': running on digits instead'} (set CONSTROPT_DATA)")
+    blocks = []
+    for name in present or ["digits"]:
+        trained: list[str] = []
+
+        def report(run: str, done: int, total: int, trained: list[str] = trained) -> None:
+            trained.append(run)
+            if progress is not None:
+                progress(run, done, total)
+
+        benchmark = BENCHMARKS[name]
+        training = benchmark.training if epochs is None else replace(benchmark.training, epochs=epochs)
+        study = run_study(
+            methods or wanted.methods,
+            seeds,
+            out=out / name,
+            data=benchmark.located(root),
+            training=training,
+            model=benchmark.model,
+            device=device,
+            fresh=fresh,
+            progress=report,
+        )
+        write_report(study)
+        if trained or not list(study.out.glob("reliability-*")):
+            try:
+                write_figures(study)
+            except MissingExtra as error:
+                tell(str(error))
+        blocks.append(_block(wanted, name, study, [str(parse_method(m)) for m in methods or wanted.methods]))
+    return blocks, _write(table, wanted, blocks, out)
+
+
+def _block(table: CalibrationTable, name: str, study: Study, methods: Sequence[str]) -> Block:
+    published = table.published.get(name, {})
+    source = f"{table.source[name]} (thesis)" if published else ""
+    columns = [column for column in table.columns if _any(study, column)]
+    beside = [column for column in columns if any(_published(table, published, m, column) != "-" for m in methods)]
+    header = ["method", "seeds", *(column.header for column in columns)]
+    header += [f"{source} {column.header}" for column in beside]
+    lines = []
+    for method in ordered([method for method in methods if method in study.results]):
+        runs = list(study.results[method].values())
+        line = [title_of(parse_method(method)), str(len(runs)), *(column.text(runs) for column in columns)]
+        lines.append([*line, *(_published(table, published, method, column) for column in beside)])
+    return Block(f"{BENCHMARKS[name].title}: {described(study)}", header, lines, remarks(study))
+
+
+def _any(study: Study, column: Column) -> bool:
+    return any(column.of(result) is not None for runs in study.results.values() for result in runs.values())
+
+
+def _published(table: CalibrationTable, published: Published, method: str, column: Column) -> str:
+    row: Any = published.get(method)
+    value = None if row is None else row[table.columns.index(column)]
+    return "-" if value is None else f"{value:g}"
+
+
+def _write(name: str, table: CalibrationTable, blocks: Sequence[Block], out: Path) -> Path:
+    text = [f"# {name}: {table.title}", ""]
+    for block in blocks:
+        text += [f"## {block.title}", "", *markdown_table(block.header, block.lines), ""]
+        text += [*(f"- {remark}" for remark in block.remarks), ""]
+    path = out / f"{name}.md"
+    with replacing(path) as unfinished:
+        unfinished.write_text("\n".join(text), encoding="utf-8")
+    return path
