@@ -87,6 +87,7 @@ def worker(rank: int, port: int, folder: str) -> None:
     for name, criterion in criteria().items():
         torch.save(train(criterion, rows), f"{folder}/{name}_{rank}.pt")
     torch.save(errors(rank), f"{folder}/errors_{rank}.pt")
+    distributed.barrier()
     distributed.destroy_process_group()
 
 

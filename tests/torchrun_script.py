@@ -36,4 +36,6 @@ for _ in range(5):
 if rank == 0:
     print(json.dumps({"losses": losses, "mu": criterion.multipliers.tolist(), "rho": criterion.rho.tolist()}))
 if several:
+    del model  # before its process group, whose threads must not outlive the interpreter
+    distributed.barrier()
     distributed.destroy_process_group()
