@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.solution import BestPoint, Solution, Status
@@ -143,8 +144,7 @@ def _check_arguments(
     if not bool(x0.isfinite().all()):
         rows = (~x0.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
         raise ValueError(f"x0: takes finite values, got NaN or infinity in rows {rows[:5]}; leave these rows out")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps: takes a whole number >= 1, got {steps!r}")
+    require_whole(steps=steps)
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance: takes a violation >= 0 that counts as none, or None, got {tolerance!r}")
     try:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from constropt.checks import require_whole
 from constropt.evaluation.columns import NORMS, Measure, verified
 from constropt.evaluation.counting import PassCounter, counted, synchronize, time_pass
 from constropt.evaluation.report import AttackReport
@@ -212,8 +213,7 @@ def _check_data(
                 f"{what}: takes shape ({inputs.shape[0]},), one per input, or {dense}, one per pixel, got"
                 f" {tuple(values.shape)}"
             )
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size: takes a whole number >= 1, got {batch_size!r}")
+    require_whole(batch_size=batch_size)
     if measure is not None and measure not in NORMS:
         raise ValueError(f"measure: takes one of {', '.join(NORMS)}, got {measure!r}")
 

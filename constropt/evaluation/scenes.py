@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from constropt.checks import require_whole
 from constropt.evaluation.data import LabelledData, MissingExtra, load_data
 
 IGNORED = 255  # the label of pixels that do not count
@@ -50,9 +51,8 @@ def digit_scenes(count: int, size: int = 64, seed: int = 0, split: str = "train"
     >>> scenes.inputs.shape, scenes.labels.shape, bool((scenes.labels > 0).any())
     (torch.Size([2, 3, 64, 64]), torch.Size([2, 64, 64]), True)
     """
-    for name, value, least in (("count", count, 1), ("size", size, _DIGIT_SIDES[1])):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
+    require_whole(count=count)
+    require_whole(_DIGIT_SIDES[1], size=size)
     digits = load_data("digits", split=split)
     generator = torch.Generator().manual_seed(2 * seed + (split == "test"))  # no split repeats the other's places
     scenes = [_digit_scene(digits, size, generator) for _ in range(count)]

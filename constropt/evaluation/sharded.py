@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.evaluation.cells import Cell, plan
 from constropt.evaluation.counting import logits_of
 from constropt.evaluation.examine import signs_after, signs_before
@@ -272,9 +273,7 @@ def _check(
         raise ValueError(
             f"inputs: takes (samples, *event) with a label each, got {tuple(inputs.shape)} and {tuple(labels.shape)}"
         )
-    for what, value in (("batch_size", batch_size), ("shards", shards)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{what}: takes a whole number >= 1, got {value!r}")
+    require_whole(batch_size=batch_size, shards=shards)
     if not 0 <= shard < shards:
         raise ValueError(f"shard: of {shards}, takes a number from 0 to {shards - 1}, got {shard}")
     if fresh and shards > 1:

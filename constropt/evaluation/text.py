@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
+
 PADDING, UNKNOWN = 0, 1  # the numbers of no word, and of a word outside the vocabulary
 _RESERVED = 2
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
@@ -56,7 +58,7 @@ class Vocabulary:
         """The most frequent words of ``texts``, of equal ones the first in the alphabet; ``size`` counts padding and
         unknown words too. Raises ``ValueError`` unless ``size >= 3``.
         """
-        _require_whole("size", size, _RESERVED + 1)
+        require_whole(_RESERVED + 1, size=size)
         counts = Counter(word for text in texts for word in words(text))
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls(tuple(word for word, _ in ranked[: size - _RESERVED]))
@@ -69,7 +71,7 @@ class Vocabulary:
 
         Raises ``ValueError`` unless ``length >= 1``.
         """
-        _require_whole("length", length, 1)
+        require_whole(length=length)
         encoded = np.full((len(texts), length), PADDING, dtype=np.int64)
         for row, text in zip(encoded, texts):
             found = [self.numbers.get(word, UNKNOWN) for word in words(text)[:length]]
@@ -109,7 +111,7 @@ def load_newsgroups(
     """
     if split not in _SPLITS:
         raise ValueError(f"split: takes 'train' or 'test', got {split!r}")
-    _require_whole("length", length, 1)
+    require_whole(length=length)
     texts = _read(Path(path))
     for name, rows in texts.items():
         if not rows:
@@ -158,8 +160,3 @@ def _body(text: str) -> str:
     """What follows the first empty line; all where there is none."""
     _, separator, body = text.partition("\n\n")
     return body if separator else text
-
-
-def _require_whole(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from constropt.checks import require_whole
+
 
 class UNet(nn.Module):
     """A U-Net (Ronneberger et al. 2015) with BatchNorm, whose finest level has ``1/stride`` of the input's resolution.
@@ -27,15 +29,9 @@ class UNet(nn.Module):
 
     def __init__(self, classes: int, *, in_channels: int = 3, width: int = 16, depth: int = 3, stride: int = 2) -> None:
         super().__init__()
-        for name, value, least in (
-            ("classes", classes, 2),
-            ("in_channels", in_channels, 1),
-            ("width", width, 1),
-            ("depth", depth, 0),
-            ("stride", stride, 1),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
+        require_whole(2, classes=classes)
+        require_whole(in_channels=in_channels, width=width, stride=stride)
+        require_whole(0, depth=depth)
         channels = [width * 2**level for level in range(depth + 1)]
         self.stem = nn.Sequential(*_convolution(in_channels, width, stride=stride), *_convolution(width, width))
         self.down = nn.ModuleList(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from constropt.checks import require_whole
 from constropt.domain import Bound, Box, Domain
 
 # Newton steps for Wright's omega function: enough for the precision of a float64 from the start that is used.
@@ -198,5 +199,4 @@ def _check_numbers(kernel: int, regularization: float, iterations: int) -> None:
         raise ValueError(f"kernel: takes an odd whole number of pixels, got {kernel!r}")
     if not regularization > 0:
         raise ValueError(f"regularization: takes a number > 0, got {regularization}")
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise ValueError(f"iterations: takes a whole number >= 1, got {iterations!r}")
+    require_whole(iterations=iterations)

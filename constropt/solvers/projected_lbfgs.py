@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.duals import Duals
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.problem import ConstrainedProblem, Evaluation
@@ -88,10 +89,8 @@ class ProjectedLBFGS(Solver[SearchState]):
     start_passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for name in ("memory", "inner_steps", "check_every"):
-            value, least = getattr(self, name), int(name == "inner_steps")
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
+        require_whole(0, memory=self.memory, check_every=self.check_every)
+        require_whole(inner_steps=self.inner_steps)
         for name in ("kkt_tolerance", "tolerance"):
             value = getattr(self, name)
             if value is not None and not value > 0:

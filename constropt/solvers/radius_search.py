@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.solution import Solution, best_of
 
 
@@ -22,8 +23,7 @@ def smallest_radius(
 
     Raises ``ValueError`` for ``searches < 1`` and for a ``largest`` that is not positive.
     """
-    if isinstance(searches, bool) or not isinstance(searches, int) or searches < 1:
-        raise ValueError(f"searches: takes a whole number >= 1, got {searches!r}")
+    require_whole(searches=searches)
     high = torch.as_tensor(largest, dtype=start.x.dtype, device=start.x.device).expand(start.x.shape[0])
     if not bool((high > 0).all()):
         raise ValueError(f"largest: takes a radius > 0, got {largest}")

@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import IGNORE_INDEX, Model, require_whole
+from constropt.checks import require_whole
+from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
 from constropt.problems.attacks.budgeted import at_budget, seeds_of
 from constropt.problems.attacks.losses import Loss, leading_classes, towards
 from constropt.problems.attacks.maximal_loss import MaximalLoss

@@ -41,13 +41,6 @@ def check_inputs(model: Model, inputs: Tensor, bounds: tuple[float, float]) -> N
         )
 
 
-def require_whole(least: int = 1, /, **values: int) -> None:
-    """``ValueError`` for an argument that is no whole number of at least ``least``."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
-
-
 def width_of(bounds: tuple[float, float]) -> float:
     """The width of the bounds, in parts of which published lengths are; 1, as of images, where there are none."""
     width = bounds[1] - bounds[0]

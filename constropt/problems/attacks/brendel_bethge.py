@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import Model, require_whole
+from constropt.checks import require_whole
+from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.fgsm import bim
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance

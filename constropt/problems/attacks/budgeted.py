@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import require_whole
+from constropt.checks import require_whole
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.solution import Solution, best_of
 from constropt.solve import solve

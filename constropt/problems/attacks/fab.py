@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import Model, require_whole, width_of
+from constropt.checks import require_whole
+from constropt.problems.attacks.arguments import Model, width_of
 from constropt.problems.attacks.deepfool import others
 from constropt.problems.attacks.log_outputs import LogOutputs
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation

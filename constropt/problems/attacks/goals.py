@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.problem import Constraint, inequality
 from constropt.problems.attacks.arguments import Aim
 from constropt.problems.attacks.constraints import (
@@ -117,8 +118,7 @@ def outside_top(k: int) -> Goal:
     Scaled as DLR+ is, so that k = 1 without targets is the usual constraint. ``ValueError`` for ``k < 1``, and at the
     first call for a k that is not below the number of classes.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k: takes a whole number >= 1, got {k!r}")
+    require_whole(k=k)
 
     def value(logits: Tensor, aim: Aim) -> Tensor:
         if aim.targets is None:

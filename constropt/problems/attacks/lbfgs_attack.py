@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.arguments import Model, require_whole
+from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.constraints import cross_entropy
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.remeasured import remeasured

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem, inequality
-from constropt.problems.attacks.arguments import Model, require_whole
+from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.losses import as_loss
 from constropt.problems.attacks.maximal_loss import radius_of, row_mean
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation

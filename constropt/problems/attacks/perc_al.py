@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import Model, require_whole
+from constropt.checks import require_whole
+from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.losses import Loss, following
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import with_gradient

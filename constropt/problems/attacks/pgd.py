@@ -6,7 +6,8 @@ from functools import partial
 
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import IGNORE_INDEX, Model, require_whole
+from constropt.checks import require_whole
+from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
 from constropt.problems.attacks.budgeted import budgeted, seeds_of
 from constropt.problems.attacks.losses import Loss
 from constropt.problems.attacks.maximal_loss import MaximalLoss

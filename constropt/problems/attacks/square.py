@@ -6,7 +6,8 @@ from functools import partial
 
 from torch import Tensor
 
-from constropt.problems.attacks.arguments import Model, require_whole
+from constropt.checks import require_whole
+from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.budgeted import at_budget
 from constropt.problems.attacks.losses import Loss
 from constropt.problems.attacks.maximal_loss import MaximalLoss

@@ -9,8 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.problems.attacks.apgd import apgd
-from constropt.problems.attacks.arguments import Model, require_whole
+from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.fab import fab
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.attacks.square import square

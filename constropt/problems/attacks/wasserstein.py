@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.domain import Box
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.arguments import Model, require_whole
+from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.losses import Loss
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.prox.wasserstein_ball import WassersteinBall

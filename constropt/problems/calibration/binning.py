@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
+
 NORMS = ("l1", "l2", "max")
 
 
@@ -66,8 +68,7 @@ class BinStatistics:
 
 def check_bins(bins: int, norm: str = "l1") -> None:
     """``ValueError`` for a number of bins or a norm that there is not."""
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise ValueError(f"bins: takes a whole number >= 1, got {bins!r}")
+    require_whole(bins=bins)
     if norm not in NORMS:
         raise ValueError(f"norm: takes one of {', '.join(NORMS)}, got {norm!r}")
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from constropt.checks import require_number
 from constropt.problems.calibration.reduction import EntrywiseLoss, of_label
-from constropt.problems.checks import require_number
 
 _BLOCK = 2**20  # pairs that are worked on at once
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.evaluation.plots import figure_of, save_figure
 from constropt.problems.calibration.binning import BinStatistics, check_bins
 from constropt.problems.calibration.entries import summed
@@ -78,8 +79,7 @@ def multiplier_curves(
     epochs, number = values.shape
     if classes is not None and len(classes) != number:
         raise ValueError(f"classes: takes {number} names, one per column of the history, got {len(classes)}")
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"count: takes a whole number >= 1, got {count!r}")
+    require_whole(count=count)
     errors = {name: _numbers("ece", curve) for name, curve in _named(ece).items()}
     for name, curve in errors.items():
         if curve.shape != (epochs,):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from constropt.checks import require_number
 from constropt.problems.calibration.reduction import EntrywiseLoss, of_label
-from constropt.problems.checks import require_number
 
 
 def _focal(log_s: Tensor, gamma: float | Tensor) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from constropt.checks import require_number
 from constropt.problems.calibration.reduction import checked_batch, mean_counted, of_label
-from constropt.problems.checks import require_number
 
 _FORMS = ("thesis", "kumar")
 _NOTHING = 1e-14  # rounding of the statistic: its root has no direction below

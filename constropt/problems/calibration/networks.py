@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.problems.checks import require_whole
+from constropt.checks import require_whole
 
 
 def _normalized(images: Tensor) -> Tensor:

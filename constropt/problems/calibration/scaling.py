@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from constropt.checks import require_whole
 from constropt.problems.calibration.binning import check_bins
 from constropt.problems.calibration.entries import Entries, blocks
 from constropt.problems.calibration.metrics import expected_calibration_error
@@ -102,9 +103,8 @@ class VectorScaling(nn.Module):
 
     def __init__(self, num_classes: int, *, steps: int = 500, ignore_index: int | None = -100) -> None:
         super().__init__()
-        for name, value, least in (("num_classes", num_classes, 2), ("steps", steps, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
+        require_whole(2, num_classes=num_classes)
+        require_whole(steps=steps)
         self.steps = steps
         self.ignore_index = ignore_index
         self.register_buffer("scale", torch.ones(num_classes))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.modes import evaluating
 from constropt.problems.calibration.metrics import expected_calibration_error
 
@@ -59,8 +60,7 @@ def calibration_under_noise(
     >>> calibration_under_noise(lambda x: 50 * x, images, labels, severities=(0, 5)).shape
     torch.Size([2])
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size: takes a whole number >= 1, got {batch_size!r}")
+    require_whole(batch_size=batch_size)
     errors = []
     with evaluating(model), torch.no_grad():
         for severity in severities:

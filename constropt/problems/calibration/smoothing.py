@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from constropt.checks import require_number
 from constropt.problems.calibration.reduction import EntrywiseLoss, of_label
-from constropt.problems.checks import require_number
 
 _CONVENTIONS = ("thesis", "torch")
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from constropt.problems.checks import require_number, require_whole
+from constropt.checks import require_number, require_whole
 
 
 class HeldOut(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.evaluation.data import MissingExtra
 from constropt.problems.calibration import metrics
 from constropt.problems.calibration.binning import BinStatistics, check_bins, equal_count
@@ -150,7 +151,7 @@ class ClasswiseCalibrationError(_Scored):
         super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
         check_bins(bins)
         metrics.check_reduction(reduction)
-        _check_num_classes(num_classes)
+        require_whole(2, num_classes=num_classes)
         self.num_classes = num_classes
         self.bins = bins
         self.reduction = reduction
@@ -247,7 +248,7 @@ class MeanIoU(_Scored):
 
     def __init__(self, num_classes: int, *, from_logits: bool, ignore_index: int | None = -100, **options: Any) -> None:
         super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
-        _check_num_classes(num_classes)
+        require_whole(2, num_classes=num_classes)
         self.num_classes = num_classes
         self._sum_state("confusion", num_classes, num_classes, dtype=torch.int64)
 
@@ -257,11 +258,6 @@ class MeanIoU(_Scored):
 
     def compute(self) -> Tensor:
         return metrics.iou(self.confusion)
-
-
-def _check_num_classes(num_classes: int) -> None:
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(f"num_classes: takes a whole number >= 2, got {num_classes!r}")
 
 
 def _check_classes(scores: Tensor, num_classes: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from constropt.checks import require_whole
 from constropt.evaluation.data import LabelledData, load_data
 from constropt.evaluation.manifest import fingerprint
 from constropt.evaluation.omniglot import load_omniglot
@@ -77,9 +78,8 @@ class DataSettings:
                 f"long_tail: takes the ratio of the largest class to the smallest, >= 1, got {self.long_tail!r}"
             )
         for name in ("samples", "test_samples"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name}: takes a whole number >= 1, got {value!r}")
+            if getattr(self, name) is not None:
+                require_whole(**{name: getattr(self, name)})
 
 
 def study_data(settings: DataSettings, *, seed: int = 0) -> StudyData:

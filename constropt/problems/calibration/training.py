@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from constropt.checks import require_whole
 from constropt.evaluation.counting import logits_of
 from constropt.evaluation.files import replacing
 from constropt.modes import evaluating
@@ -61,10 +62,7 @@ class TrainingSettings:
         known("optimizer", self.optimizer, OPTIMIZERS)
         known("schedule", self.schedule, SCHEDULES)
         known("augment", self.augment, AUGMENTATIONS)
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: takes a whole number >= 1, got {value!r}")
+        require_whole(epochs=self.epochs, batch_size=self.batch_size)
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise ValueError(f"lr: takes a number > 0, got {self.lr!r}")
         if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.problems.metric_learning.base import PairwiseLoss
 from constropt.problems.metric_learning.pairs import (
     Relations,
@@ -35,8 +36,7 @@ class FastAP(PairwiseLoss):
 
     def __init__(self, bins: int = 10) -> None:
         super().__init__()
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-            raise ValueError(f"bins: takes a whole number >= 1 of bins, got {bins!r}")
+        require_whole(bins=bins)
         self.bins = bins
 
     def prepare(self, embeddings: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from constropt.checks import require_whole
 from constropt.problems.metric_learning.pairs import (
     Relations,
     at_least_float32,
@@ -73,7 +74,7 @@ def nearest_neighbour_entropy(embeddings: Tensor, labels: Tensor | None = None, 
     >>> abs(float(nearest_neighbour_entropy(z)) - math.log(2 * math.pi * math.e)) < 0.05
     True
     """
-    _check_neighbours(neighbours)
+    require_whole(neighbours=neighbours)
     compared, relations, sizes = _prepared(embeddings, labels, least=neighbours + 1)
     dimension = compared.shape[1]
 
@@ -99,7 +100,7 @@ def nearest_neighbour_information(embeddings: Tensor, labels: Tensor, *, neighbo
     >>> round(float(nearest_neighbour_information(z, torch.arange(8) // 4)), 2)       # apart: near H(Y) = 0.69
     0.76
     """
-    _check_neighbours(neighbours)
+    require_whole(neighbours=neighbours)
     compared, relations, sizes = _prepared(embeddings, labels, least=neighbours + 1)
 
     def rows(queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
@@ -203,11 +204,6 @@ def _prepared(embeddings: Tensor, labels: Tensor | None, least: int) -> tuple[Te
         )
     # logarithms of small distances: what a float32 product rounds away would count
     return embeddings.double(), Relations.within(labels, n, negatives=False), sizes[own].double()
-
-
-def _check_neighbours(neighbours: int) -> None:
-    if isinstance(neighbours, bool) or not isinstance(neighbours, int) or neighbours < 1:
-        raise ValueError(f"neighbours: takes a whole number >= 1, got {neighbours!r}")
 
 
 def _digamma(value: float) -> float:

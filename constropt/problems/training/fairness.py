@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from constropt.checks import require_whole
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.problems.training.rates import binary_scores, check_integers, straight_through
 from constropt.training import TRAINING, ConstrainedLoss, on_average
@@ -31,8 +32,7 @@ class _EqualRates(ConstrainedLoss):
     """
 
     def __init__(self, groups: int, eps: float, given: int | None, lagrangian: AugmentedLagrangian) -> None:
-        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
-            raise ValueError(f"groups: takes a whole number >= 2, got {groups!r}")
+        require_whole(2, groups=groups)
         if not 0 <= eps < 1:
             raise ValueError(f"eps: the allowed difference of two rates must lie in [0, 1), got {eps}")
         options = {"groups": groups, "eps": float(eps), "given": given}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from constropt.checks import require_whole
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.problems.calibration.reduction import counted_labels
 from constropt.training import TRAINING, ConstrainedLoss, samplewise
@@ -56,8 +57,7 @@ class RegionSize(ConstrainedLoss):
         lagrangian: AugmentedLagrangian = TRAINING,
         **others: Any,
     ) -> None:
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-            raise ValueError(f"num_classes: takes a whole number >= 2, got {num_classes!r}")
+        require_whole(2, num_classes=num_classes)
         fixed = None
         if lower is not None or upper is not None:
             least, largest = _per_class("lower", lower, 0.0, num_classes), _per_class("upper", upper, 1.0, num_classes)
