@@ -14,23 +14,25 @@ from torch import Tensor, nn
 
 from constropt.evaluation.omniglot import load_omniglot
 from constropt.problems.calibration import benchmarks, tables
-from constropt.problems.calibration.augment import AUGMENTATIONS, shift
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
 from constropt.problems.calibration.methods import METHODS, build_loss, parse_method, title_of
 from constropt.problems.calibration.metrics import expected_calibration_error
-from constropt.problems.calibration.study import read_history, read_study, run_study
+from constropt.problems.calibration.study import run_study
 from constropt.problems.calibration.study_data import DataSettings, build_network, study_data
 from constropt.problems.calibration.study_figures import write_figures
 from constropt.problems.calibration.study_report import (
+    COLUMNS,
     ECE,
     ECE_SCALED,
     SHIFTED,
-    layout,
     remarks,
-    with_spread,
     write_report,
 )
-from constropt.problems.calibration.training import TrainingSettings, predict, train
+from constropt.problems.calibration.training import predict, train
+from constropt.problems.studies.augment import AUGMENTATIONS, shift
+from constropt.problems.studies.columns import layout, with_spread
+from constropt.problems.studies.epochs import TrainingSettings
+from constropt.problems.studies.study import read_history, read_study
 
 
 class Tiny(nn.Module):
@@ -282,7 +284,7 @@ def test_images_and_label_maps_are_scaled(maps, tmp_path):
         training=TrainingSettings(epochs=1, batch_size=4),
         model="torch.nn:Conv2d[in_channels=3,out_channels=3,kernel_size=1]",
     )
-    assert "mIoU %" in layout(study)[0] and "shift" not in study.results["cals-alm"][0]
+    assert "mIoU %" in layout(study, METHODS, COLUMNS)[0] and "shift" not in study.results["cals-alm"][0]
 
 
 def test_networks_start_from_their_seed(split):
@@ -398,7 +400,7 @@ def test_finished_runs_are_not_repeated_and_others_join(study, tmp_path):
     assert set(seen) == {"ls[alpha=0.1], seed 0"}
     assert set(more.results) == {"ce", "cals-alm", SMALL_MARGIN, "ls[alpha=0.1]"}
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
-    header, lines = layout(more)
+    header, lines = layout(more, METHODS, COLUMNS)
     assert header[:2] == ["method", "seeds"] and [line[1] for line in lines] == ["2", "1", "2", "2"]
     assert [line[0] for line in lines] == ["CE", "LS [alpha=0.1]", "CALS-ALM", "CALS-ALM [margin=0.5]"]
     assert "±" in lines[0][2] and "±" not in lines[1][2]

@@ -19,7 +19,9 @@ from constropt.cli.shared import DeviceOption, ProgressOption, clean_errors, usa
 from constropt.evaluation.plots import require_matplotlib
 
 DATA, DEFAULT_FOLDER = "CONSTROPT_DATA", "../shared/data"
-_PACKAGE = "constropt.problems.calibration"  # by name: the library does not import its own problems
+# by name: the library does not import its own problems
+_PACKAGE = "constropt.problems.calibration"
+_SETTINGS = "constropt.problems.studies.epochs:TrainingSettings"
 
 SeedsOption = Annotated[str, typer.Option(help="Of calibration: a run for each, as in 0,1,2.")]
 MethodsOption = Annotated[
@@ -76,7 +78,7 @@ def train_calibration(
     settings = _load("study_data:DataSettings")(
         data=data, test=test_data, held_out=held_out, long_tail=long_tail, samples=samples, test_samples=test_samples
     )
-    training = _load("training:TrainingSettings")(
+    training = evaluation.load_reference(_SETTINGS, what="training")(
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,
@@ -104,7 +106,7 @@ def train_calibration(
     paths = _load("study_report:write_report")(study)
     if figures:
         paths += _load("study_figures:write_figures")(study)
-    header, lines = _load("study_report:layout")(study, _load("study_report:MAIN"))
+    header, lines = _load("study_report:main_table")(study)
     _print(_load("study_report:described")(study), header, lines, _load("study_report:remarks")(study))
     typer.echo(f"written to {out}: {', '.join(path.name for path in paths)}, and the weights of each run")
 

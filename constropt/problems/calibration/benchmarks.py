@@ -22,9 +22,9 @@ from constropt.problems.calibration.study_report import (
     MIOU,
     SHIFTED,
     TEMPERATURE_SEARCHED,
-    Column,
 )
-from constropt.problems.calibration.training import TrainingSettings
+from constropt.problems.studies.columns import Column
+from constropt.problems.studies.epochs import TrainingSettings
 
 _NETWORKS = "constropt.problems.calibration.networks"
 

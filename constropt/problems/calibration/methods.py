@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.evaluation.references import load_reference
-from constropt.evaluation.specs import RecipeSpec, parse_recipe
+from constropt.evaluation.specs import RecipeSpec
 from constropt.problems.calibration.cpc import CPC
 from constropt.problems.calibration.focal import FLSD, FocalLoss
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
 from constropt.problems.calibration.mmce import MMCE
 from constropt.problems.calibration.reduction import EntrywiseLoss, of_label
 from constropt.problems.calibration.smoothing import ECP, LabelSmoothing
-from constropt.problems.calibration.training import known
+from constropt.problems.studies import methods as studies
+from constropt.problems.studies.methods import Method
 
 MARGIN, TEXT_MARGIN = 10.0, 6.0  # of MbLS, CALS-HR and CALS-ALM, in units of the logits
 
@@ -34,14 +31,6 @@ class CrossEntropy(EntrywiseLoss):
 
     def entrywise(self, logits: Tensor, labels: Tensor) -> Tensor:
         return -of_label(functional.log_softmax(logits, 1), labels)
-
-
-@dataclass(frozen=True)
-class Method:
-    """``title`` as it stands in tables, and what builds the loss from the keywords that it takes."""
-
-    title: str
-    make: Callable[..., nn.Module]
 
 
 METHODS: Mapping[str, Method] = {
@@ -72,10 +61,7 @@ def parse_method(text: str) -> RecipeSpec:
     >>> str(parse_method("cals-alm[margin=6]"))
     'cals-alm[margin=6]'
     """
-    spec = parse_recipe(text)
-    if ":" not in spec.reference:
-        known("method", spec.reference, METHODS)
-    return spec
+    return studies.parse_method(text, METHODS, "method")
 
 
 def title_of(spec: RecipeSpec) -> str:
@@ -84,10 +70,7 @@ def title_of(spec: RecipeSpec) -> str:
     >>> title_of(parse_method("ls[alpha=0.1]"))
     'LS [alpha=0.1]'
     """
-    label = spec.label
-    name = label.partition("[")[0]
-    title = METHODS[spec.reference].title if spec.reference in METHODS else name
-    return title + label[len(name) :].replace("[", " [", 1)
+    return studies.title_of(spec, METHODS)
 
 
 def build_loss(spec: RecipeSpec | str, num_classes: int, *, text: bool = False, ignore_index: int = -100) -> nn.Module:
@@ -100,36 +83,6 @@ def build_loss(spec: RecipeSpec | str, num_classes: int, *, text: bool = False, 
     6.0
     """
     spec = parse_method(spec) if isinstance(spec, str) else spec
-    make = METHODS[spec.reference].make if spec.reference in METHODS else load_reference(spec.reference, what="method")
     margin = TEXT_MARGIN if text else MARGIN
     available = {"num_classes": num_classes, "classes": num_classes, "margin": margin, "ignore_index": ignore_index}
-    loss = call_with(make, available, spec, what="method")
-    if not isinstance(loss, nn.Module):
-        raise ValueError(f"method: {spec.label} gave a {type(loss).__name__}, not a torch.nn.Module")
-    return loss
-
-
-def call_with(make: Any, available: Mapping[str, Any], spec: RecipeSpec, *, what: str) -> Any:
-    """``make`` called with those of ``available`` that it takes, and the options of ``spec``, which come first.
-
-    Raises ``ValueError``, which begins with ``what``, for what can't be called, an option that it does not take, and a
-    parameter that nothing is given for.
-    """
-    if not callable(make):
-        raise ValueError(f"{what}: {spec.reference} is a {type(make).__name__}, not a factory")
-    try:
-        parameters = inspect.signature(make).parameters
-    except (TypeError, ValueError):
-        return make(**spec.options)
-    named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
-        for name in spec.options:
-            known(f"{what}: option of {spec.reference}", name, named)
-    given = {name: value for name, value in available.items() if name in named} | dict(spec.options)
-    fixed = (p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.default is p.empty)
-    missing = [p.name for p in fixed if p.name not in given]
-    if missing:
-        raise ValueError(
-            f"{what}: {spec.reference} needs {', '.join(missing)}; give {spec.reference}[{missing[0]}=...]"
-        )
-    return make(**given)
+    return studies.build(spec, METHODS, available, what="method")

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import torch
 from torch import Tensor, nn
 
 from constropt.evaluation.counting import logits_of
-from constropt.evaluation.files import finite, replacing
-from constropt.evaluation.manifest import open_run
 from constropt.evaluation.model import load_weights, save_weights
-from constropt.evaluation.specs import RecipeSpec
 from constropt.problems.calibration.methods import build_loss, parse_method
 from constropt.problems.calibration.metrics import (
     accuracy,
@@ -39,29 +31,20 @@ from constropt.problems.calibration.study_data import (
     describe_network,
     study_data,
 )
-from constropt.problems.calibration.training import FIGURES, History, TrainingSettings, predict, train
-
-RUNS, RESULT, WEIGHTS, HISTORY, CHECKPOINT = (
-    "runs",
-    "result.json",
-    "model.safetensors",
-    "history.parquet",
-    "checkpoint.pt",
+from constropt.problems.calibration.training import predict, train
+from constropt.problems.studies.epochs import TrainingSettings
+from constropt.problems.studies.study import (
+    CHECKPOINT,
+    HISTORY,
+    WEIGHTS,
+    Run,
+    Study,
+    complete,
+    distinct,
+    write_history,
 )
+
 SCALINGS = ("nll", "ece")  # the temperature of least NLL, and of least ECE (the thesis), both on held-out data
-
-
-@dataclass(frozen=True)
-class Study:
-    """The finished runs of a folder: ``results[method][seed]``, methods by their canonical text."""
-
-    out: Path
-    settings: dict[str, Any]
-    results: dict[str, dict[int, dict[str, Any]]]
-
-    def weights(self, method: str, seed: int) -> Path:
-        """The weights of a run, safetensors."""
-        return run_folder(self.out, parse_method(method), seed) / WEIGHTS
 
 
 def run_study(
@@ -86,13 +69,7 @@ def run_study(
     Raises ``ValueError`` for unknown methods, before anything is trained, for no methods or seeds, for a folder of a
     study with other settings (``fresh`` removes it), and as :func:`study_data` and :func:`train`.
     """
-    specs = list(dict.fromkeys(parse_method(text) for text in methods))
-    chosen = list(dict.fromkeys(seeds))
-    if not specs or not chosen:
-        raise ValueError(f"methods and seeds: take at least one each, got {len(specs)} and {len(chosen)}")
-    if any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in chosen):
-        raise ValueError(f"seeds: take whole numbers >= 0, got {chosen}")
-    out = Path(out)
+    specs, chosen = distinct([parse_method(text) for text in methods], seeds)
     first = study_data(data, seed=chosen[0])
     for spec in specs:  # what can't be built is said before hours of training
         build_loss(spec, first.classes, text=first.kind == "text", ignore_index=first.ignore_index)
@@ -102,72 +79,43 @@ def run_study(
         "model": describe_network(model, first.kind),
         "training": asdict(training),
     }
-    if fresh:
-        shutil.rmtree(out / RUNS, ignore_errors=True)
-    open_run(out, settings, fresh=fresh)
-    for seed in chosen:
-        missing = [spec for spec in specs if not (run_folder(out, spec, seed) / RESULT).is_file()]
-        if not missing:
-            continue
-        split = first if seed == chosen[0] else study_data(data, seed=seed)
-        for spec in missing:
-            name = f"{spec.label}, seed {seed}"
-            report = None if progress is None else lambda done, total, name=name: progress(name, done, total)
-            _run(spec, seed, split, model, training, run_folder(out, spec, seed), device, report)
-    return read_study(out)
+    return complete(
+        specs,
+        chosen,
+        out=Path(out),
+        settings=settings,
+        data=lambda seed: first if seed == chosen[0] else study_data(data, seed=seed),
+        run=lambda run, split: _trained(run, split, model, training, device),
+        fresh=fresh,
+        progress=progress,
+    )
 
 
-def run_folder(out: Path, spec: RecipeSpec, seed: int) -> Path:
-    """The folder of a run below that of its study."""
-    return out / RUNS / f"{re.sub(r'[^][A-Za-z0-9_.,=-]', '_', str(spec))}-{seed}"
-
-
-def read_study(out: str | Path) -> Study:
-    """The finished runs of the folder ``out``. Raises ``ValueError`` for a folder without a study."""
-    out = Path(out)
-    manifest = out / "manifest.json"
-    if not manifest.is_file():
-        raise ValueError(f"out: {out} holds no study ({manifest.name} is missing)")
-    results: dict[str, dict[int, dict[str, Any]]] = {}
-    for path in sorted(out.glob(f"{RUNS}/*/{RESULT}")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        results.setdefault(found["method"], {})[found["seed"]] = found
-    return Study(out, json.loads(manifest.read_text(encoding="utf-8")), results)
-
-
-def _run(
-    spec: RecipeSpec,
-    seed: int,
-    data: StudyData,
-    model: str | None,
-    training: TrainingSettings,
-    folder: Path,
-    device: torch.device | str,
-    progress: Callable[[int, int], None] | None,
-) -> None:
+def _trained(
+    run: Run, data: StudyData, model: str | None, training: TrainingSettings, device: torch.device | str
+) -> dict[str, Any]:
     """Train, unless the weights are there, and measure."""
-    network = build_network(model, data, seed=seed).to(device)
-    if not (folder / WEIGHTS).is_file():
-        loss = build_loss(spec, data.classes, text=data.kind == "text", ignore_index=data.ignore_index)
+    network = build_network(model, data, seed=run.seed).to(device)
+    weights, checkpoint = run.folder / WEIGHTS, run.folder / CHECKPOINT
+    if not weights.is_file():
+        loss = build_loss(run.spec, data.classes, text=data.kind == "text", ignore_index=data.ignore_index)
         history = train(
             network,
             loss,
             data.train,
             data.held_out,
             training,
-            seed=seed,
+            seed=run.seed,
             ignore_index=data.ignore_index,
-            checkpoint=folder / CHECKPOINT,
-            progress=progress,
+            checkpoint=checkpoint,
+            progress=run.progress,
         )
-        _write_history(history, folder / HISTORY)
-        save_weights(network, folder / WEIGHTS)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-    network.load_state_dict(load_weights(folder / WEIGHTS))
+        write_history(history, run.folder / HISTORY)
+        save_weights(network, weights)
+        checkpoint.unlink(missing_ok=True)
+    network.load_state_dict(load_weights(weights))
     network.eval()
-    result = {"method": str(spec), "seed": seed, "data": data.fingerprint(), **measured(network, data)}
-    with replacing(folder / RESULT) as unfinished:
-        unfinished.write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return {"data": data.fingerprint(), **measured(network, data)}
 
 
 def measured(network: nn.Module, data: StudyData) -> dict[str, Any]:
@@ -207,19 +155,3 @@ def figures(logits: Tensor, labels: Tensor, data: StudyData) -> dict[str, float]
         name: measure(logits, labels, from_logits=True, ignore_index=data.ignore_index).item()
         for name, measure in measures.items()
     }
-
-
-def _write_history(history: History, path: Path) -> None:
-    columns: dict[str, Any] = {"epoch": list(range(1, len(history) + 1))}
-    columns |= {name: history.figures[name] for name in FIGURES}
-    if history.multipliers:
-        columns |= {"multipliers": [mu.tolist() for mu in history.multipliers]}
-        columns |= {"rho": [rho.tolist() for rho in history.rho]}
-    with replacing(path) as unfinished:
-        pyarrow.parquet.write_table(pyarrow.table(columns), unfinished)
-
-
-def read_history(study: Study, method: str, seed: int) -> dict[str, Tensor]:
-    """The columns of a run's history: ``(epochs,)``, and ``(epochs, K)`` for ``multipliers`` and ``rho``."""
-    table = pyarrow.parquet.read_table(run_folder(study.out, parse_method(method), seed) / HISTORY)
-    return {name: torch.tensor(table.column(name).to_pylist(), dtype=torch.float64) for name in table.column_names}

@@ -17,8 +17,8 @@ from constropt.evaluation.references import load_reference
 from constropt.evaluation.scenes import IGNORED
 from constropt.evaluation.specs import parse_recipe
 from constropt.evaluation.text import load_newsgroups
-from constropt.problems.calibration.methods import call_with
 from constropt.problems.calibration.splits import held_out, long_tailed
+from constropt.problems.studies.methods import call_with
 
 _NETWORKS = "constropt.problems.calibration.networks"
 _DEFAULT_NETWORKS = {  # by kind of data

@@ -10,9 +10,9 @@ from constropt.evaluation.model import load_weights
 from constropt.evaluation.plots import require_matplotlib
 from constropt.problems.calibration.diagrams import multiplier_curves, reliability_diagram
 from constropt.problems.calibration.methods import parse_method, title_of
-from constropt.problems.calibration.study import Study, read_history, run_folder
 from constropt.problems.calibration.study_data import DataSettings, build_network, study_data
 from constropt.problems.calibration.training import predict
+from constropt.problems.studies.study import Study, read_history
 
 _BINS = 25  # of the diagrams, as in Fig. V-2
 
@@ -32,7 +32,7 @@ def write_figures(study: Study) -> list[Path]:
         spec, data = parse_method(method), splits[seed]
         network = build_network(study.settings["model"], data, seed=seed)
         network.load_state_dict(load_weights(study.weights(method, seed)))
-        name = run_folder(study.out, spec, seed).name.rpartition("-")[0]
+        name = study.folder(method, seed).name.rpartition("-")[0]
         written.append(study.out / f"reliability-{name}.png")
         reliability_diagram(
             predict(network, data.test.inputs),

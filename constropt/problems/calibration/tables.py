@@ -12,18 +12,13 @@ import torch
 from constropt.evaluation.data import MissingExtra
 from constropt.evaluation.files import replacing
 from constropt.problems.calibration.benchmarks import BENCHMARKS, TABLES, CalibrationTable, Published
-from constropt.problems.calibration.methods import parse_method, title_of
-from constropt.problems.calibration.study import Study, run_study
+from constropt.problems.calibration.methods import METHODS, parse_method, title_of
+from constropt.problems.calibration.study import run_study
 from constropt.problems.calibration.study_figures import write_figures
-from constropt.problems.calibration.study_report import (
-    Column,
-    described,
-    markdown_table,
-    ordered,
-    remarks,
-    write_report,
-)
-from constropt.problems.calibration.training import known
+from constropt.problems.calibration.study_report import described, remarks, write_report
+from constropt.problems.studies.columns import Column, markdown_table, ordered
+from constropt.problems.studies.methods import known
+from constropt.problems.studies.study import Study
 
 
 @dataclass(frozen=True)
@@ -117,7 +112,7 @@ def _block(table: CalibrationTable, name: str, study: Study, methods: Sequence[s
     header = ["method", "seeds", *(column.header for column in columns)]
     header += [f"{source} {column.header}" for column in beside]
     lines = []
-    for method in ordered([method for method in methods if method in study.results]):
+    for method in ordered([method for method in methods if method in study.results], METHODS):
         runs = list(study.results[method].values())
         line = [title_of(parse_method(method)), str(len(runs)), *(column.text(runs) for column in columns)]
         lines.append([*line, *(_published(table, published, method, column) for column in beside)])
