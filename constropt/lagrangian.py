@@ -71,8 +71,7 @@ class AugmentedLagrangian:
 
         def full(value: float) -> Tensor:
             # half precision would lose the small steps of an average and the large values of rho
-            dtype = y.dtype if y.dtype in (torch.float32, torch.float64) else torch.float32
-            return y.new_full(shape, value, dtype=dtype)
+            return y.new_full(shape, value, dtype=torch.promote_types(y.dtype, torch.float32))
 
         mu = self.mu if self.mu is not None else (0.0 if equality else 1.0)
         return Duals(

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.precision import at_least_float32
+
 BIRGIN = (
     "Birgin, Castillo & Martinez, Numerical comparison of augmented Lagrangian algorithms for nonconvex problems, "
     "Comput. Optim. Appl. 31 (2005)"
@@ -144,8 +146,8 @@ def _operands(y: Tensor, rho: Number, mu: Number) -> tuple[Tensor, Tensor, Tenso
     if not isinstance(y, Tensor) or not y.is_floating_point():
         got = f"a tensor of {y.dtype}" if isinstance(y, Tensor) else f"{type(y).__name__}"
         raise TypeError(f"y: a penalty takes a floating-point tensor of constraint values, got {got}")
-    if y.dtype not in (torch.float32, torch.float64):
-        y = y.float()  # rho * y and mu leave the range of half precision long before they stop being meaningful
+    # rho * y and mu leave the range of half precision long before they stop being meaningful
+    y = at_least_float32(y)
     return y, _like(rho, y), _like(mu, y)
 
 

@@ -8,6 +8,8 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
+from constropt.precision import at_least_float32
+
 Step = float | Tensor
 Bound = Tensor | float | None
 
@@ -22,8 +24,7 @@ TILE = 1 << 18
 
 def rows_of(x: Tensor) -> Tensor:
     """``(batch, n)`` in the dtype of work: float64 for float64, else float32."""
-    rows = flat(x)
-    return rows if rows.dtype == torch.float64 else rows.float()
+    return at_least_float32(flat(x))
 
 
 def flat(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from constropt.masking import by_row
+from constropt.precision import at_least_float32
 from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.solvers.base import refuse_fractions
 from constropt.solvers.cuts import meet_l1, meet_l2, meet_linf
@@ -41,7 +42,7 @@ def alternatives(point: Evaluation) -> Tensor:
             value = constraint.alternatives(point.x, point.output)
     else:
         value = (value if mask is None else torch.where(by_row(mask), value, -torch.inf)).amax(1, keepdim=True)
-    return value.to(torch.promote_types(value.dtype, torch.float32))
+    return at_least_float32(value)
 
 
 def smallest(values: Tensor, count: int | None) -> Tensor:

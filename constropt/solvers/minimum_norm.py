@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from constropt.masking import by_row
+from constropt.precision import at_least_float32
 from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.prox.projections import project_l0, project_l1, project_l2, project_linf
 from constropt.solvers.base import Proposal, Run, Solver
@@ -126,7 +127,7 @@ class MinimumNorm(Solver[MinimumNormState]):
     def _mean(self, point: Evaluation) -> tuple[Tensor, Tensor]:
         """The mean positive part of the counted entries' surrogate, ``(batch,)``, and the gradient of the mean."""
         value, counts = surrogate(point), counted(point)
-        entries = by_row(value.detach()).clamp_min(0).to(torch.promote_types(value.dtype, torch.float32))
+        entries = at_least_float32(by_row(value.detach()).clamp_min(0))
         number = by_row(counts).sum(1).clamp_min(1).to(entries)
         mean = torch.where(by_row(counts), entries, 0).sum(1) / number
         return mean.to(point.x), pull_back(point, (value, counts / per_row(number, value)))

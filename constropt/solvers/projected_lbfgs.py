@@ -16,6 +16,7 @@ from torch import Tensor
 from constropt.checks import require_whole
 from constropt.duals import Duals
 from constropt.lagrangian import AugmentedLagrangian
+from constropt.precision import at_least_float32
 from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.solution import Status
 from constropt.solvers.base import Proposal, Run, Solver, refuse_fractions
@@ -218,8 +219,7 @@ class ProjectedLBFGS(Solver[SearchState]):
         )
 
     def _begin(self, run: Run, point: Evaluation, duals: Sequence[Duals] | None) -> SearchState:
-        x = point.x.detach().flatten(1)
-        x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        x = at_least_float32(point.x.detach().flatten(1))
         layout = Layout.of(point)
         domain = FlatDomain.of(run.problem.domain, point.x.detach())
         # a set that is no box would change its shape, and with it its projection, in scaled variables

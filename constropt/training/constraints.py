@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.precision import at_least_float32
 from constropt.problem import Constraint
 
 Value = Callable[[Any, Any], Tensor]
@@ -41,7 +42,7 @@ class TrainingConstraint(Constraint[Any]):
                 f"constraint {self.name!r}: value must return a floating point tensor of shape (*samples, *shape) with"
                 f" shape = {self.shape}, got {got}"
             )
-        y = y if y.dtype in (torch.float32, torch.float64) else y.float()
+        y = at_least_float32(y)
         if self.mask is None:
             return y, None
         mask = self.mask(output, target) if callable(self.mask) else self.mask  # type: ignore[operator]

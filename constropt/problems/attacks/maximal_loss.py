@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from constropt.domain import Box, L1Ball, L2Ball, LinfBall
+from constropt.precision import at_least_float32
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.arguments import IGNORE_INDEX, Aim, Model, check_inputs
 from constropt.problems.attacks.constraints import fooled
@@ -130,7 +131,7 @@ def row_mean(counted: Tensor | None) -> Callable[[Tensor], Tensor]:
 
     def mean(value: Tensor) -> Tensor:
         # a sum over millions of half-precision entries overflows
-        value = value.to(torch.promote_types(value.dtype, torch.float32))
+        value = at_least_float32(value)
         if count is None or counted is None:
             return value
         return torch.where(counted, value, 0).flatten(1).sum(1) / count

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from constropt.precision import at_least_float32
 from constropt.problems.calibration.binning import BinStatistics
 
 _BLOCK = 2**22  # numbers worked on at once: 4,194 samples of 1,000 classes, or 200,000 pixels of 21
@@ -41,8 +42,7 @@ class Entries:
 
     def squared_error(self) -> Tensor:
         """``(entries,)``: the sum over classes of the squared difference to 1 for the label and 0 for the others."""
-        p = self.probabilities()
-        p = p.to(torch.promote_types(p.dtype, torch.float32))
+        p = at_least_float32(self.probabilities())
         difference = p.scatter_add(1, self.labels[:, None], p.new_full((len(p), 1), -1))
         return difference.square().sum(1, dtype=torch.float64)
 
@@ -120,8 +120,8 @@ def _blocks(
             counted = label != ignore_index
             if not bool(counted.all()):
                 part, label = part[counted], label[counted]
-        if from_logits and part.dtype not in (torch.float32, torch.float64):
-            part = part.float()
+        if from_logits:
+            part = at_least_float32(part)
         if len(label):
             _check(part, label, from_logits, ignore_index, name)
         yield Entries(part, label, from_logits)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from constropt.duals import ConstantRho, HeuristicMultipliers, MultiplierUpdate, ProgressRho, keep
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.penalties import Penalty
+from constropt.precision import at_least_float32
 from constropt.problems.calibration.reduction import counted_labels
 from constropt.training import ConstrainedLoss, samplewise
 
@@ -33,7 +34,7 @@ def logit_distance(logits: Tensor) -> Tensor:
 
 def _above_margin(logits: Tensor, labels: Tensor, *, margin: float, relative: bool) -> Tensor:
     """``d - m``, or ``d / m - 1`` (Eq. 6.10), as ``(batch, *dims, K)``."""
-    logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    logits = at_least_float32(logits)
     scale = 1 / margin if relative else 1.0
     # max, not amax: its derivative is one scatter, to one of the largest where several are equal
     top = logits.max(1, keepdim=True).values * scale - margin * scale
@@ -42,8 +43,7 @@ def _above_margin(logits: Tensor, labels: Tensor, *, margin: float, relative: bo
 
 def _cross_entropy(logits: Tensor, labels: Tensor, *, classes: int, ignore_index: int) -> Tensor:
     """The cross-entropy of each sample, 0 where the label is ``ignore_index``."""
-    logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
-    return functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    return functional.cross_entropy(at_least_float32(logits), labels, ignore_index=ignore_index, reduction="none")
 
 
 def _labelled(logits: Tensor, labels: Tensor, *, classes: int, ignore_index: int) -> Tensor:

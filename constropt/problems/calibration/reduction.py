@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from constropt.precision import at_least_float32
+
 
 class Batch(NamedTuple):
     """``logits`` ``(batch, K, *dims)`` in float32 at least, int64 ``labels`` and bool ``counted`` ``(batch, *dims)``.
@@ -65,9 +67,7 @@ def checked_batch(logits: Tensor, labels: Tensor, ignore_index: int) -> Batch:
     ([1, 0], [True, False])
     """
     counted = counted_labels(logits, labels, ignore_index)
-    if logits.dtype not in (torch.float32, torch.float64):
-        logits = logits.float()
-    return Batch(logits.masked_fill(~counted.unsqueeze(1), 0), labels.where(counted, 0), counted)
+    return Batch(at_least_float32(logits).masked_fill(~counted.unsqueeze(1), 0), labels.where(counted, 0), counted)
 
 
 def mean_counted(values: Tensor, counted: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constropt.precision import at_least_float32
 from constropt.problems.distances.norms import Distance
 
 
@@ -67,6 +68,6 @@ def root(t: Tensor) -> Tensor:
 
 def _unit(x: Tensor, bounds: tuple[float, float]) -> Tensor:
     """x within ``bounds`` taken to [0, 1], in float32 at least."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = at_least_float32(x)
     lower, upper = bounds
     return x if (lower, upper) == (0, 1) else (x - lower) / (upper - lower)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.pairs import (
     Relations,
-    at_least_float32,
     check_embeddings,
     is_pair_matrix,
     over_rows,

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
+from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.base import PairwiseLoss
 from constropt.problems.metric_learning.pairs import (
     Relations,
-    at_least_float32,
     check_embeddings,
     over_rows,
     squared_distances,

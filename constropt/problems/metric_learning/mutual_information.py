@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from constropt.checks import require_whole
+from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.pairs import (
     Relations,
-    at_least_float32,
     check_embeddings,
     check_labels,
     class_sizes,

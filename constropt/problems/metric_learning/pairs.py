@@ -72,11 +72,6 @@ def check_pairs(pairs: Tensor, count: int) -> None:
         )
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in the precision that losses are computed in: float64 stays, everything below float32 becomes float32."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 @dataclass(frozen=True)
 class Relations:
     """Which pairs (row of the queries, column of the gallery) are positive and which negative.

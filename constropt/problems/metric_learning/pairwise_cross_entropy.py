@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.base import SplitLoss, class_labels, positive_number
 from constropt.problems.metric_learning.cross_entropy import check_classes
 from constropt.problems.metric_learning.pairs import (
     Relations,
-    at_least_float32,
     check_embeddings,
     class_sizes,
     class_sums,

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.problems.metric_learning.pairs import at_least_float32, check_embeddings, check_labels, unit
+from constropt.precision import at_least_float32
+from constropt.problems.metric_learning.pairs import check_embeddings, check_labels, unit
 
 # similarities in memory at a time: 64 MiB in float32 on a processor, 512 MiB on a GPU
 _ENTRIES = {"cpu": 2**24}

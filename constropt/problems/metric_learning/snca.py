@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.base import PairwiseLoss, positive_number
 from constropt.problems.metric_learning.pairs import (
     Relations,
-    at_least_float32,
     check_embeddings,
     check_labels,
     masked_logsumexp,

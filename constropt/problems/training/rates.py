@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from constropt.precision import at_least_float32
+
 
 def straight_through(strict: Tensor, surrogate: Tensor) -> Tensor:
     """The values of ``strict`` with the gradient of ``surrogate``, of the same shape.
@@ -34,7 +36,7 @@ def binary_scores(output: Tensor) -> Tensor:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         got = output.dtype if isinstance(output, Tensor) else type(output).__name__
         raise TypeError(f"output: takes a tensor of floating point scores, got {got}")
-    output = output if output.dtype in (torch.float32, torch.float64) else output.float()
+    output = at_least_float32(output)
     if output.dim() == 1:
         return output
     if output.dim() == 2 and output.shape[1] == 1:

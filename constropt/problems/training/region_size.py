@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from constropt.checks import require_whole
 from constropt.lagrangian import AugmentedLagrangian
+from constropt.precision import at_least_float32
 from constropt.problems.calibration.reduction import counted_labels
 from constropt.training import TRAINING, ConstrainedLoss, samplewise
 
@@ -109,7 +110,7 @@ def _cross_entropy(logits: Tensor, target: Any, *, classes: int, ignore_index: i
             f"logits: takes the shape (batch, K, *dims) with K = num_classes = {classes}, got {tuple(logits.shape)}"
         )
     labelled = counted_labels(logits, labels, ignore_index)
-    logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    logits = at_least_float32(logits)
     return functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")[labelled]
 
 
