@@ -337,6 +337,12 @@ def test_in_a_collection_equal_states_are_not_mixed_up():
         assert torch.allclose(found[name], function(*both, from_logits=True, **options), atol=1e-12), name
 
 
+def test_states_are_called_differently():
+    names = [name for metric, _, _ in metric_classes().values() for name in metric.metric_state]
+    assert {"brier_total", "log_total", "hit_total"} <= set(names)
+    assert len(set(names)) == len(names) - 1  # the two of one class share theirs
+
+
 def rank(number: int, folder: str) -> None:
     """One of two processes: shards of unequal size, and once a shard of nothing."""
     torch.set_num_threads(1)

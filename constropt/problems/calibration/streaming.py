@@ -9,6 +9,7 @@ result is NaN. Needs the extra ``metrics``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from constropt.checks import require_whole
 from constropt.evaluation.data import MissingExtra
 from constropt.problems.calibration import metrics
 from constropt.problems.calibration.binning import BinStatistics, check_bins, equal_count
-from constropt.problems.calibration.entries import summed
+from constropt.problems.calibration.entries import Entries, summed
 
 try:
     from torchmetrics import Metric
@@ -167,7 +168,25 @@ class ClasswiseCalibrationError(_Scored):
         return metrics.reduced(BinStatistics(self.class_bins).error(), self.reduction)
 
 
-class BrierScore(_Scored):
+class _Mean(_Scored):
+    """The mean over entries of what ``total`` adds up and counts; the state is called as that function is."""
+
+    total: Callable[[Entries], Tensor]
+
+    def __init__(self, *, from_logits: bool, ignore_index: int | None = -100, **options: Any) -> None:
+        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
+        self._state = self.total.__name__
+        self._sum_state(self._state, 2)
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        setattr(self, self._state, getattr(self, self._state) + self._summed(self.total, scores, labels))
+
+    def compute(self) -> Tensor:
+        value, count = getattr(self, self._state)
+        return value / count
+
+
+class BrierScore(_Mean):
     """:func:`~constropt.problems.calibration.metrics.brier_score` over batches.
 
     >>> metric = BrierScore(from_logits=False)
@@ -177,19 +196,10 @@ class BrierScore(_Scored):
     """
 
     brier_total: Tensor
-
-    def __init__(self, *, from_logits: bool, ignore_index: int | None = -100, **options: Any) -> None:
-        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
-        self._sum_state("brier_total", 2)
-
-    def update(self, scores: Tensor, labels: Tensor) -> None:
-        self.brier_total = self.brier_total + self._summed(metrics.brier_total, scores, labels)
-
-    def compute(self) -> Tensor:
-        return self.brier_total[0] / self.brier_total[1]
+    total = staticmethod(metrics.brier_total)
 
 
-class NegativeLogLikelihood(_Scored):
+class NegativeLogLikelihood(_Mean):
     """:func:`~constropt.problems.calibration.metrics.negative_log_likelihood` over batches.
 
     >>> metric = NegativeLogLikelihood(from_logits=True)
@@ -199,19 +209,10 @@ class NegativeLogLikelihood(_Scored):
     """
 
     log_total: Tensor
-
-    def __init__(self, *, from_logits: bool, ignore_index: int | None = -100, **options: Any) -> None:
-        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
-        self._sum_state("log_total", 2)
-
-    def update(self, scores: Tensor, labels: Tensor) -> None:
-        self.log_total = self.log_total + self._summed(metrics.log_total, scores, labels)
-
-    def compute(self) -> Tensor:
-        return self.log_total[0] / self.log_total[1]
+    total = staticmethod(metrics.log_total)
 
 
-class Accuracy(_Scored):
+class Accuracy(_Mean):
     """:func:`~constropt.problems.calibration.metrics.accuracy` over batches.
 
     >>> metric = Accuracy(from_logits=True)
@@ -222,16 +223,7 @@ class Accuracy(_Scored):
 
     higher_is_better = True
     hit_total: Tensor
-
-    def __init__(self, *, from_logits: bool, ignore_index: int | None = -100, **options: Any) -> None:
-        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
-        self._sum_state("hit_total", 2)
-
-    def update(self, scores: Tensor, labels: Tensor) -> None:
-        self.hit_total = self.hit_total + self._summed(metrics.hit_total, scores, labels)
-
-    def compute(self) -> Tensor:
-        return self.hit_total[0] / self.hit_total[1]
+    total = staticmethod(metrics.hit_total)
 
 
 class MeanIoU(_Scored):
