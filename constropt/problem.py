@@ -237,15 +237,18 @@ class ConstrainedProblem(Generic[Z]):
                 f"constraints: names must differ, got {names}; pass name=... to inequality(...) or equality(...)"
             )
 
-    def evaluate(self, x: Tensor, *, grad: bool = True) -> Evaluation:
+    def evaluate(self, x: Tensor, *, grad: bool = True, detach: bool = True) -> Evaluation:
         """Objective and constraints at ``x`` by one forward pass; with ``grad`` the result can be differentiated in
         x.
+
+        The evaluation's ``x`` is a leaf of its own unless ``detach=False``: then it is the given tensor, and gradients
+        flow on to where that came from.
 
         Raises ``ValueError`` when the objective is not ``(batch,)`` or a constraint's leading dimension is not the
         batch.
         """
         with torch.set_grad_enabled(grad):
-            x = x.detach().requires_grad_(grad)
+            x = x.detach().requires_grad_(grad) if detach else x
             z = self.forward(x)
             objective = self.objective(x, z)
             values = tuple(constraint.value(x, z) for constraint in self.constraints)

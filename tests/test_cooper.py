@@ -309,6 +309,14 @@ def test_a_surrogate_moves_x_and_the_value_the_multipliers():
         cmp(ConstrainedProblem(objective=lambda x, _: x.sum(1), constraints=[wrong]), torch.zeros(1, 2))
 
 
+def test_without_gradients_no_graph_is_built():
+    ours = cmp(*classes(masked=True))
+    with torch.no_grad():
+        state = ours.compute_cmp_state()
+    assert not state.loss.requires_grad
+    assert not any(s.violation.requires_grad for s in state.observed_constraints.values())
+
+
 def test_problems_that_cooper_cannot_take_are_refused():
     problem, x0 = classes()
     with pytest.raises(TypeError, match="problem: must be a ConstrainedProblem, got Convex"):
@@ -472,6 +480,20 @@ def test_the_primal_lagrangian_is_the_criterion(reduction, counted):
     assert torch.allclose(primal, loss, atol=1e-9)
     (ours,), (theirs,) = torch.autograd.grad(primal, z), torch.autograd.grad(loss, z)
     assert torch.allclose(ours, theirs, atol=1e-9)
+
+
+def test_masks_are_evaluated_once_beside_a_surrogate_of_the_same_shape():
+    calls = []
+    rate = on_average(
+        lambda z, t: z.sign(), surrogate=lambda z, t: z, mask=lambda z, t: calls.append(1) or t >= 0, name="rate"
+    )
+    problem = cmp_from_loss(ConstrainedLoss(lambda z, t: z.square(), [rate]))
+    state = problem.compute_cmp_state(torch.tensor([2.0, -4.0, 8.0]), torch.tensor([0, 0, -1]))
+    observed = state.observed_constraints[problem.rate]
+    assert calls == [1] and observed.violation == -1 and observed.strict_violation == 0
+    wrong = on_average(lambda z, t: z, surrogate=lambda z, t: z[:, None], name="wrong")
+    with pytest.raises(ValueError, match="constraint 'wrong': its surrogate must have the shape of its value"):
+        cmp_from_loss(ConstrainedLoss(lambda z, t: z.square(), [wrong])).compute_cmp_state(torch.zeros(3))
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

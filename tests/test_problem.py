@@ -56,6 +56,19 @@ def test_an_evaluation_leaves_x_alone_and_needs_no_graph():
         assert parabola().evaluate(x).objective.requires_grad
 
 
+def test_undetached_gradients_flow_on_to_where_x_came_from():
+    w = torch.ones(2, 3, requires_grad=True)
+    x = 2 * w
+    point = parabola([ball()]).evaluate(x, detach=False)
+    assert point.x is x
+    point.objective.sum().backward()
+    expected = torch.autograd.grad(parabola().evaluate(2 * w, detach=False).objective.sum(), w)[0]
+    detached = parabola().evaluate(x)
+    assert w.grad is not None and torch.equal(w.grad, expected)
+    assert torch.equal(w.grad, 2 * torch.autograd.grad(detached.objective.sum(), detached.x)[0])
+    assert not parabola().evaluate(x, grad=False, detach=False).objective.requires_grad
+
+
 def test_violations_are_of_counted_entries_and_of_either_sign_for_equalities():
     values = torch.tensor([[0.5, -2.0, 3.0], [-1.0, -1.0, -1.0]])
     mask = torch.tensor([True, True, False])

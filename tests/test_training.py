@@ -14,6 +14,7 @@ from torch.nn import functional
 from constropt import AugmentedLagrangian, ConstantRho, MultiplierUpdate, ProgressRho
 from constropt.penalties import get
 from constropt.training import ConstrainedLoss, TrainingConstraint, on_average, samplewise
+from constropt.training.means import means_of, objective_part
 
 EXACT = AugmentedLagrangian("PHR", MultiplierUpdate(), ConstantRho(), mu=0.5, rho=2.0)
 
@@ -50,6 +51,32 @@ def batch():
 
 
 # ------------------------------------------------------------------------------------------------------------ value
+
+
+def test_what_counts_is_the_mask_among_the_counted_samples():
+    plain = samplewise(below, shape=(2,))
+    masked = samplewise(below, shape=(2,), mask=lambda output, target: target > 0)
+    output, target = torch.zeros(3, 2), torch.tensor([1, 1, -1])
+    counted = torch.tensor([True, False, True])
+    y = plain.value_of(plain.value, output, target)
+    found = [c.mask_of(y, output, target, k) for c in (plain, masked) for k in (None, counted)]
+    rows = [None if mask is None else mask.tolist() for mask in found]
+    assert rows[0] is None
+    assert rows[1:] == [
+        [[k, k] for k in kept] for kept in ([True, False, True], [True, True, False], [True, False, False])
+    ]
+    assert plain.count_of(found[1], counted).item() == 2
+    assert masked.count_of(found[3], counted).tolist() == [1, 1]
+    assert plain.sample_dims(y) == (0,) and plain.samples_of(y) == 3
+
+
+def test_the_part_of_a_loss_is_a_sum_and_its_number_of_terms():
+    losses, counted = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([True, False, True])
+    assert objective_part(losses, None) == (7, 3)
+    assert objective_part(losses, counted) == (5, 2)
+    mean = losses.mean()
+    assert objective_part(mean, counted) == (mean, None)
+    assert [value.item() for value in means_of([objective_part(losses, counted), (mean, None)])] == [2.5, mean]
 
 
 def test_samplewise_term_is_the_mean_penalty(batch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from constropt.duals import Duals, MultiplierUpdate
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.problem import ConstrainedProblem, Constraint
 from constropt.training import ConstrainedLoss, TrainingConstraint
+from constropt.training.means import means_of, objective_part
 from constropt.training.ranks import processes
 
 
@@ -64,12 +64,7 @@ class ProblemCMP(_CMP):
         evaluation = problem.evaluate(self.x, grad=False)
         for constraint, y in zip(problem.constraints, evaluation.values):
             if constraint.surrogate is not None:
-                surrogate = constraint.surrogate(evaluation.x, evaluation.output)
-                if surrogate.shape != y.shape:
-                    raise ValueError(
-                        f"constraint {constraint.name!r}: its surrogate must have the shape of its value,"
-                        f" {tuple(y.shape)}, to share its multipliers, got {tuple(surrogate.shape)}"
-                    )
+                _check_shape(constraint, constraint.surrogate(evaluation.x, evaluation.output), y)
             duals = lagrangian.init(y, equality=constraint.equality, shared=constraint.shared)
             self._declare(constraint, lagrangian, duals, dual)
 
@@ -83,21 +78,12 @@ class ProblemCMP(_CMP):
         if not isinstance(self.problem.domain, Reals):
             with torch.no_grad():
                 x.copy_(self.problem.domain.project(x))
-        z = self.problem.forward(x)
-        loss = self.problem.objective(x, z).sum()
-        return CMPState(loss, {getattr(self, c.name): self._observe(c, x, z) for c in self.problem.constraints})
-
-    @staticmethod
-    def _observe(constraint: Constraint[Any], x: Tensor, z: Any) -> MaskedState:
-        y = constraint.value(x, z)
-        surrogate = None if constraint.surrogate is None else constraint.surrogate(x, z)
-        mask = constraint.mask
-        if callable(mask) and not isinstance(mask, Tensor):
-            with torch.no_grad():
-                mask = mask(x, z)
-        if mask is None:
-            return _state(y, surrogate)
-        return _state(y, surrogate, mask.to(device=y.device, dtype=torch.bool).expand_as(y))
+        point = self.problem.evaluate(x, grad=torch.is_grad_enabled(), detach=False)
+        states = {}
+        for constraint, y, mask in zip(point.constraints, point.values, point.masks):
+            surrogate = None if constraint.surrogate is None else constraint.surrogate(x, point.output)
+            states[getattr(self, constraint.name)] = _state(y, surrogate, mask)
+        return CMPState(point.objective.sum(), states)
 
     def state_dict(self) -> dict[str, Any]:
         """Duals and ``x``."""
@@ -129,7 +115,9 @@ class LossCMP(_CMP):
         output = output() if callable(output) else output
         criterion = self.criterion
         counted = None if criterion.counted is None else criterion.counted(output, target)
-        loss = _mean(criterion.objective(output, target), counted) if primal else None
+        loss = None
+        if primal:
+            (loss,) = means_of([objective_part(criterion.objective(output, target), counted)])
         states = {}
         for constraint in criterion.constraints:
             state = self._observe(constraint, output, target, counted)
@@ -138,18 +126,13 @@ class LossCMP(_CMP):
         return CMPState(loss, states)
 
     def _observe(self, constraint: TrainingConstraint, output: Any, target: Any, counted: Tensor | None) -> MaskedState:
-        def evaluated(value: Callable[[Any, Any], Tensor]) -> Tensor:
-            nonlocal mask
-            y, mask = constraint.evaluate(value, output, target)
-            if counted is not None:
-                spread = constraint.spread(counted, y)
-                mask = spread if mask is None else mask & spread
-            return y
-
-        mask: Tensor | None = None
-        surrogate = None if constraint.surrogate is None else evaluated(constraint.surrogate)
-        y = evaluated(constraint.value)
-        samples = tuple(range(y.dim() - len(constraint.shape)))
+        y = constraint.value_of(constraint.value, output, target)
+        surrogate = None
+        if constraint.surrogate is not None:
+            surrogate = constraint.value_of(constraint.surrogate, output, target)
+            _check_shape(constraint, surrogate, y)
+        mask = constraint.mask_of(y, output, target, counted)
+        samples = constraint.sample_dims(y)
         everything = torch.ones((), dtype=torch.bool, device=y.device).expand_as(y) if mask is None else mask
         count = everything.sum(samples)
         entries = max(1, count.numel()) if self.criterion.reduction == "mean" else 1
@@ -174,11 +157,12 @@ def _state(
     return MaskedState(surrogate, strict_violation=y.detach(), mask=mask, weight=weight)
 
 
-def _mean(loss: Tensor, counted: Tensor | None) -> Tensor:
-    """The mean over the samples that count, a differentiable 0 where none does."""
-    if loss.dim() == 0 or counted is None:
-        return loss.mean()
-    return torch.where(counted, loss, 0).sum() / counted.sum().clamp_min(1)
+def _check_shape(constraint: Constraint[Any], surrogate: Tensor, y: Tensor) -> None:
+    if surrogate.shape != y.shape:
+        raise ValueError(
+            f"constraint {constraint.name!r}: its surrogate must have the shape of its value, {tuple(y.shape)}, to"
+            f" share its multipliers, got {tuple(surrogate.shape)}"
+        )
 
 
 def cmp(

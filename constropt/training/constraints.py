@@ -33,8 +33,8 @@ class TrainingConstraint(Constraint[Any]):
     shape: tuple[int, ...] = ()
     average: bool = False
 
-    def evaluate(self, value: Value, output: Any, target: Any) -> tuple[Tensor, Tensor | None]:
-        """The value, in float32 at least, and which of its entries count (None: all)."""
+    def value_of(self, value: Value, output: Any, target: Any) -> Tensor:
+        """What ``value``, the constraint's own or its surrogate, returns: checked, in float32 at least."""
         y = value(output, target)
         if not isinstance(y, Tensor) or not y.is_floating_point() or not self._fits(y):
             got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
@@ -42,11 +42,16 @@ class TrainingConstraint(Constraint[Any]):
                 f"constraint {self.name!r}: value must return a floating point tensor of shape (*samples, *shape) with"
                 f" shape = {self.shape}, got {got}"
             )
-        y = at_least_float32(y)
+        return at_least_float32(y)
+
+    def mask_of(self, y: Tensor, output: Any, target: Any, counted: Tensor | None = None) -> Tensor | None:
+        """Which entries of the value ``y`` count (None: all), of the ``counted`` samples where these are given."""
+        spread = None if counted is None else self.spread(counted, y)
         if self.mask is None:
-            return y, None
+            return spread
         mask = self.mask(output, target) if callable(self.mask) else self.mask  # type: ignore[operator]
-        return y, self.spread(mask, y)
+        mask = self.spread(mask, y)
+        return mask if spread is None else mask & spread
 
     def spread(self, mask: Tensor, y: Tensor) -> Tensor:
         """A mask of the samples, or of their entries, as booleans of the shape of ``y``."""
@@ -60,6 +65,18 @@ class TrainingConstraint(Constraint[Any]):
                 f"constraint {self.name!r}: mask must be of the shape of the samples, {tuple(samples)}, or broadcast to"
                 f" the value's {tuple(y.shape)}, got {tuple(mask.shape)}"
             ) from None
+
+    def count_of(self, mask: Tensor, counted: Tensor | None) -> Tensor:
+        """How many entries of the mask of :meth:`mask_of` count, over the samples: for each entry of ``shape``, or one
+        number for all of them.
+        """
+        if self.mask is None and counted is not None:  # the same for all, and far fewer to add up
+            return counted.sum()
+        return mask.sum(self.sample_dims(mask))
+
+    def sample_dims(self, y: Tensor) -> tuple[int, ...]:
+        """The dimensions of a value that are samples: those before ``shape``."""
+        return tuple(range(y.dim() - len(self.shape)))
 
     def samples_of(self, y: Tensor) -> int:
         """How many samples a value is of."""

@@ -12,7 +12,7 @@ from constropt.duals import Duals, ProgressRho, advance
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.modes import evaluating
 from constropt.training.constraints import TrainingConstraint
-from constropt.training.means import Part, means_of
+from constropt.training.means import Part, means_of, objective_part
 from constropt.training.ranks import summed
 from constropt.training.state import DualState, Sums
 
@@ -114,7 +114,7 @@ class ConstrainedLoss(nn.Module):
     def forward(self, output: Any, target: Any = None) -> Tensor:
         """The loss of one batch, a scalar: mean objective plus penalty terms, duals fixed."""
         counted = None if self.counted is None else self.counted(output, target)
-        parts = [self._objective_part(self.objective(output, target), counted)]
+        parts = [objective_part(self.objective(output, target), counted)]
         for constraint in self.constraints:
             parts.append(self._constraint_part(constraint, output, target, counted))
         objective, *means = means_of(parts)
@@ -130,33 +130,23 @@ class ConstrainedLoss(nn.Module):
             loss = loss + (term.sum() / entries if self.reduction == "mean" else term.sum())
         return loss
 
-    @staticmethod
-    def _objective_part(loss: Tensor, counted: Tensor | None) -> Part:
-        if loss.dim() == 0:
-            return loss, None
-        if counted is None:
-            return loss.sum(), loss.numel()
-        return torch.where(counted, loss, 0).sum(), counted.sum()
-
     def _constraint_part(
         self, constraint: TrainingConstraint, output: Any, target: Any, counted: Tensor | None
     ) -> Part:
         """What is summed for a constraint, and over how many: P of samplewise ones, the value of averaged ones."""
-        y, mask = constraint.evaluate(constraint.surrogate or constraint.value, output, target)
-        samples = tuple(range(y.dim() - len(constraint.shape)))
+        y = constraint.value_of(constraint.surrogate or constraint.value, output, target)
+        samples = constraint.sample_dims(y)
         terms = y if constraint.average else self._penalty(constraint, y)
-        if mask is not None:
-            mask = mask if counted is None else mask & constraint.spread(counted, y)
-            return torch.where(mask, terms, 0).sum(samples), mask.sum(samples)
-        if constraint.average:
-            if counted is not None:
-                return torch.where(constraint.spread(counted, y), y, 0).sum(samples), counted.sum()
-            return y.sum(samples), constraint.samples_of(y)
-        # entries of one sample are added up at once: all have the same count
-        if counted is None:
-            return terms.sum(), constraint.samples_of(y)
-        terms = terms.sum(tuple(range(len(samples), y.dim()))) if constraint.shape else terms
-        return torch.where(counted, terms, 0).sum(), counted.sum()
+        if constraint.mask is None and not constraint.average:
+            # entries of one sample are added up at once: all have the same count
+            if counted is None:
+                return terms.sum(), constraint.samples_of(y)
+            terms = terms.sum(tuple(range(len(samples), y.dim()))) if constraint.shape else terms
+            return objective_part(terms, counted)
+        mask = constraint.mask_of(y, output, target, counted)
+        if mask is None:
+            return terms.sum(samples), constraint.samples_of(y)
+        return torch.where(mask, terms, 0).sum(samples), constraint.count_of(mask, counted)
 
     def _penalty(self, constraint: TrainingConstraint, y: Tensor) -> Tensor:
         state = self.state_of(constraint)
@@ -181,20 +171,18 @@ class ConstrainedLoss(nn.Module):
         self.observed += 1
 
     def _sums(self, constraint: TrainingConstraint, output: Any, target: Any, counted: Tensor | None) -> Sums:
-        y, mask = constraint.evaluate(constraint.value, output, target)
+        y = constraint.value_of(constraint.value, output, target)
+        mask = constraint.mask_of(y, output, target, counted)
         state = self.state_of(constraint)
         form = self.lagrangian.form(constraint.equality)
         candidate = y if constraint.average else form.derivative(y, state.rho, state.mu)
         level = y if self.measure == "signed" or constraint.average else state.duals().violated(y)
-        samples = tuple(range(y.dim() - len(constraint.shape)))
-        if mask is None and counted is None:
+        samples = constraint.sample_dims(y)
+        if mask is None:
             count = y.new_full(constraint.shape, constraint.samples_of(y), dtype=torch.float64)
         else:
-            seen = counted if mask is None else mask if counted is None else mask & constraint.spread(counted, y)
-            spread = constraint.spread(seen, y)  # type: ignore[arg-type]
-            candidate, level = torch.where(spread, candidate, 0), torch.where(spread, level, 0)
-            counts = spread.sum(samples) if mask is not None else seen.sum()  # type: ignore[union-attr]
-            count = counts.double().expand(constraint.shape)
+            candidate, level = torch.where(mask, candidate, 0), torch.where(mask, level, 0)
+            count = constraint.count_of(mask, counted).double().expand(constraint.shape)
         return Sums(candidate.sum(samples, dtype=torch.float64), level.sum(samples, dtype=torch.float64), count)
 
     @torch.no_grad()

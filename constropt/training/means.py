@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from constropt.training.ranks import processes, summed
@@ -30,6 +31,15 @@ def means_of(parts: Sequence[Part]) -> list[Tensor]:
         share = total * (processes() / count.clamp_min(1)).to(total.dtype)
         means.append(share + ((value / count.clamp_min(1)).to(total.dtype) - share).detach())
     return means
+
+
+def objective_part(loss: Tensor, counted: Tensor | None) -> Part:
+    """What is summed for a loss of each sample, ``(*samples,)``, and over how many; a scalar is a mean already."""
+    if loss.dim() == 0:
+        return loss, None
+    if counted is None:
+        return loss.sum(), loss.numel()
+    return torch.where(counted, loss, 0).sum(), counted.sum()
 
 
 def _positive(count: Tensor | int) -> Tensor | int:
