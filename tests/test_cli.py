@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from constropt import evaluation
 from constropt.cli import app
+from constropt.cli.shared import bar, named_bar
 
 TESTS = Path(__file__).resolve().parent
 MODEL = ["--model", "fakes:nearest_mean"]
@@ -160,3 +161,16 @@ def test_debugging_shows_where(monkeypatch):
     monkeypatch.setenv("CONSTROPT_DEBUG", "1")
     with pytest.raises(ValueError, match="unknown name"):
         CliRunner().invoke(app, ["solve", "alam"], catch_exceptions=False)
+
+
+def test_a_bar_is_on_stderr_and_shows_names_as_they_are(capsys):
+    with bar("solve ddn[steps=9]", True) as advance:
+        advance(2, 7)
+    with named_bar("epochs", True) as advance:
+        advance("ce[gamma=1], seed 0", 1, 3)
+    with bar("hidden", False) as advance:
+        advance(1, 1)
+    captured = capsys.readouterr()
+    assert "solve ddn[steps=9]" in captured.err and "2/7" in captured.err
+    assert "ce[gamma=1], seed 0" in captured.err and "1/3" in captured.err and "epochs" not in captured.err
+    assert "hidden" not in captured.err and captured.out == ""

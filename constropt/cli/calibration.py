@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from constropt import evaluation
-from constropt.cli.shared import DeviceOption, ProgressOption, clean_errors, usable_device
+from constropt.cli.shared import DeviceOption, ProgressOption, clean_errors, named_bar, usable_device
 from constropt.evaluation.plots import require_matplotlib
 
 DATA, DEFAULT_FOLDER = "CONSTROPT_DATA", "../shared/data"
@@ -91,7 +89,7 @@ def train_calibration(
         require_matplotlib()
     if model is None and data == "digits":
         model = "constropt.problems.models:digits_cnn"
-    with _bars(progress) as shown:
+    with named_bar("epochs", progress) as shown:
         study = _load("study:run_study")(
             method or ["ce", "cals-alm"],
             seeds_of(seeds),
@@ -125,7 +123,7 @@ def reproduce_calibration(
 ) -> None:
     """Run a table of chapter 6 or appendix V and print it."""
     folder = out or Path("out") / "calibration"
-    with _bars(progress) as shown:
+    with named_bar("epochs", progress) as shown:
         blocks, path = _load("tables:reproduce_calibration")(
             table,
             out=folder,
@@ -168,16 +166,6 @@ def seeds_of(text: str) -> list[int]:
 
 def _load(name: str) -> Any:
     return evaluation.load_reference(f"{_PACKAGE}.{name}", what="calibration")
-
-
-@contextmanager
-def _bars(shown: bool | None) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr that is named after the run, and the function ``(run, done, total)`` that moves it."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not (console.is_terminal if shown is None else shown)) as bar:
-        task = bar.add_task("epochs", total=None)
-        yield lambda run, done, total: bar.update(task, description=escape(run), completed=done, total=total)
 
 
 def _print(title: str, header: Sequence[str], lines: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:

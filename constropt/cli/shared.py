@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
@@ -172,8 +173,15 @@ def classes_of(network: nn.Module, inputs: torch.Tensor) -> int:
 @contextmanager
 def bar(name: str, shown: bool | None) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr, and the function ``(done, total)`` that moves it."""
+    with named_bar(name, shown) as advance:
+        yield lambda done, total: advance(name, done, total)
+
+
+@contextmanager
+def named_bar(name: str, shown: bool | None) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr, and the function ``(name, done, total)`` that moves and renames it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not (console.is_terminal if shown is None else shown)) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(escape(name), total=None)
+        yield lambda name, done, total: bar.update(task, description=escape(name), completed=done, total=total)
