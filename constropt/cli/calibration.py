@@ -1,27 +1,33 @@
-"""``constropt train calibration``, and the tables of chapter 6 for ``constropt reproduce``."""
+"""``constropt train calibration``."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from constropt import evaluation
 from constropt.cli.shared import DeviceOption, ProgressOption, clean_errors, named_bar, usable_device
+from constropt.cli.studies import (
+    AugmentOption,
+    BatchOption,
+    DecayOption,
+    EpochsOption,
+    FreshOption,
+    OptimizerOption,
+    RateOption,
+    ScheduleOption,
+    SeedsOption,
+    print_table,
+    seeds_of,
+)
 from constropt.evaluation.plots import require_matplotlib
 
-DATA, DEFAULT_FOLDER = "CONSTROPT_DATA", "../shared/data"
 # by name: the library does not import its own problems
 _PACKAGE = "constropt.problems.calibration"
 _SETTINGS = "constropt.problems.studies.epochs:TrainingSettings"
 
-SeedsOption = Annotated[str, typer.Option(help="Of calibration: a run for each, as in 0,1,2.")]
 MethodsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -52,13 +58,13 @@ def train_calibration(
             " takes them. Default: a small CNN for digits, ResNet-18, DeepLab or GPCN else."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training part.")] = 40,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples of a step.")] = 64,
-    optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = "adamw",
-    lr: Annotated[float | None, typer.Option(help="Its step size; default: the usual one.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Default: the usual one.")] = None,
-    schedule: Annotated[str, typer.Option(help="Of the step size: cosine, half, steps or constant.")] = "cosine",
-    augment: Annotated[str, typer.Option(help="Images changed at random: none, shift or shift-mirror.")] = "none",
+    epochs: EpochsOption = 40,
+    batch_size: BatchOption = 64,
+    optimizer: OptimizerOption = "adamw",
+    lr: RateOption = None,
+    weight_decay: DecayOption = None,
+    schedule: ScheduleOption = "cosine",
+    augment: AugmentOption = "none",
     held_out: Annotated[
         float, typer.Option(help="Held out for multipliers and temperatures: a fraction, or how many of each class.")
     ] = 0.2,
@@ -68,7 +74,7 @@ def train_calibration(
     samples: Annotated[int | None, typer.Option(min=1, help="Of the training split; default: all.")] = None,
     test_samples: Annotated[int | None, typer.Option(min=1, help="Of the test split; default: all.")] = None,
     figures: Annotated[bool, typer.Option(help="Draw reliability diagrams and multipliers (extra plot).")] = True,
-    fresh: Annotated[bool, typer.Option(help="Remove the study that is in the folder first.")] = False,
+    fresh: FreshOption = False,
     device: DeviceOption = "cpu",
     progress: ProgressOption = None,
 ) -> None:
@@ -105,73 +111,9 @@ def train_calibration(
     if figures:
         paths += _load("study_figures:write_figures")(study)
     header, lines = _load("study_report:main_table")(study)
-    _print(_load("study_report:described")(study), header, lines, _load("study_report:remarks")(study))
+    print_table(_load("study_report:described")(study), header, lines, _load("study_report:remarks")(study))
     typer.echo(f"written to {out}: {', '.join(path.name for path in paths)}, and the weights of each run")
-
-
-def reproduce_calibration(
-    table: str,
-    *,
-    out: Path | None,
-    data: str | None,
-    methods: Sequence[str] | None,
-    seeds: Sequence[int],
-    epochs: int | None,
-    fresh: bool,
-    device: str,
-    progress: bool | None,
-) -> None:
-    """Run a table of chapter 6 or appendix V and print it."""
-    folder = out or Path("out") / "calibration"
-    with named_bar("epochs", progress) as shown:
-        blocks, path = _load("tables:reproduce_calibration")(
-            table,
-            out=folder,
-            root=Path(os.environ.get(DATA, DEFAULT_FOLDER)),
-            benchmarks=None if data is None else [name.strip() for name in data.split(",")],
-            methods=methods or None,
-            seeds=seeds,
-            epochs=epochs,
-            device=usable_device(device),
-            fresh=fresh,
-            progress=shown,
-            warn=lambda text: typer.echo(f"note: {text}", err=True),
-        )
-    for block in blocks:
-        _print(f"{table}: {block.title}", block.header, block.lines, block.remarks)
-    typer.echo(f"written to {path}; runs, figures and weights are in the folders beside it")
-
-
-def calibration_table(name: str) -> str | None:
-    """The full name of a table of calibration; ``None`` for others."""
-    return _load("tables:table_name")(name)
-
-
-def calibration_tables() -> list[str]:
-    """Their names."""
-    return list(_load("benchmarks:TABLES"))
-
-
-def seeds_of(text: str) -> list[int]:
-    """The seeds in "0,1,2".
-
-    >>> seeds_of("0, 2")
-    [0, 2]
-    """
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--seeds: takes whole numbers with commas, as in 0,1,2, got {text!r}") from None
 
 
 def _load(name: str) -> Any:
     return evaluation.load_reference(f"{_PACKAGE}.{name}", what="calibration")
-
-
-def _print(title: str, header: Sequence[str], lines: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
-    table = Table(title=escape(title), caption=escape("\n".join(remarks)), caption_justify="left")
-    for place, name in enumerate(header):
-        table.add_column(escape(name), justify="right" if place else "left")
-    for line in lines:
-        table.add_row(*map(escape, line))
-    Console().print(table)

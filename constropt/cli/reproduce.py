@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from constropt.cli.calibration import (
-    DATA,
-    DEFAULT_FOLDER,
-    MethodsOption,
-    SeedsOption,
-    calibration_table,
-    calibration_tables,
-    reproduce_calibration,
-    seeds_of,
-)
+from constropt.cli.calibration import MethodsOption
 from constropt.cli.evaluate import (
     FreshOption,
     ModelsOption,
@@ -31,6 +20,7 @@ from constropt.cli.evaluate import (
     shard_number,
     warn,
 )
+from constropt.cli.metric_learning import reproduce_figure
 from constropt.cli.shared import (
     DeviceOption,
     ProgressOption,
@@ -40,14 +30,26 @@ from constropt.cli.shared import (
     named_networks,
     usable_device,
 )
+from constropt.cli.studies import (
+    DATA,
+    DEFAULT_FOLDER,
+    SeedsOption,
+    data_folder,
+    reproduce_study,
+    seeds_of,
+    study_table,
+    study_tables,
+)
 from constropt.evaluation.reproduce import reproduce as reproduce_table
 from constropt.evaluation.reproduce import reproduction_table, thesis_table, write_reproduction
 
 _MODELS, _CIFAR = "constropt.problems.models", "constropt.problems.cifar_models"
 
-# options that only one kind of table takes
-_ATTACKS_ONLY = ("model", "weights", "samples", "steps", "batch_size", "signs", "shards", "shard", "seed")
-_CALIBRATION_ONLY = ("method", "seeds", "epochs")
+# what is typed in vain for another kind of table, by kind
+_ATTACKS = {"model", "weights", "samples", "steps", "batch_size", "signs", "shards", "shard", "seed"}
+_STUDY = {"method", "seeds", "epochs"}
+_FIGURE = {"samples", "seed", "epochs"}
+FIGURE = "figure-I-1"
 
 # by data set: where it is below the data folder, and name, factory and weights of the models
 _DEFAULTS = {
@@ -74,16 +76,19 @@ def reproduce(
     context: typer.Context,
     table: Annotated[
         str,
-        typer.Argument(help="table-3.1 to table-3.6, table-4.1, table-4.2; table-6.1 to 6.3, table-V-1 to V-3."),
+        typer.Argument(
+            help="table-2.4, table-3.1 to table-3.6, table-4.1, table-4.2, table-6.1 to 6.3, table-V-1 to V-3; or"
+            " figure-I-1."
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; out/TABLE by default, out/calibration for calibration.")
+        Path | None, typer.Option(help="Folder of the run; default: out/TABLE, out/calibration, out/retrieval.")
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help=f"As for solve; of calibration names of data sets, with commas. Default: what the folder {DATA}"
-            f" ({DEFAULT_FOLDER}) has, else digits."
+            help="As for solve; of what is trained (2.4, 6.1 to V-3) names of data sets, with commas. Default: what the"
+            f" folder {DATA} ({DEFAULT_FOLDER}) has, else digits."
         ),
     ] = None,
     model: ModelsOption = None,
@@ -100,16 +105,20 @@ def reproduce(
     seed: SeedOption = 0,
     method: MethodsOption = None,
     seeds: SeedsOption = "0,1,2",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of calibration; default: the table's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of what is trained; default: the table's.")] = None,
     device: DeviceOption = "cpu",
     progress: ProgressOption = None,
 ) -> None:
     """Run a table of the thesis and print it with the published figures; a killed run continues."""
-    calibration = calibration_table(table)
-    _refuse_others(context, _ATTACKS_ONLY if calibration else _CALIBRATION_ONLY, calibration or table)
-    if calibration:
-        reproduce_calibration(
-            calibration,
+    study = study_table(table)
+    if table.lower() == FIGURE.lower():
+        _refuse_others(context, _FIGURE, FIGURE)
+        reproduce_figure(data, out, samples=samples, epochs=epochs, seed=seed, device=device, progress=progress)
+        return
+    _refuse_others(context, _STUDY if study else _ATTACKS, study[0] if study else table)
+    if study:
+        reproduce_study(
+            *study,
             out=out,
             data=data,
             methods=method,
@@ -123,7 +132,7 @@ def reproduce(
     try:
         wanted = thesis_table(table)
     except ValueError as error:
-        raise ValueError(f"{error}, {', '.join(calibration_tables())}") from None
+        raise ValueError(f"{error}, {', '.join([*study_tables(), FIGURE])}") from None
     place = shard_number(shard, shards)
     folder = out or Path("out") / wanted.name
     chosen, models, files = _defaults(wanted.data, data, model or [], weights or [])
@@ -153,9 +162,9 @@ def reproduce(
         typer.echo(f"written to {path.parent}: {path.name}, and summary.md with every model")
 
 
-def _refuse_others(context: typer.Context, options: Sequence[str], table: str) -> None:
-    """``ValueError`` where one of ``options`` was typed, which say nothing to this ``table``."""
-    for name in options:
+def _refuse_others(context: typer.Context, options: set[str], table: str) -> None:
+    """``ValueError`` where an option was typed that belongs to other tables than this."""
+    for name in sorted((_ATTACKS | _STUDY | _FIGURE) - options):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise ValueError(f"--{name.replace('_', '-')}: not an option of {table}")
@@ -165,7 +174,7 @@ def _defaults(kind: str, data: str | None, models: list[str], weights: list[Path
     """Data and models that were given, and the small ones of the data folder for those that were not."""
     if data is not None:
         return data, models, weights
-    root = Path(os.environ.get(DATA, DEFAULT_FOLDER))
+    root = data_folder()
     if kind not in _DEFAULTS:
         raise ValueError(f"--data: needed for {kind}, of which nothing small is around; give --model too")
     spec, known = _DEFAULTS[kind]

@@ -1,4 +1,4 @@
-"""``constropt train classifier`` and ``constropt train calibration``."""
+"""``constropt train classifier``, ``constropt train calibration`` and ``constropt train metric``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from constropt import evaluation
 from constropt.cli.calibration import train_calibration
+from constropt.cli.metric_learning import train_metric
 from constropt.cli.shared import (
     DataOption,
     DeviceOption,
@@ -22,6 +23,7 @@ from constropt.cli.shared import (
 
 app = typer.Typer(no_args_is_help=True, help="Train models to run recipes on.", rich_markup_mode=None)
 app.command("calibration")(train_calibration)
+app.command("metric")(train_metric)
 
 
 @app.command("classifier")

@@ -30,7 +30,7 @@ def load_model(reference: str, weights: str | Path | None = None, *, device: tor
         model = _made(reference)
     if weights is not None:
         inner = model.model if isinstance(model, Normalized) else model  # files know nothing of our normalisation
-        _fill(inner, load_weights(weights), f"{weights} does not fit {reference}")
+        fill_weights(inner, load_weights(weights), f"{weights} does not fit {reference}")
     return model.to(device).eval()
 
 
@@ -110,7 +110,8 @@ def evaluation_mode(model: Any) -> Iterator[list[str]]:
             module.training = True
 
 
-def _fill(model: nn.Module, weights: Mapping[str, Tensor], mismatch: str) -> None:
+def fill_weights(model: nn.Module, weights: Mapping[str, Tensor], mismatch: str) -> None:
+    """Give ``model`` the ``weights``; ``ValueError`` that begins with ``mismatch`` and names what differs."""
     own = model.state_dict()
     # the counters of BatchNorm came later than many published weights, and evaluation does not read them
     counters = {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in weights}

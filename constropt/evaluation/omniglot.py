@@ -33,8 +33,8 @@ def load_omniglot(folder: str | Path, split: str = "test", *, size: int = 28, se
 
     An archive holds ``ALPHABET/characterNN/*.png``, ink black on white. An alphabet that is in several archives is read
     once. A class is a character of an alphabet, numbered in the order of the names. A quarter of the images of each
-    class, drawn by ``seed``, is the "test" split, the rest "train". ``size`` is the side to scale to, by averages over
-    areas.
+    class, drawn by ``seed``, is the "test" split, the rest "train"; "all" is both. ``size`` is the side to scale to, by
+    averages over areas.
 
     Raises ``ValueError`` for another split or size, a folder without such archives, and files that are no images;
     :class:`~constropt.evaluation.data.MissingExtra` without Pillow, which matplotlib brings.
@@ -44,8 +44,8 @@ def load_omniglot(folder: str | Path, split: str = "test", *, size: int = 28, se
     ...
     ValueError: omniglot: looked for archives *.zip of ALPHABET/characterNN/*.png in no/such/folder: not there
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split: takes 'train' or 'test', got {split!r}")
+    if split not in ("train", "test", "all"):
+        raise ValueError(f"split: takes 'train', 'test' or 'all', got {split!r}")
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"size: takes a whole number of pixels, got {size!r}")
     folder = Path(folder)
@@ -64,7 +64,7 @@ def load_omniglot(folder: str | Path, split: str = "test", *, size: int = 28, se
         images = torch.from_numpy(np.stack(found[name]))
         order = torch.randperm(len(images), generator=generator)
         tested = max(1, round(_TEST_SHARE * len(images)))
-        rows = (order[:tested] if split == "test" else order[tested:]).sort().values
+        rows = {"test": order[:tested], "train": order[tested:], "all": order}[split].sort().values
         inputs.append(images[rows])
         labels.append(torch.full((len(rows),), label))
     ink = 1 - torch.cat(inputs).unsqueeze(1).float() / 255

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from constropt.evaluation.data import MissingExtra
-from constropt.evaluation.files import replacing
 from constropt.problems.calibration.benchmarks import BENCHMARKS, TABLES, CalibrationTable, Published
 from constropt.problems.calibration.methods import METHODS, parse_method, title_of
 from constropt.problems.calibration.study import run_study
 from constropt.problems.calibration.study_figures import write_figures
 from constropt.problems.calibration.study_report import described, remarks, write_report
-from constropt.problems.studies.columns import Column, markdown_table, ordered
+from constropt.problems.studies.columns import Column, ordered
 from constropt.problems.studies.methods import known
 from constropt.problems.studies.study import Study
-
-
-@dataclass(frozen=True)
-class Block:
-    """A table as found on one benchmark: its title, header, lines, and remarks."""
-
-    title: str
-    header: list[str]
-    lines: list[list[str]]
-    remarks: list[str]
+from constropt.problems.studies.tables import Block, full_name, write_blocks
 
 
 def table_name(name: str) -> str | None:
@@ -37,11 +27,10 @@ def table_name(name: str) -> str | None:
     >>> table_name("6.1"), table_name("table-v-1"), table_name("4.1")
     ('table-6.1', 'table-V-1', None)
     """
-    full = name.lower() if name.lower().startswith("table-") else f"table-{name.lower()}"
-    return next((known for known in TABLES if known.lower() == full), None)
+    return full_name(name, TABLES)
 
 
-def reproduce_calibration(
+def reproduce(
     table: str,
     *,
     out: str | Path,
@@ -101,7 +90,7 @@ def reproduce_calibration(
             except MissingExtra as error:
                 tell(str(error))
         blocks.append(_block(wanted, name, study, [str(parse_method(m)) for m in methods or wanted.methods]))
-    return blocks, _write(table, wanted, blocks, out)
+    return blocks, write_blocks(out / f"{table}.md", f"{table}: {wanted.title}", blocks)
 
 
 def _block(table: CalibrationTable, name: str, study: Study, methods: Sequence[str]) -> Block:
@@ -127,14 +116,3 @@ def _published(table: CalibrationTable, published: Published, method: str, colum
     row: Any = published.get(method)
     value = None if row is None else row[table.columns.index(column)]
     return "-" if value is None else f"{value:g}"
-
-
-def _write(name: str, table: CalibrationTable, blocks: Sequence[Block], out: Path) -> Path:
-    text = [f"# {name}: {table.title}", ""]
-    for block in blocks:
-        text += [f"## {block.title}", "", *markdown_table(block.header, block.lines), ""]
-        text += [*(f"- {remark}" for remark in block.remarks), ""]
-    path = out / f"{name}.md"
-    with replacing(path) as unfinished:
-        unfinished.write_text("\n".join(text), encoding="utf-8")
-    return path

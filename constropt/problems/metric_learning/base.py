@@ -22,8 +22,11 @@ class SplitLoss(nn.Module):
 
     ``embeddings`` is ``(n, d)``, in any floating type, computed in float32 at least; ``labels`` int64 ``(n,)`` or, for
     the pairwise losses, a boolean symmetric ``(n, n)`` matrix of positive pairs (its diagonal does not matter).
-    A subclass gives :meth:`split`. Non-finite embeddings and labels of another length raise ``ValueError``.
+    A subclass gives :meth:`split`, and ``needs_pairs`` where a batch should hold several samples of each class.
+    Non-finite embeddings and labels of another length raise ``ValueError``.
     """
+
+    needs_pairs = False
 
     @abstractmethod
     def split(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,6 +57,8 @@ class PairwiseLoss(SplitLoss):
 
     A subclass gives :meth:`rows`, and :meth:`prepare` where it compares something else than the embeddings as given.
     """
+
+    needs_pairs = True
 
     @abstractmethod
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:

@@ -123,6 +123,8 @@ class SPCE(SplitLoss):
     (0.4563, 0.4563)
     """
 
+    needs_pairs = True
+
     def __init__(
         self,
         temperature: float = 1.0,

@@ -103,6 +103,7 @@ def run_epochs(
     batches: Callable[[], Sequence[Tensor]],
     loss_of: Callable[[Tensor], Tensor],
     look: Callable[[History], None],
+    stepped: Callable[[], None] | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -110,9 +111,10 @@ def run_epochs(
     """Minimise ``loss_of(rows)`` over the batches of every epoch; ``parts`` are the modules that learn or have state.
 
     ``batches()`` draws the rows of an epoch's batches from the global generator, which each epoch seeds anew by
-    ``seed`` (dropout's draws too) and leaves as it was. After an epoch ``look(history)`` adds its figures. So a
-    checkpoint needs no generator's state: with ``checkpoint``, a file that is replaced after every epoch, a run that
-    was killed continues there and ends as an uninterrupted one, bit for bit.
+    ``seed`` (dropout's draws too) and leaves as it was. ``stepped()`` is called after each step of the optimizer, and
+    ``look(history)`` after an epoch, to add its figures. So a checkpoint needs no generator's state: with
+    ``checkpoint``, a file that is replaced after every epoch, a run that was killed continues there and ends as an
+    uninterrupted one, bit for bit.
 
     Raises ``ValueError`` for a checkpoint of another training and for a loss that stops being finite.
     """
@@ -134,6 +136,8 @@ def run_epochs(
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
+                if stepped is not None:
+                    stepped()
                 total += loss.detach() * len(rows)
                 count += len(rows)
         mean = total.item() / count

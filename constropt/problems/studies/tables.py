@@ -1,0 +1,41 @@
+"""A table of the thesis as found here: a block for each benchmark, in a terminal or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from constropt.evaluation.files import replacing
+from constropt.problems.studies.columns import markdown_table
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table as found on one benchmark: its title, header, lines, and remarks."""
+
+    title: str
+    header: list[str]
+    lines: list[list[str]]
+    remarks: list[str]
+
+
+def write_blocks(path: Path, title: str, blocks: Sequence[Block]) -> Path:
+    """Write the blocks as Markdown; returns the path."""
+    text = [f"# {title}", ""]
+    for block in blocks:
+        text += [f"## {block.title}", "", *markdown_table(block.header, block.lines), ""]
+        text += [*(f"- {remark}" for remark in block.remarks), ""]
+    with replacing(path) as unfinished:
+        unfinished.write_text("\n".join(text), encoding="utf-8")
+    return path
+
+
+def full_name(name: str, tables: Iterable[str]) -> str | None:
+    """The table that ``name`` means, with or without "table-", in any case; ``None`` if it is not among them.
+
+    >>> full_name("V-1", ["table-V-1"]), full_name("table-v-1", ["table-V-1"]), full_name("4.1", ["table-V-1"])
+    ('table-V-1', 'table-V-1', None)
+    """
+    full = name.lower() if name.lower().startswith("table-") else f"table-{name.lower()}"
+    return next((known for known in tables if known.lower() == full), None)
