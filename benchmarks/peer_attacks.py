@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,9 @@ from constropt.problems import attacks
 from constropt.problems.attacks.alma import ema_for
 from constropt.problems.attacks.goals import misclassified
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.remeasured import solution_at
 from constropt.problems.distances import as_distance
-from constropt.solution import Solution, Status
+from constropt.solution import Solution
 
 P = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": torch.inf}
 Attack = Callable[..., Tensor]
@@ -306,19 +307,5 @@ def peer_recipe(
         warnings.simplefilter("ignore")  # of failures
         x = chosen.theirs(model, inputs.clone(), labels)  # some detach it in place
     problem = MinimalPerturbation(model, inputs, labels, distance=distance, constraint=misclassified(0.0))
-    point = problem.evaluate(x.detach().clamp(0, 1), grad=False)
-    feasible = point.violation() <= 0
-    none = torch.zeros_like(feasible, dtype=torch.long)
-    return Solution(
-        problem=problem,
-        x=point.x,
-        objective=point.total(),
-        feasible=feasible,
-        violation=point.violation(),
-        status=torch.full_like(feasible, int(Status.BUDGET_SPENT), dtype=torch.int8),
-        multipliers=tuple(torch.zeros_like(value) for value in point.values),
-        duals=None,
-        forwards=none,
-        backwards=none,
-        first_feasible=torch.where(feasible, 0, -1),
-    )
+    found = solution_at(problem, x.detach().clamp(0, 1))
+    return replace(found, forwards=torch.zeros_like(found.forwards))

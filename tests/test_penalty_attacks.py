@@ -16,7 +16,7 @@ from constropt.problems.attacks.ead import ead
 from constropt.problems.attacks.lbfgs_attack import lbfgs_attack, other_than
 from constropt.problems.attacks.lpa import DistanceStep, lpa
 from constropt.problems.attacks.perc_al import perc_al
-from constropt.problems.attacks.remeasured import remeasured
+from constropt.problems.attacks.remeasured import remeasured, solution_at
 from constropt.problems.attacks.str_attack import str_attack
 from constropt.solution import Solution
 
@@ -269,12 +269,27 @@ def test_lpa_starts_from_its_own_generator(small: Any):
     assert torch.equal(attack(seed=1).x, attack(seed=1).x) and not torch.equal(attack(seed=1).x, attack(seed=2).x)
 
 
+def test_points_are_solutions_of_what_they_are_worth():
+    model, x, labels, _, s = binary()
+    problem = MinimalPerturbation(model, x, labels, distance="l1")
+    given = x.clone()
+    found = solution_at(problem, given)
+    assert torch.equal(found.x, x) and found.x.data_ptr() != given.data_ptr()
+    assert (found.objective == 0).all() and torch.equal(found.feasible, found.violation <= 0)
+    assert found.problem is problem and found.messages() == found.messages()[:1] * len(x)
+    assert (found.forwards == 1).all() and (found.backwards == 0).all() and (found.first_feasible == -1).all()
+    assert not found.feasible.any() and (s > 0).all()
+    fooled = solution_at(MinimalPerturbation(model, x, 1 - labels, distance="l1"), x)
+    assert fooled.feasible.all() and (fooled.first_feasible == 0).all()
+
+
 def test_remeasured_counts_its_pass():
     model, x, labels, _, _ = binary()
     solution = perc_al(model, x, labels, distance="l2", steps=5)
     other = remeasured(solution, MinimalPerturbation(model, x, labels, distance="l1"))
     torch.testing.assert_close(other.objective, (solution.x - x).abs().sum(1))
-    assert torch.equal(other.forwards, solution.forwards + 1)
+    assert torch.equal(other.forwards, solution.forwards + 1) and torch.equal(other.backwards, solution.backwards)
+    assert torch.equal(other.status, solution.status) and torch.equal(other.x, solution.x)
 
 
 @pytest.mark.parametrize(

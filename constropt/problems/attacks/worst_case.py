@@ -21,10 +21,11 @@ from constropt.problems.attacks.goals import misclassified
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.attacks.minimal import minimal
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.remeasured import solution_at
 from constropt.problems.attacks.sigma_zero import sigma_zero
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike
-from constropt.solution import Solution, Status, best_of
+from constropt.solution import Solution, best_of
 from constropt.solvers.base import Callback
 
 Recipe = str | Callable[..., Solution]
@@ -110,7 +111,7 @@ def worst_case(
             if wanted and not takes(attack, argument):
                 raise ValueError(f"recipes: {name!r} takes no {argument}; leave it out")
 
-    best = _untouched(problem)
+    best = solution_at(problem, problem.inputs)
     winner = torch.full_like(best.first_feasible, -1)
     for index, (name, attack) in enumerate(attacks.items()):
         # what is misclassified as it is, or fooled within the budget, needs no further attack
@@ -139,26 +140,6 @@ def worst_case(
         winner = torch.where(new, index, winner)
     values = {entry.name: getattr(best, entry.name) for entry in fields(Solution)}
     return WorstCase(**values, winner=winner, recipes=tuple(attacks))
-
-
-def _untouched(problem: MinimalPerturbation) -> Solution:
-    """The inputs themselves, by one forward pass."""
-    point = problem.evaluate(problem.inputs, grad=False)
-    feasible = point.violation() <= 0
-    ones = torch.ones_like(feasible, dtype=torch.long)
-    return Solution(
-        problem=problem,
-        x=problem.inputs.clone(),
-        objective=point.total(),
-        feasible=feasible,
-        violation=point.violation(),
-        status=torch.full_like(feasible, int(Status.BUDGET_SPENT), dtype=torch.int8),
-        multipliers=tuple(torch.zeros_like(value) for value in point.values),
-        duals=None,
-        forwards=ones,
-        backwards=0 * ones,
-        first_feasible=torch.where(feasible, 0, -ones),
-    )
 
 
 def _measured(found: Solution, part: MinimalPerturbation, radius: Tensor | None, rows: Tensor) -> Solution:
