@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from constropt.evaluation.omniglot import load_omniglot
 from constropt.problems.calibration import benchmarks, tables
+from constropt.problems.calibration import study_data as study_data_module
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
 from constropt.problems.calibration.methods import METHODS, build_loss, parse_method, title_of
 from constropt.problems.calibration.metrics import expected_calibration_error
 from constropt.problems.calibration.study import run_study
-from constropt.problems.calibration.study_data import DataSettings, build_network, study_data
+from constropt.problems.calibration.study_data import DataSettings, build_network, load_pools, study_data
 from constropt.problems.calibration.study_figures import write_figures
 from constropt.problems.calibration.study_report import (
     COLUMNS,
@@ -250,6 +251,24 @@ def test_the_split_depends_on_the_seed_alone():
     assert torch.equal(a.test.inputs, c.test.inputs) and abs(len(a.test.labels) - 200) < 6 and a.classes == 10
     rows = {tuple(row.tolist()) for row in a.train.inputs.flatten(1)}
     assert not any(tuple(row.tolist()) in rows for row in a.held_out.inputs.flatten(1))
+
+
+@pytest.mark.parametrize("settings", [DIGITS, DataSettings("digits", held_out=10, long_tail=20.0)])
+def test_pools_are_split_as_the_data_of_each_seed(settings):
+    pools = load_pools(settings)
+    for seed in (2, 0, 2):
+        assert pools.split(seed).fingerprint() == study_data(settings, seed=seed).fingerprint()
+
+
+def test_a_study_reads_its_data_once(tmp_path, monkeypatch):
+    read, calls = study_data_module.load_data, []
+    monkeypatch.setattr(
+        study_data_module, "load_data", lambda spec, *, split: calls.append(split) or read(spec, split=split)
+    )
+    study = run_study(["ce"], [3, 1, 0], out=tmp_path, data=DIGITS, training=TWO, model=TINY)
+    assert calls == ["train", "test"]
+    found = {seed: result["data"] for seed, result in study.results["ce"].items()}
+    assert found == {seed: study_data(DIGITS, seed=seed).fingerprint() for seed in (0, 1, 3)}
 
 
 def test_a_long_tail_is_in_the_training_part_only():

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from constropt.evaluation.text import PADDING, UNKNOWN, Vocabulary, load_newsgroups, words
+from constropt.evaluation import text
+from constropt.evaluation.text import PADDING, UNKNOWN, Vocabulary, load_newsgroups, load_newsgroups_splits, words
 
 ROWS = [
     {"split": "train", "label": "sky", "id": "1", "text": "From: a\nSubject: secret\n\nblue blue blue sky, the sky"},
@@ -63,6 +64,21 @@ def test_a_split_of_the_file(tmp_path):
     assert given.inputs.tolist() == [[1, 1, 4, 1, 1, 1, 1], [1, 1, 1, 1, 1, 2, 3]]  # a text without header is kept
     whole = load_newsgroups(path, "train", vocabulary=50, length=9, headers=True)
     assert "secret" in whole.vocabulary.entries and "secret" not in load_newsgroups(path, "train").vocabulary.entries
+
+
+def test_both_splits_by_one_reading(tmp_path, monkeypatch):
+    path = write(tmp_path / "news.jsonl.gz", ROWS)
+    alone = [load_newsgroups(path, split, vocabulary=6, length=5) for split in ("train", "test")]
+    calls = []
+    read = text._read
+    monkeypatch.setattr(text, "_read", lambda path: calls.append(path) or read(path))
+    together = load_newsgroups_splits(path, vocabulary=6, length=5)
+    assert calls == [path] and together[0].vocabulary is together[1].vocabulary
+    for one, other in zip(alone, together):
+        assert torch.equal(one.inputs, other.inputs) and torch.equal(one.labels, other.labels)
+        assert one.classes == other.classes and one.vocabulary == other.vocabulary
+    with pytest.raises(ValueError, match="split: takes 'train' or 'test', got 'validation'"):
+        load_newsgroups_splits(path, ("train", "validation"))
 
 
 def test_the_same_arguments_give_the_same_tensors(tmp_path):

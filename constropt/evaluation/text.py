@@ -109,8 +109,22 @@ def load_newsgroups(
     Raises ``ValueError`` for an unknown split, a missing file, lines of another form (naming the first), a split
     without texts, and sizes that are too small.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"split: takes 'train' or 'test', got {split!r}")
+    (data,) = load_newsgroups_splits(path, (split,), vocabulary=vocabulary, length=length, headers=headers)
+    return data
+
+
+def load_newsgroups_splits(
+    path: str | Path,
+    splits: Sequence[str] = _SPLITS,
+    *,
+    vocabulary: int | Vocabulary = 20_000,
+    length: int = 1000,
+    headers: bool = False,
+) -> tuple[TextData, ...]:
+    """Several splits by one reading of the file and one count of its words; else as :func:`load_newsgroups`."""
+    for split in splits:
+        if split not in _SPLITS:
+            raise ValueError(f"split: takes 'train' or 'test', got {split!r}")
     require_whole(length=length)
     texts = _read(Path(path))
     for name, rows in texts.items():
@@ -121,8 +135,15 @@ def load_newsgroups(
     if not isinstance(vocabulary, Vocabulary):
         vocabulary = Vocabulary.of(bodies["train"], vocabulary)
     numbers = {label: number for number, label in enumerate(classes)}
-    labels = torch.tensor([numbers[label] for label, _ in texts[split]])
-    return TextData(vocabulary.encode(bodies[split], length), labels, classes, vocabulary)
+    return tuple(
+        TextData(
+            vocabulary.encode(bodies[split], length),
+            torch.tensor([numbers[label] for label, _ in texts[split]]),
+            classes,
+            vocabulary,
+        )
+        for split in splits
+    )
 
 
 def _read(path: Path) -> dict[str, list[tuple[str, str]]]:

@@ -29,7 +29,7 @@ from constropt.problems.calibration.study_data import (
     StudyData,
     build_network,
     describe_network,
-    study_data,
+    load_pools,
 )
 from constropt.problems.calibration.training import predict, train
 from constropt.problems.studies.epochs import TrainingSettings
@@ -70,13 +70,14 @@ def run_study(
     study with other settings (``fresh`` removes it), and as :func:`study_data` and :func:`train`.
     """
     specs, chosen = distinct([parse_method(text) for text in methods], seeds)
-    first = study_data(data, seed=chosen[0])
+    pools = load_pools(data)
+    first = pools.split(chosen[0])
     for spec in specs:  # what can't be built is said before hours of training
-        build_loss(spec, first.classes, text=first.kind == "text", ignore_index=first.ignore_index)
+        build_loss(spec, pools.classes, text=pools.kind == "text", ignore_index=pools.ignore_index)
     build_network(model, first, seed=0)
     settings = {
-        "data": asdict(data) | {"kind": first.kind, "classes": first.classes},
-        "model": describe_network(model, first.kind),
+        "data": asdict(data) | {"kind": pools.kind, "classes": pools.classes},
+        "model": describe_network(model, pools.kind),
         "training": asdict(training),
     }
     return complete(
@@ -84,7 +85,7 @@ def run_study(
         chosen,
         out=Path(out),
         settings=settings,
-        data=lambda seed: first if seed == chosen[0] else study_data(data, seed=seed),
+        data=lambda seed: first if seed == chosen[0] else pools.split(seed),
         run=lambda run, split: _trained(run, split, model, training, device),
         fresh=fresh,
         progress=progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from constropt.evaluation.omniglot import load_omniglot
 from constropt.evaluation.references import load_reference
 from constropt.evaluation.scenes import IGNORED
 from constropt.evaluation.specs import parse_recipe
-from constropt.evaluation.text import load_newsgroups
+from constropt.evaluation.text import load_newsgroups_splits
 from constropt.problems.calibration.splits import held_out, long_tailed
 from constropt.problems.studies.methods import call_with
 
@@ -82,17 +83,51 @@ class DataSettings:
                 require_whole(**{name: getattr(self, name)})
 
 
+@dataclass(frozen=True)
+class StudyPools:
+    """The data of ``settings`` before it is split: ``pool``, to train on and hold out, and the test part, the same for
+    every seed; the rest as in :class:`StudyData`. Made by :func:`load_pools`.
+    """
+
+    settings: DataSettings
+    pool: LabelledData
+    test: LabelledData
+    kind: str
+    classes: int
+    ignore_index: int
+    vocabulary: int
+
+    def split(self, seed: int) -> StudyData:
+        """The split that belongs to ``seed``. ``ValueError`` for a held-out part that is empty or takes a whole
+        class.
+        """
+        pool = _fewer(self.pool, self.settings.samples, seed)
+        rows = _split(pool.labels, self.settings.held_out, seed)
+        train, kept = (LabelledData(pool.inputs[part], pool.labels[part]) for part in rows)
+        if self.settings.long_tail is not None:
+            tail = long_tailed(train.labels, ratio=self.settings.long_tail, seed=seed)
+            train = LabelledData(train.inputs[tail], train.labels[tail])
+        return StudyData(train, kept, self.test, self.kind, self.classes, self.ignore_index, self.vocabulary)
+
+
 def study_data(settings: DataSettings, *, seed: int = 0) -> StudyData:
-    """The split of ``settings`` that belongs to ``seed``.
+    """The split of ``settings`` that belongs to ``seed``; for several seeds split what :func:`load_pools` returns.
 
     Raises ``ValueError`` for data that is not there or has another form, an option that it does not take, a test part
     that is the training part, and a held-out part that is empty or takes a whole class.
     """
-    pool, kind, vocabulary = _load(settings.data, "train")
+    return load_pools(settings).split(seed)
+
+
+def load_pools(settings: DataSettings) -> StudyPools:
+    """The data of ``settings``, read once for the splits of all seeds. Raises what :func:`study_data` does, but for the
+    held-out part.
+    """
     if settings.test is None:
-        test, _, _ = _load(settings.data, "test")
+        (pool, test), kind, vocabulary = _load(settings.data, ("train", "test"))
     else:
-        test, test_kind, _ = _load(settings.test, "test", options=parse_recipe(settings.data).options)
+        (pool,), kind, vocabulary = _load(settings.data, ("train",))
+        (test,), test_kind, _ = _load(settings.test, ("test",), options=parse_recipe(settings.data).options)
         if test_kind != kind or test.inputs.shape[1:] != pool.inputs.shape[1:]:
             shapes = f"{tuple(pool.inputs.shape[1:])} and {tuple(test.inputs.shape[1:])}"
             raise ValueError(f"test: takes samples as those to train on, got {kind} and {test_kind} of shapes {shapes}")
@@ -102,14 +137,7 @@ def study_data(settings: DataSettings, *, seed: int = 0) -> StudyData:
         raise ValueError("long_tail: takes one label per sample, and this data has one per pixel")
     ignored = IGNORED if kind == "dense" else -100
     classes = 1 + max(int(part.labels[part.labels != ignored].max()) for part in (pool, test))
-    pool = _fewer(pool, settings.samples, seed)
-    rows = _split(pool.labels, settings.held_out, seed)
-    train, kept = (LabelledData(pool.inputs[part], pool.labels[part]) for part in rows)
-    if settings.long_tail is not None:
-        tail = long_tailed(train.labels, ratio=settings.long_tail, seed=seed)
-        train = LabelledData(train.inputs[tail], train.labels[tail])
-    test = _fewer(test, settings.test_samples, 0)
-    return StudyData(train, kept, test, kind, classes, ignored, vocabulary)
+    return StudyPools(settings, pool, _fewer(test, settings.test_samples, 0), kind, classes, ignored, vocabulary)
 
 
 def _split(labels: Tensor, part: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -135,8 +163,8 @@ def _fewer(data: LabelledData, samples: int | None, seed: int) -> LabelledData:
     return LabelledData(data.inputs[rows], data.labels[rows])
 
 
-def _load(text: str, split: str, options: Any = None) -> tuple[LabelledData, str, int]:
-    """A split of the data that ``text`` names, its kind, and how many words there are."""
+def _load(text: str, splits: Sequence[str], options: Any = None) -> tuple[list[LabelledData], str, int]:
+    """The ``splits`` of the data that ``text`` names, its kind, and how many words there are."""
     spec = parse_recipe(text)
     options = dict(spec.options or options or {})
     kind, _, location = spec.reference.partition(":")
@@ -145,16 +173,15 @@ def _load(text: str, split: str, options: Any = None) -> tuple[LabelledData, str
         takes = ", ".join(_OWN_OPTIONS.get(kind, ("size",)))
         raise ValueError(f"data: {kind} takes the options {takes}, got {wrong[0]} in {text!r}")
     if kind == "newsgroups":
-        texts = load_newsgroups(location, split, **options)
-        return LabelledData(texts.inputs, texts.labels), "text", len(texts.vocabulary)
-    size = options.get("size")
+        texts = load_newsgroups_splits(location, splits, **options)
+        return [LabelledData(part.inputs, part.labels) for part in texts], "text", len(texts[0].vocabulary)
     if kind == "omniglot":
-        characters = load_omniglot(location, split, **options)
-        return LabelledData(characters.inputs, characters.labels), "image", 0
-    data = load_data(spec.reference, split=split)
-    if size is not None:
-        data = _scaled(data, size)
-    return data, "image" if data.labels.dim() == 1 else "dense", 0
+        characters = [load_omniglot(location, split, **options) for split in splits]
+        return [LabelledData(part.inputs, part.labels) for part in characters], "image", 0
+    found = [load_data(spec.reference, split=split) for split in splits]
+    if options.get("size") is not None:
+        found = [_scaled(part, options["size"]) for part in found]
+    return found, "image" if found[0].labels.dim() == 1 else "dense", 0
 
 
 def _scaled(data: LabelledData, size: Any) -> LabelledData:

@@ -10,7 +10,7 @@ from constropt.evaluation.model import load_weights
 from constropt.evaluation.plots import require_matplotlib
 from constropt.problems.calibration.diagrams import multiplier_curves, reliability_diagram
 from constropt.problems.calibration.methods import parse_method, title_of
-from constropt.problems.calibration.study_data import DataSettings, build_network, study_data
+from constropt.problems.calibration.study_data import DataSettings, build_network, load_pools
 from constropt.problems.calibration.training import predict
 from constropt.problems.studies.study import Study, read_history
 
@@ -26,7 +26,8 @@ def write_figures(study: Study) -> list[Path]:
     require_matplotlib()
     written = []
     seeds = {method: min(runs) for method, runs in study.results.items()}
-    splits = {seed: study_data(_data(study), seed=seed) for seed in set(seeds.values())}
+    pools = load_pools(_data(study))
+    splits = {seed: pools.split(seed) for seed in set(seeds.values())}
     histories = {method: read_history(study, method, seed) for method, seed in seeds.items()}
     for method, seed in seeds.items():
         spec, data = parse_method(method), splits[seed]
