@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import zipfile
 from pathlib import Path
@@ -304,6 +305,27 @@ def test_images_and_label_maps_are_scaled(maps, tmp_path):
         model="torch.nn:Conv2d[in_channels=3,out_channels=3,kernel_size=1]",
     )
     assert "mIoU %" in layout(study, METHODS, COLUMNS)[0] and "shift" not in study.results["cals-alm"][0]
+
+
+def test_texts_from_elsewhere_are_numbered_as_those_to_train_on(tmp_path):
+    def write(name: str, prefix: str) -> str:
+        rows = [
+            {"split": split, "label": f"class {k % 2}", "text": f"\n\n{prefix} word word{k % 2} {split}"}
+            for split in ("train", "test")
+            for k in range(8)
+        ]
+        with gzip.open(tmp_path / name, "wt", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(row)}\n" for row in rows)
+        return f"newsgroups:{tmp_path / name}"
+
+    here, there = write("here.gz", "alpha"), write("there.gz", "zeta zeta")
+    own = study_data(DataSettings(f"{here}[length=4]", held_out=1))
+    assert own.kind == "text" and own.vocabulary == 7  # alpha train word word0 word1, padding and unknown
+    assert own.test.inputs[0].tolist() == [2, 4, 5, 1]
+    other = study_data(DataSettings(f"{here}[length=4]", test=there, held_out=1))
+    assert other.vocabulary == 7 and other.test.inputs[0].tolist() == [1, 1, 4, 5]
+    again = study_data(DataSettings(f"{here}[length=4]", test=f"{there}[length=4,vocabulary=3]", held_out=1))
+    assert again.fingerprint() == other.fingerprint()
 
 
 def test_networks_start_from_their_seed(split):

@@ -17,7 +17,7 @@ from constropt.evaluation.omniglot import load_omniglot
 from constropt.evaluation.references import load_reference
 from constropt.evaluation.scenes import IGNORED
 from constropt.evaluation.specs import parse_recipe
-from constropt.evaluation.text import load_newsgroups_splits
+from constropt.evaluation.text import Vocabulary, load_newsgroups_splits
 from constropt.problems.calibration.splits import held_out, long_tailed
 from constropt.problems.studies.methods import call_with
 
@@ -127,7 +127,8 @@ def load_pools(settings: DataSettings) -> StudyPools:
         (pool, test), kind, vocabulary = _load(settings.data, ("train", "test"))
     else:
         (pool,), kind, vocabulary = _load(settings.data, ("train",))
-        (test,), test_kind, _ = _load(settings.test, ("test",), options=parse_recipe(settings.data).options)
+        options = parse_recipe(settings.data).options
+        (test,), test_kind, _ = _load(settings.test, ("test",), options=options, vocabulary=vocabulary)
         if test_kind != kind or test.inputs.shape[1:] != pool.inputs.shape[1:]:
             shapes = f"{tuple(pool.inputs.shape[1:])} and {tuple(test.inputs.shape[1:])}"
             raise ValueError(f"test: takes samples as those to train on, got {kind} and {test_kind} of shapes {shapes}")
@@ -137,7 +138,8 @@ def load_pools(settings: DataSettings) -> StudyPools:
         raise ValueError("long_tail: takes one label per sample, and this data has one per pixel")
     ignored = IGNORED if kind == "dense" else -100
     classes = 1 + max(int(part.labels[part.labels != ignored].max()) for part in (pool, test))
-    return StudyPools(settings, pool, _fewer(test, settings.test_samples, 0), kind, classes, ignored, vocabulary)
+    test, words = _fewer(test, settings.test_samples, 0), 0 if vocabulary is None else len(vocabulary)
+    return StudyPools(settings, pool, test, kind, classes, ignored, words)
 
 
 def _split(labels: Tensor, part: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -163,8 +165,12 @@ def _fewer(data: LabelledData, samples: int | None, seed: int) -> LabelledData:
     return LabelledData(data.inputs[rows], data.labels[rows])
 
 
-def _load(text: str, splits: Sequence[str], options: Any = None) -> tuple[list[LabelledData], str, int]:
-    """The ``splits`` of the data that ``text`` names, its kind, and how many words there are."""
+def _load(
+    text: str, splits: Sequence[str], options: Any = None, vocabulary: Vocabulary | None = None
+) -> tuple[list[LabelledData], str, Vocabulary | None]:
+    """The ``splits`` of the data that ``text`` names, its kind, and the words of texts: ``vocabulary``, where they are
+    numbered already, as those that a network is trained on.
+    """
     spec = parse_recipe(text)
     options = dict(spec.options or options or {})
     kind, _, location = spec.reference.partition(":")
@@ -173,15 +179,16 @@ def _load(text: str, splits: Sequence[str], options: Any = None) -> tuple[list[L
         takes = ", ".join(_OWN_OPTIONS.get(kind, ("size",)))
         raise ValueError(f"data: {kind} takes the options {takes}, got {wrong[0]} in {text!r}")
     if kind == "newsgroups":
+        options |= {} if vocabulary is None else {"vocabulary": vocabulary}
         texts = load_newsgroups_splits(location, splits, **options)
-        return [LabelledData(part.inputs, part.labels) for part in texts], "text", len(texts[0].vocabulary)
+        return [LabelledData(part.inputs, part.labels) for part in texts], "text", texts[0].vocabulary
     if kind == "omniglot":
         characters = [load_omniglot(location, split, **options) for split in splits]
-        return [LabelledData(part.inputs, part.labels) for part in characters], "image", 0
+        return [LabelledData(part.inputs, part.labels) for part in characters], "image", None
     found = [load_data(spec.reference, split=split) for split in splits]
     if options.get("size") is not None:
         found = [_scaled(part, options["size"]) for part in found]
-    return found, "image" if found[0].labels.dim() == 1 else "dense", 0
+    return found, "image" if found[0].labels.dim() == 1 else "dense", None
 
 
 def _scaled(data: LabelledData, size: Any) -> LabelledData:
