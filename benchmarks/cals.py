@@ -11,20 +11,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from timing import timed
 from torch import nn
 
 from constropt.problems.calibration import CALS
 from constropt.problems.calibration.networks import ResNet18
-
-
-def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def main() -> None:

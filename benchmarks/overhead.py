@@ -11,22 +11,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
+from timing import timed
 from torch import Tensor
 
 from constropt import AugmentedLagrangian, MultiplierUpdate, PeriodicRho
 from constropt.problems import attacks
 from constropt.problems.models import small_cnn
-
-
-def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def passes(model: torch.nn.Module, inputs: Tensor, labels: Tensor, count: int) -> None:
