@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A part may import parts of its own or a lower layer. A new part has to be placed here, on purpose.
 LAYERS = [
-    {"domain", "penalties", "prox", "masking", "modes", "checks", "precision"},
+    {"domain", "penalties", "prox", "masking", "modes", "checks", "precision", "near_names"},
     {"problem", "duals", "splitting"},
     {"solution", "lagrangian"},
     {"steps"},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
+
+from constropt.near_names import near_names
 
 GROUP = "constropt.recipes"
 
@@ -33,9 +34,7 @@ def load_reference(reference: str, *, what: str = "reference") -> Any:
         raise ValueError(f"{what}: cannot import {module_name!r} for {reference!r} ({error})") from error
     for name in path.split("."):
         if not hasattr(found, name):
-            near = difflib.get_close_matches(name, dir(found), n=3)
-            hint = f"; near names: {', '.join(near)}" if near else ""
-            raise ValueError(f"{what}: {module_name!r} has no {path!r}{hint}")
+            raise ValueError(f"{what}: {module_name!r} has no {path!r}{near_names(name, dir(found))}")
         found = getattr(found, name)
     return found
 
@@ -56,8 +55,7 @@ def load_recipe(name: str) -> Callable[..., Any]:
     else:
         entries = recipe_entries()
         if name not in entries:
-            near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5)
-            hint = f"; near names: {', '.join(near)}" if near else ""
+            hint = near_names(name, entries, cutoff=0.5)
             known = ", ".join(entries) or "none (is constropt installed?)"
             raise ValueError(f"recipe: unknown name {name!r}{hint}; known are {known}, or give 'module:function'")
         recipe = load_reference(entries[name].value, what=f"recipe {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from constropt.evaluation.signs import Model
 from constropt.evaluation.specs import RecipeSpec
 from constropt.evaluation.tables import number
 from constropt.evaluation.thesis_tables import TABLES, TableRow, ThesisTable
+from constropt.near_names import near_names
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def thesis_table(name: str) -> ThesisTable:
     """
     full = name if name.startswith("table-") else f"table-{name}"
     if full not in TABLES:
-        near = difflib.get_close_matches(full, TABLES, n=3, cutoff=0.7)
-        hint = f"; near names: {', '.join(near)}" if near else ""
+        hint = near_names(full, TABLES, cutoff=0.7)
         raise ValueError(f"table: unknown {name!r}{hint}; known are {', '.join(TABLES)}")
     return TABLES[full]
 

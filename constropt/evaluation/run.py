@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from constropt.evaluation.columns import NORMS, Measure, verified
 from constropt.evaluation.counting import PassCounter, counted, synchronize, time_pass
 from constropt.evaluation.report import AttackReport
 from constropt.evaluation.segmentation import mean_iou_of
+from constropt.near_names import near_names
 from constropt.solution import Solution
 
 NU = 0.99  # the fraction of pixels at which a dense prediction counts as fooled (Sec. 5.5.3)
@@ -235,7 +235,6 @@ def check_options(recipe: Callable[..., Any], name: str, options: Mapping[str, A
     named, anything = _parameters(recipe)
     for option in options:
         if option not in named and not anything:
-            near = difflib.get_close_matches(option, named, n=3)
-            hint = f"did you mean {', '.join(near)}? " if near else ""
+            hint = near_names(option, named, "did you mean {}? ")
             known = ", ".join(list(named)[3:]) or "none"  # the first three are model, inputs and labels
             raise ValueError(f"recipe {name!r}: no option {option!r}; {hint}it takes {known}")

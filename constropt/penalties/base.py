@@ -14,7 +14,6 @@ Castillo & Martinez, 2005), written here with P' = dP/dy, which exists and is co
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.near_names import near_names
 from constropt.precision import at_least_float32
 
 BIRGIN = (
@@ -179,9 +179,8 @@ def get(name: str | Penalty | Callable[..., Any]) -> Penalty:
     if isinstance(name, str):
         if name in _registry:
             return _registry[name]
-        folded = {known.casefold(): known for known in _registry}
-        near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=5, cutoff=0.5)]
-        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names())}"
+        near = near_names(name, _registry, "did you mean {}?", cutoff=0.5, count=5)
+        hint = near or f"known: {', '.join(names())}"
         raise ValueError(f"penalty: no penalty is named {name!r}; {hint}")
     if callable(name):
         return Penalty(getattr(name, "__name__", type(name).__name__), name)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import cache
 
+from constropt.near_names import near_names
 from constropt.problems.distances.ciede2000 import CIEDE2000
 from constropt.problems.distances.lpips import LPIPS
 from constropt.problems.distances.norms import L0, L0_PIXELS, L1, L2, Distance, DistanceLike, Linf
@@ -58,8 +58,7 @@ def as_distance(distance: DistanceLike, allowed: tuple[str, ...] | None = None) 
         known = [known for known in _BY_NAME if allowed is None or known in allowed]
         if name in known:
             return _named(name)
-        near = difflib.get_close_matches(name.casefold(), known, n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        hint = near_names(name, known, "; did you mean {}?", cutoff=0.5)
         if isinstance(distance, Distance) or name in _BY_NAME:
             hint = "; this attack needs its projection or proximity operator, alma, cw and pdgd only its gradient"
         raise ValueError(f"distance: takes one of {known} here, got {name!r}{hint}")

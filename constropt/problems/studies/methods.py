@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import nn
 
 from constropt.evaluation.references import load_reference
 from constropt.evaluation.specs import RecipeSpec, parse_recipe
+from constropt.near_names import near_names
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class Method:
 def known(name: str, value: str, choices: Mapping[str, Any]) -> None:
     """``ValueError`` that lists near names unless ``value`` is among ``choices``."""
     if value not in choices:
-        near = difflib.get_close_matches(value, choices, n=3, cutoff=0.4)
-        hint = f"; near names: {', '.join(near)}" if near else ""
+        hint = near_names(value, choices, cutoff=0.4)
         raise ValueError(f"{name}: unknown name {value!r}{hint}; known are {', '.join(choices)}")
 
 
