@@ -520,11 +520,11 @@ def test_tables_share_runs_and_fall_back_to_digits(tmp_path):
     notes, seen = [], []
     options = {"out": tmp_path / "out", "root": tmp_path, "methods": ["ce", "cals-alm"], "seeds": [0], "epochs": 1}
     options |= {"warn": notes.append, "progress": lambda run, done, total: seen.append(run)}
-    blocks, path = tables.reproduce_calibration("table-6.3", **options)
+    blocks, path = tables.reproduce("table-6.3", **options)
     assert len(blocks) == 1 and "running on digits instead" in notes[0] and len(seen) == 2
     assert [line[0] for line in blocks[0].lines] == ["CE", "CALS-ALM"] and path.name == "table-6.3.md"
-    blocks, path = tables.reproduce_calibration("table-V-1", **options)
+    blocks, path = tables.reproduce("table-V-1", **options)
     assert len(seen) == 2 and "ECE % + TS (ECE)" in blocks[0].header and path.is_file()
     assert tables.table_name("6.2") == "table-6.2" and tables.table_name("7.1") is None
     with pytest.raises(ValueError, match="near names: long-tailed"):
-        tables.reproduce_calibration("table-6.1", **options, benchmarks=["long-tail"])
+        tables.reproduce("table-6.1", **options, benchmarks=["long-tail"])
