@@ -51,11 +51,21 @@ def test_batches_hold_groups_of_one_class_and_nearly_every_sample(sizes, per_cla
         assert bool((grouped == grouped[:, :1]).all())
         for group, label in zip(rows.view(-1, per_class), grouped[:, 0]):
             assert len(group.unique()) == min(per_class, sizes[label])
+        assert len(labels[rows].unique()) > 1
     count = sum(-(-size // per_class) for size in sizes)
-    dealt = sum(len(rows) for rows in batches) // per_class
-    assert dealt == max(count - count % groups, min(count, groups))
-    if count % groups == 0:
+    assert 0 < len(batches) <= max(count // groups, 1)
+    if len(sizes) > 5 and max(sizes) <= per_class * groups // 2 and count % groups == 0:
         assert torch.cat(list(batches)).unique().equal(torch.arange(len(labels)))
+
+
+def test_batches_of_a_class_that_nearly_fills_the_data_still_hold_another():
+    labels = torch.tensor([0] * 99 + [1])
+    for seed in range(20):
+        torch.manual_seed(seed)
+        for rows in class_batches(labels, 4, 2):
+            assert len(labels[rows].unique()) == 2
+    with pytest.raises(ValueError, match="labels: take at least two classes"):
+        class_batches(labels[:99], 4, 2)
 
 
 def test_a_batch_has_room_for_two_classes():
