@@ -90,11 +90,12 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         ks=(1, 10, 20, 30, 40, 50),
         published={"l2": (90.6, 97.8, 98.5, 98.8, 98.9, 99.0), "cosine": (90.6, 98.0, 98.6, 98.9, 99.1, 99.2)},
     ),
-    # a network without pre-training: nothing to freeze, and Adam, which asks for no rate of each loss
+    # a network without pre-training: nothing to freeze, and Adam, whose step does not depend on a loss's scale; rate
+    # and samples a class were best on validation alphabets of other seeds, over four losses
     "omniglot": Benchmark(
         "Omniglot, unseen alphabets",
         RetrievalSettings("omniglot:{}/omniglot", unseen=0.375, validation=0.2),
-        RetrievalTraining(epochs=20, optimizer="adam", lr=1e-3, schedule="cosine", augment="shift"),
+        RetrievalTraining(epochs=15, optimizer="adam", lr=0.01, schedule="cosine", augment="shift", per_class=8),
         "omniglot",
     ),
     "digits": Benchmark(
