@@ -48,7 +48,7 @@ def embedding_map(
     path: str | Path | None = None,
     title: str | None = None,
 ) -> Figure:
-    """The embeddings ``(n, d)`` along their two directions of most variance (PCA), the first ``classes`` in colour, the
+    """The embeddings ``(n, d)`` along their two directions of most variance (PCA), ``classes`` classes in colour, the
     others grey.
 
     The share of the variance that a direction has stands at its axis. The figure is written to ``path`` if given, in
@@ -59,7 +59,9 @@ def embedding_map(
     coordinates, share = principal_components(embeddings)
     figure = figure_of(5.4, 4.8)
     axes = figure.subplots()
-    shown = labels.unique()[:classes].tolist()
+    found = labels.unique()
+    # spread over the numbers: neighbours may be of one kind, as the characters of an alphabet
+    shown = found[torch.linspace(0, len(found) - 1, min(classes, len(found))).round().long()].tolist()
     others = ~torch.isin(labels, torch.tensor(shown, dtype=labels.dtype))
     if bool(others.any()):
         axes.scatter(*coordinates[others].T.numpy(), s=6, color="0.85", linewidths=0)
@@ -67,7 +69,7 @@ def embedding_map(
         axes.scatter(*coordinates[labels == label].T.numpy(), s=14, color=color, linewidths=0)
     axes.set_xlabel(f"first direction, {share[0]:.0%} of the variance")
     axes.set_ylabel(f"second, {share[1]:.0%}")
-    axes.set_title(title or f"{len(labels)} embeddings, {len(shown)} of {len(labels.unique())} classes in colour")
+    axes.set_title(title or f"{len(labels)} embeddings, {len(shown)} of {len(found)} classes in colour")
     if path is not None:
         save_figure(figure, path)
     return figure
