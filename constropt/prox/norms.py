@@ -19,6 +19,7 @@ from torch import Tensor
 
 from constropt.prox.linf import linf
 from constropt.prox.rows import HUGE, Bound, Problem, Step, clip, row_sum
+from constropt.prox.two_thirds import two_thirds
 
 # Newton's method for the l2 operator ends where a step is so short that the next would be below rounding; halvings take
 # over where it leaves the bracket.
@@ -154,11 +155,16 @@ def _length(rows: Tensor) -> Tensor:
     return size * row_sum((rows / size.to(rows.dtype)).square()).sqrt().unsqueeze(1)
 
 
-_OPERATORS: dict[str, tuple[float, Callable[..., Tensor]]] = {
-    "l0": (0.0, l0),
-    "l1": (1.0, l1),
-    "l2": (2.0, l2),
-    "linf": (torch.inf, linf),
+def _length_of_order(order: float) -> Callable[[Tensor], Tensor]:
+    return partial(torch.linalg.vector_norm, ord=order, dim=1)
+
+
+_OPERATORS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]] = {
+    "l0": (_length_of_order(0.0), l0),
+    "two-thirds": (lambda delta: delta.abs().pow(2 / 3).sum(1), two_thirds),
+    "l1": (_length_of_order(1.0), l1),
+    "l2": (_length_of_order(2.0), l2),
+    "linf": (_length_of_order(torch.inf), linf),
 }
 
 
@@ -166,8 +172,9 @@ _OPERATORS: dict[str, tuple[float, Callable[..., Tensor]]] = {
 class NormAround:
     """``||x - center||`` plus the indicator of ``[lower, upper]``, as the nonsmooth term of a problem.
 
-    ``norm``: "l0", "l1", "l2" or "linf"; ``center`` lies between ``lower`` and ``upper``, numbers or tensors.
-    Raises ``ValueError`` for another norm.
+    ``norm``: "l0", "l1", "l2", "linf", or "two-thirds" for ``sum |.|^(2/3)``, which is between the first two;
+    ``center`` lies between ``lower`` and ``upper``, numbers or tensors. ``relaxed`` names another one whose operator
+    takes the place of the norm's own, where that leads nowhere. Raises ``ValueError`` for another norm.
 
     >>> term = NormAround("linf", torch.tensor([[0.5, 0.5]]), 0.0, 1.0)
     >>> x = torch.tensor([[0.9, 2.0]])
@@ -179,18 +186,20 @@ class NormAround:
     center: Tensor
     lower: Tensor | float
     upper: Tensor | float
+    relaxed: str | None = None
 
     def __post_init__(self) -> None:
-        if self.norm not in _OPERATORS:
-            raise ValueError(f"norm: takes one of {list(_OPERATORS)}, got {self.norm!r}")
+        for name, value in (("norm", self.norm), ("relaxed", self.relaxed or self.norm)):
+            if value not in _OPERATORS:
+                raise ValueError(f"{name}: takes one of {list(_OPERATORS)}, got {value!r}")
 
     def __call__(self, x: Tensor) -> Tensor:
         """The norm of the difference, ``(batch,)``; the indicator is left to the domain."""
-        return torch.linalg.vector_norm((x - self.center).flatten(1), ord=_OPERATORS[self.norm][0], dim=1)
+        return _OPERATORS[self.norm][0]((x - self.center).flatten(1))
 
     def prox(self, x: Tensor, step: Tensor | float, metric: Tensor | None = None) -> Tensor:
         """The exact prox, ``(batch, *event)``; ``step`` a number or of one entry per row."""
-        operator = _OPERATORS[self.norm][1]
+        operator = _OPERATORS[self.relaxed or self.norm][1]
         delta = operator(
             x - self.center, step, lower=self.lower - self.center, upper=self.upper - self.center, metric=metric
         )

@@ -45,10 +45,11 @@ def pdpgd(
     bounds: tuple[float, float] = (0.0, 1.0),
     callback: Callback | None = None,
 ) -> Solution:
-    """The PDPGD attack: :class:`MinimalPerturbation` by :class:`PrimalDual`, the distance ("linf", "l2", "l1") by its
-    prox.
+    """The PDPGD attack: :class:`MinimalPerturbation` by :class:`PrimalDual`, the distance ("linf", "l2", "l1", "l0") by
+    its prox.
 
-    Norm and box are handled together by their exact prox in Adam's metric. ``size`` is the primal step in parts of the
+    Norm and box are handled together by their exact prox in Adam's metric; for "l0" it is that of ``sum |.|^(2/3)``,
+    which the authors prefer to the l0 norm's. ``size`` is the primal step in parts of the
     bounds' width, 0.1 by default and 0.01 for dense predictions. ``Solution.objective`` is the distance. The other
     arguments are those of :class:`MinimalPerturbation`.
 
@@ -59,7 +60,7 @@ def pdpgd(
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
     ([True], 0.13)
     """
-    measure = as_distance(distance, ("l1", "l2", "linf"))
+    measure = as_distance(distance, ("l0", "l1", "l2", "linf"))
     problem = MinimalPerturbation(
         model,
         inputs,
@@ -72,7 +73,13 @@ def pdpgd(
         bounds=bounds,
     )
     assert isinstance(problem.domain, Box)
-    norm = NormAround(measure.name, problem.inputs, problem.domain.lower, problem.domain.upper)
+    norm = NormAround(
+        measure.name,
+        problem.inputs,
+        problem.domain.lower,
+        problem.domain.upper,
+        relaxed="two-thirds" if measure.name == "l0" else None,
+    )
     solver = PDGD(dense=problem.aim.dense, size=size, width=bounds[1] - bounds[0])
     return solve(following(problem, "logit difference", norm), solver, inputs, steps=steps, callback=callback)
 
