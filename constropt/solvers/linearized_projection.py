@@ -24,13 +24,15 @@ _MEET = {1.0: meet_l1, 2.0: meet_l2, torch.inf: meet_linf}
 _REACH = {1.0: 10.0, 2.0: 1.0, torch.inf: 0.3}
 
 # The kinds of runs, in their order; the first is from x0 towards the nearest alternative.
-_TO_SECOND, _FROM_ASIDE, _FROM_BEST = 1, 2, 3
-# How far towards the middle of the box the third run starts.
-_ASIDE = 0.3
+_TO_SECOND, _FROM_ASIDE, _FROM_FARTHER, _FROM_BEST = 1, 2, 3, 4
+# How far towards the middle of the box the runs start that start neither at x0 nor at the best point.
+_ASIDE = {_FROM_ASIDE: 0.3, _FROM_FARTHER: 0.6}
+# The run from the best point settles: the weight of the earlier cuts rises, that of the new one scales the moves.
+_SETTLING = (0.3, 0.9)
 # From this shrinking on less and less entries move together.
 _SPREADING = 0.2
-# The overshoot is kept within these limits, and is relative to at least this norm.
-_LEAST, _MOST, _SMALLEST = 1e-3, 10.0, 1e-5
+# The overshoot is kept within these limits, the lower one falling in a run, and is relative to at least this norm.
+_LEAST, _MOST, _SMALLEST = (1e-3, 1e-5), 10.0, 1e-5
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class _Pace:
 
 
 # A half-space at a time can be met in long steps; the corner of several, met together, and sparse points cannot.
-_FAST = _Pace(0.5, (3.0, 0.3), 1.0, 4, 25)
+_FAST = _Pace(0.5, (10.0, 0.3), 1.0, 5, 25)
 _SLOW = {
     1.0: _Pace(0.5, (3.0, 0.01), 0.3, 2, 100),
     2.0: _Pace(0.7, (3.0, 0.01), 0.5, 1, 100),
@@ -98,20 +100,23 @@ class LinearizedProjection(Solver[CutState]):
     One step, for delta = x - x0 and q dual to p: the cut is normalised, ``g / ||g||_q``, and averaged with the
     earlier ones (weight ``average`` on these); delta is shrunk by ``1 + tau``, tau falling geometrically over
     ``shrink``, then moved to where the averaged cut is met exactly inside the box, with an overshoot that halves
-    where the row is feasible and doubles where not; the move is limited to ``trust`` times the best norm found
-    (before: the current norm, at least ``reach``). One forward and one backward pass a step.
+    where the row is feasible and doubles where not (at least 1e-3 of the norm, at the end of a run 1e-5); the move is
+    limited to ``trust`` times the best norm found (before: the current norm, at least ``reach``). One forward and one
+    backward pass a step.
 
-    From ``runs * restart_after`` steps on the budget is split evenly into ``runs``, 1 to 4, since a row ends in the
-    basin that its first steps choose: the second is from x0 towards the second-nearest alternative, the third from a
-    point 0.3 of the way to the middle of the box, where gradients differ, the fourth from the best point of all. Where
-    only one alternative was linearised the second is left out.
+    The budget is split evenly into as many runs as can have ``restart_after`` steps, ``runs`` (1 to 5) at most, since a
+    row ends in the basin that its first steps choose: the second is from x0 towards the second-nearest alternative, the
+    third from a point 0.3 of the way to the middle of the box, where gradients differ, and of four or five the last is
+    from the best point of all and settles: the weight of the earlier cuts rises from 0.3 to 0.9, unless ``average`` is
+    given, and ``trust`` is times one minus it. The fourth of five is from 0.6 of the way. Where only one alternative
+    was linearised the second is left out.
 
     For p = 1 delta is shrunk by soft thresholding, and moves in the ``spread`` of the largest entries of the cut at
     once (:func:`~constropt.solvers.cuts.meet_l1`), which falls to 0 with tau from ``tau = 0.2`` on: the exact vertex
     of one linearisation is far from that of the next.
 
     What is None depends on p and on the constraint. For p = 2 and inf, with at least two alternatives: ``average`` 0.5,
-    ``shrink`` from 3 to 0.3, ``trust`` 1, ``runs`` 4, ``restart_after`` 25. Without them the constraint may be the
+    ``shrink`` from 10 to 0.3, ``trust`` 1, ``runs`` 5, ``restart_after`` 25. Without them the constraint may be the
     largest of several, such as a target before all other classes, and the averaged cut has to settle on their corner:
     0.7, 3 to 0.01, 0.5, one run. For p = 1 always 0.5, 3 to 0.01, 0.3, 2 and 100. ``reach`` (in the input's units) is
     10, 1, 0.3 for p = 1, 2, inf. Raises ``ValueError`` for another p, equalities or several constraints, and for a
@@ -136,8 +141,8 @@ class LinearizedProjection(Solver[CutState]):
             raise ValueError(f"average: must lie in [0, 1), got {self.average}; 0 uses the last cut alone")
         if not 0 <= self.spread <= 1:
             raise ValueError(f"spread: must lie in [0, 1], got {self.spread}; 0 moves the largest entry first")
-        if self.explore < 1 or self.runs not in (None, 1, 2, 3, 4):
-            raise ValueError(f"explore, runs: need explore >= 1 and 1 to 4 runs, got {self.explore} and {self.runs}")
+        if self.explore < 1 or self.runs not in (None, 1, 2, 3, 4, 5):
+            raise ValueError(f"explore, runs: need explore >= 1 and 1 to 5 runs, got {self.explore} and {self.runs}")
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
         if len(problem.constraints) != 1 or problem.constraints[0].equality:
@@ -165,6 +170,9 @@ class LinearizedProjection(Solver[CutState]):
         explored = state.order.shape[1]
         pace = self._pace(explored)
         kind, since, count = self._schedule(run, pace, explored, index)
+        elsewhere = kind >= _FROM_ASIDE  # starts at another point than x0
+        progress = since / max(count - 1, 1)
+        weight, trust = self._settled(pace, kind, progress)
         feasible = point.violation() <= run.tolerance
         norm = torch.linalg.vector_norm(delta, ord=self.p, dim=1)
         better = feasible & (norm < state.best)
@@ -173,7 +181,7 @@ class LinearizedProjection(Solver[CutState]):
         state = replace(state, best=best, closest=closest)
         multipliers = tuple(torch.zeros_like(v) for v in point.values)
 
-        if since == 0 and kind in (_FROM_ASIDE, _FROM_BEST):
+        if since == 0 and elsewhere:
             x = self._elsewhere(run, state, delta, kind)
             return Proposal(x=run.problem.domain.project(x), state=state, multipliers=multipliers)
         cut = self._cut(point, delta, state.order[:, index] if index < explored else None)
@@ -184,20 +192,18 @@ class LinearizedProjection(Solver[CutState]):
         elif since == 0:  # back to x0, towards the runner-up
             average, overshoot = state.second, torch.ones_like(overshoot)
             delta, norm = torch.zeros_like(delta), torch.zeros_like(norm)
-        elif since == 1 and kind in (_FROM_ASIDE, _FROM_BEST):
+        elif since == 1 and elsewhere:
             average, overshoot = cut, torch.ones_like(overshoot)
         else:
-            weight = pace.average if self.average is None else self.average
             normal = torch.lerp(cut.normal, average.normal, weight)
             average = Cut(normal, torch.lerp(cut.offset, average.offset, weight))
-            overshoot = (overshoot * torch.where(feasible, 0.5, 2.0)).clamp(_LEAST, _MOST)
+            overshoot = (overshoot * torch.where(feasible, 0.5, 2.0)).clamp(_geometric(_LEAST, progress), _MOST)
 
         state = replace(state, average=average, overshoot=overshoot)
         if index < explored - 1:
             return Proposal(x=point.x.detach(), state=state, multipliers=multipliers)
-        first, last = pace.shrink if self.shrink is None else self.shrink
-        tau = first * (last / first) ** (since / max(count - 1, 1))
-        moved = self._move(run, state, delta, norm, tau, pace.trust if self.trust is None else self.trust)
+        tau = _geometric(pace.shrink if self.shrink is None else self.shrink, progress)
+        moved = self._move(run, state, delta, norm, tau, trust)
         x = run.x0 + moved.to(run.x0.dtype).view_as(run.x0)
         return Proposal(x=run.problem.domain.project(x), state=state, multipliers=multipliers)
 
@@ -208,13 +214,23 @@ class LinearizedProjection(Solver[CutState]):
         """Which run the step belongs to, how many steps of it were before, and its length."""
         runs = pace.runs if self.runs is None else self.runs
         least = pace.restart_after if self.restart_after is None else self.restart_after
-        kinds = [kind for kind in range(runs) if explored > 1 or kind != _TO_SECOND]
-        if run.steps < runs * least:
-            kinds = kinds[:1]
+        runs = min(runs, max(run.steps // least, 1))
+        kinds = list(range(runs - 1)) + [_FROM_BEST if runs > 3 else runs - 1]
+        kinds = [kind for kind in kinds if explored > 1 or kind != _TO_SECOND]
         limits = [run.steps * number // len(kinds) for number in range(len(kinds) + 1)]
         number = bisect_right(limits, index) - 1
         start = max(limits[number], explored - 1)  # the looks at x0 are no moves
         return kinds[number], index - start, limits[number + 1] - start
+
+    def _settled(self, pace: _Pace, kind: int, progress: float) -> tuple[float, float]:
+        """The weight of the earlier cuts and the trust region; the run from the best point settles."""
+        weight = pace.average if self.average is None else self.average
+        trust = pace.trust if self.trust is None else self.trust
+        if kind != _FROM_BEST:
+            return weight, trust
+        if self.average is None:
+            weight = _SETTLING[0] + progress * (_SETTLING[1] - _SETTLING[0])
+        return weight, trust * (1 - weight)
 
     def _elsewhere(self, run: Run, state: CutState, delta: Tensor, kind: int) -> Tensor:
         """Where a run starts that does not start at x0; the best point is the last one where there is none."""
@@ -222,7 +238,7 @@ class LinearizedProjection(Solver[CutState]):
             moved = torch.where(state.best.isfinite().unsqueeze(1), state.closest, delta)
         else:
             lower, upper = room(run.problem, run.x0, delta)
-            moved = _ASIDE * (lower + upper) / 2
+            moved = _ASIDE[kind] * (lower + upper) / 2
         return run.x0 + moved.to(run.x0.dtype).view_as(run.x0)
 
     def _explored(self, run: Run, state: CutState, cut: Cut, delta: Tensor) -> CutState:
@@ -278,3 +294,9 @@ class LinearizedProjection(Solver[CutState]):
         length = torch.linalg.vector_norm(step, ord=self.p, dim=1)
         fraction = (radius / torch.where(length > 0, length, 1)).clamp_max(1)
         return delta + fraction.unsqueeze(1) * step
+
+
+def _geometric(ends: tuple[float, float], progress: float) -> float:
+    """From the first of the ``ends`` to the last."""
+    first, last = ends
+    return first * (last / first) ** progress
