@@ -85,6 +85,40 @@ def test_several_runs_spend_the_same_budget(distance):
     assert (solution.objective / exact(weight, bias, x, labels, P[distance])).max() < 1.01
 
 
+@pytest.mark.parametrize("others", [(), (-3.0,)], ids=["two classes", "three classes"])
+@pytest.mark.parametrize("distance", P)
+def test_a_curved_boundary_is_met_closely(distance: str, others: tuple[float, ...]):
+    """From within a ball around ``c``, ``v = x - c``: to its surface, by the largest entry, along v, by all entries.
+
+    Two classes make one run of slow steps, three make several.
+    """
+    x = 0.5 + 0.1 * torch.rand(16, 16, generator=torch.Generator().manual_seed(0))
+
+    def model(t: Tensor) -> Tensor:
+        inside = 0.25 - (t - 0.5).square().sum(1)
+        return torch.stack([inside, 0 * inside, *(other + 0 * inside for other in others)], dim=1)
+
+    size = (x - 0.5).double()
+    missing, largest, total = 0.25 - size.square().sum(1), size.amax(1), size.sum(1)
+    nearest = {
+        "l1": (missing + largest.square()).sqrt() - largest,
+        "l2": 0.5 - size.norm(dim=1),
+        "linf": ((total.square() + 16 * missing).sqrt() - total) / 16,
+    }[distance]
+    solution = minimal(model, x, torch.zeros(16, dtype=torch.int64), distance=distance, steps=100)
+    assert bool(solution.feasible.all())
+    ratio = solution.objective / nearest
+    assert ratio.min() > 1 - 1e-5 and ratio.max() < 1 + 3e-4
+
+
+@pytest.mark.parametrize("steps", [25, 50, 75, 100, 130])
+def test_several_runs_never_add_passes(steps):
+    model, x, labels = small_net()
+    solution = minimal(model, x, labels, steps=steps)
+    assert bool(solution.feasible.all()) and bool((solution.backwards == steps).all())
+    assert bool((solution.forwards == steps + 2).all())
+
+
 @pytest.mark.parametrize("runs", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("p", P.values())
 def test_the_number_of_runs(p, runs):

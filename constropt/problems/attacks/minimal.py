@@ -35,9 +35,10 @@ def minimal(
 
     ``distance``: "l1", "l2" or "linf". Nothing to tune, no dependence on the logits' scale, and outputs that are
     probabilities are recognised (row by row: nonnegative, of sum 1) and their logarithm is attacked, with the same
-    result as for the logits. One forward and one backward pass a step, ``steps`` in all; in l2 and linf they are four
-    runs from 100 on, from three starts and then from the best point, in l1 two from 200 on. ``Solution.objective`` is
-    the distance of each row, ``Solution.feasible`` says which rows fool the model.
+    result as for the logits. One forward and one backward pass a step, ``steps`` in all; in l2 and linf they are split
+    into at most five runs of at least 25, from several starts, of four or five the last from the best point; in l1 into
+    two from 200 on. ``Solution.objective`` is the distance of each row, ``Solution.feasible`` says which rows fool the
+    model.
 
     Raises what :class:`MinimalPerturbation` raises, and ``ValueError`` for another distance.
 
