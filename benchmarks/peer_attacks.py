@@ -159,11 +159,8 @@ def foolbox_cases(steps: int, budgets: Mapping[str, float], search_steps: int | 
 
         def attack(model: nn.Module, x: Tensor, labels: Tensor, starts: Tensor | None = None) -> Tensor:
             wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-            given, settings = within, options
-            if starts is not None:
-                # its trust region grows with the size of the whole batch, which is divided out here
-                given, settings = {"starting_points": starts}, {**options, "lr": 1e-3 / len(x)}
-            found = kind(**settings).run(wrapped, x, foolbox.criteria.Misclassification(labels), **given)
+            given = within if starts is None else {"starting_points": starts}
+            found = kind(**options).run(wrapped, x, foolbox.criteria.Misclassification(labels), **given)
             # of C&W and EAD a black image says that nothing was found, though many models take it for another class
             return torch.where((found.flatten(1) == 0).all(1).view(-1, *[1] * (x.dim() - 1)), x, found)
 

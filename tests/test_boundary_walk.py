@@ -171,6 +171,35 @@ def test_convex_norms_with_ten_classes(linear, distance):
     assert ratio.median() < 1.01 and ratio.max() < 1.02
 
 
+@pytest.mark.parametrize("steps, within", [(12, 1.05), (40, 1.01)])
+@pytest.mark.parametrize("distance", ["l1", "l2", "linf"])
+def test_a_short_walk_crosses_a_large_box(distance, steps, within):
+    """From the far end of 784 entries: a first radius of 1e-3 n is spent on the way."""
+    weight, bias, x = classifier(1, d=784, classes=2, rows=12)
+    weight, bias, x = weight.double(), bias.double(), x.double()
+    labels = (x @ weight.T + bias).argmax(1)
+    exact = (
+        exact_l2(weight, bias, x, labels) if distance == "l2" else exact_linf_l1(weight, bias, x, labels, P[distance])
+    )
+    far = (weight[1 - labels] > weight[labels]).double()
+    attack = partial(brendel_bethge, lambda t: t @ weight.T + bias, x, labels, distance=distance, starts=far)
+    ratio = attack(steps=steps).objective / exact
+    assert ratio.min() > 1 - 1e-9 and ratio.max() < within
+    if distance != "linf":
+        assert (attack(steps=steps, radius=0.784, searches=0).objective / exact).median() > 2
+
+
+def test_the_walk_leaves_where_the_label_is_third():
+    """There DLR+ is -1, whatever the logits: what is walked along is the logit difference."""
+    weight = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
+    bias = torch.tensor([0.0, -1.2, -1.2])
+    x, labels = torch.tensor([[0.2, 0.2]]), torch.tensor([0])
+    start = torch.tensor([[1.0, 0.8]])
+    solution = brendel_bethge(lambda t: t @ weight.T + bias, x, labels, starts=start, searches=0, steps=30)
+    assert solution.feasible.all()
+    torch.testing.assert_close(solution.objective, torch.tensor([0.8 / 2**0.5]), rtol=1e-3, atol=0)
+
+
 def test_l0_is_near_the_exact_optimum(linear):
     model, weight, bias, x, labels = linear
     solution = brendel_bethge(model, x, labels, distance="l0", steps=100)

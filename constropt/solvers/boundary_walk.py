@@ -34,11 +34,11 @@ class BoundaryWalk(Solver[WalkState]):
     nearest to x0 that meets the linearised constraint and lies in the box and within ``radius`` of the present point in
     the l2 norm (:func:`~constropt.solvers.boundary_step.step_on_cut`). The gradient is averaged with the earlier ones
     (``momentum`` their weight); h is aimed at ``-(overshoot - 1) |h|``, just beyond the boundary. ``radius`` is
-    multiplied by ``decay`` every ``1 / decays`` of the steps; for rows of n entries it is by default the mean width of
-    the box times ``max(1e-3 n, 0.5)``, or, for p = 0, where an entry must cross the box at once, ``sqrt(n) / 3``. The
-    constraint itself is linearised, of several entries the worst. Without ``starts`` the walk begins at x0,
-    towards the boundary. One forward and one backward pass a step; the first is spent on x0 itself, to find the rows
-    that need no change.
+    multiplied by ``decay`` every ``1 / decays`` of the steps, and at most once a step; for rows of n entries it is by
+    default a third of the box's diagonal, ``sqrt(n) / 3`` times its mean width, so that a short walk, too, may lead
+    from one end of the box to the other. The constraint itself is linearised, of several entries the worst. Without
+    ``starts`` the walk begins at x0, towards the boundary. One forward and one backward pass a step; the first is spent
+    on x0 itself, to find the rows that need no change.
 
     Raises ``ValueError`` unless the problem has exactly one constraint, an inequality that must hold in full, and a
     finite box as its domain, and for ``starts`` of another shape or outside the box; ``TypeError`` for no tensor.
@@ -92,9 +92,8 @@ class BoundaryWalk(Solver[WalkState]):
         assert bounds is not None
         kind = torch.promote_types(x0.dtype, torch.float32)
         width = (bounds[1] - bounds[0]).flatten(1).to(kind)
-        n = width.shape[1]
-        widths = n**0.5 / 3 if self.p == 0 else max(1e-3 * n, 0.5)
-        first = widths * width.mean(1) if self.radius is None else torch.full_like(width[:, 0], self.radius)
+        first = width.shape[1] ** 0.5 / 3 * width.mean(1)
+        first = first if self.radius is None else torch.full_like(first, self.radius)
         start = x0 if self.starts is None else self._boundary(run, self.starts.detach())
         return WalkState(start, torch.zeros_like(width), first)
 
@@ -111,7 +110,9 @@ class BoundaryWalk(Solver[WalkState]):
         # rounding may have left the box
         delta = torch.minimum(torch.maximum((point.x.detach() - run.x0).flatten(1).to(normal), lower), upper)
         target = (normal * delta).sum(1) - value - (self.overshoot - 1) * value.abs()
-        radius = state.first * self.decay ** ((index + 1) * self.decays // run.steps)
+        waited = int(self.starts is not None)
+        decays = (index - waited) * min(self.decays, run.steps) // run.steps
+        radius = state.first * self.decay**decays
         moved = step_on_cut(self.p, delta, normal, target, lower, upper, radius)
         # NaN passes, for the loop to notice
         moved = moved + 0 * target.unsqueeze(1)

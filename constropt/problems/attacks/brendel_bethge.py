@@ -9,6 +9,7 @@ from torch import Tensor
 from constropt.checks import require_whole
 from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.fgsm import bim
+from constropt.problems.attacks.goals import logit_margin
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
@@ -46,11 +47,11 @@ def brendel_bethge(
     the norm, on the logit difference, with 10 of the ``steps`` (a quarter of them, if that is less), so that a row's
     start depends on nothing but the row; noise, which the reference implementation begins from, is an input of one and
     the same class for most models. ``searches`` bisections lead from the starts to the boundary. ``radius`` is that of
-    the first trust region in the l2 norm, in parts of the bounds' width; for inputs of n entries it is ``1e-3 n`` by
-    default, as in the reference implementation, but at least 0.5, and ``sqrt(n) / 3`` for "l0", which smaller steps
-    leave where it began. It is multiplied by ``decay`` ``decays`` times. ``overshoot`` and ``momentum`` are those of
-    the solver. ``Solution.objective`` is the distance; "l0" counts entries, so that a pixel of three channels may count
-    three times.
+    the first trust region in the l2 norm, in parts of the bounds' width, by default ``sqrt(n) / 3`` for inputs of n
+    entries. That of the reference implementation is ``1e-3 n`` times the size of the batch: of a single input a walk
+    of 100 steps ends before it has come near. It is multiplied by ``decay`` ``decays`` times. ``overshoot`` and
+    ``momentum`` are those of the solver. ``Solution.objective`` is the distance; "l0" counts entries, so that a pixel
+    of three channels may count three times.
 
     Raises what :class:`MinimalPerturbation` raises, and ``ValueError``/``TypeError`` for another distance and for
     ``starts`` of another shape or outside the bounds.
@@ -64,7 +65,9 @@ def brendel_bethge(
     """
     measure = as_distance(distance, ("l0", "l1", "l2", "linf"))
     assert isinstance(measure, Norm)
-    problem = MinimalPerturbation(model, inputs, labels, distance=measure, targets=targets, bounds=bounds)
+    problem = MinimalPerturbation(
+        model, inputs, labels, distance=measure, targets=targets, constraint=logit_margin(), bounds=bounds
+    )
     require_whole(steps=steps)
     width = bounds[1] - bounds[0]
     solver = BoundaryWalk(
