@@ -81,6 +81,21 @@ def test_l0_radius_stays_within_what_the_box_lets_move():
     assert not solution.feasible.any() and torch.stack(radii).max() == 3
 
 
+def test_the_radius_grows_until_a_row_succeeds_though_the_box_cuts_every_step():
+    # most of the gradient points out of the box, so that a clipped step is shorter than the one before it
+    x = torch.tensor([[0.0] * 60 + [0.5] * 4])
+    weight = torch.stack([torch.ones(64), torch.zeros(64)])
+    bias = torch.tensor([0.0, 1.9])
+    radii: list[float] = []
+    solution = fmn(
+        lambda t: t @ weight.T + bias, x, torch.tensor([0]), distance="l2", steps=100,
+        callback=lambda step, point, proposal: radii.append(proposal.state.radius.item()),
+    )  # fmt: skip
+    first = int(solution.first_feasible)
+    assert solution.feasible.all() and all(a < b for a, b in zip(radii[:first], radii[1:first]))
+    torch.testing.assert_close(solution.objective, torch.tensor([0.05]), rtol=0.02, atol=0)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_l0_is_near_the_exact_optimum_of_linear_classifiers(seed):
     weight, bias, x = classifier(seed, d=64, rows=48)

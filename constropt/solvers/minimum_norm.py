@@ -45,13 +45,14 @@ class MinimumNorm(Solver[MinimumNormState]):
     g is the gradient of the mean of the constraint's surrogate over its counted entries, L the mean of its positive
     part: of a mean that met entries make negative, the absolute value would drive the radius away. Each step sets the
     radius -- to ``||delta||_p + L / ||g||_q`` until the row is first feasible (but at least to
-    ``(1 + gamma) ||delta||_p``, which is not in the paper), then larger or smaller by the factor ``1 +- gamma``, and no
-    larger than the best norm where the row is feasible --, moves by ``size`` along the l2-normalised -g, projects on
-    the ball of that radius, and then on the domain. ``size`` and ``gamma`` decay
-    along a cosine to ``final_size`` times itself and to ``final_gamma``. For p = 0 the radius is a number of entries:
-    it starts at 1, is not estimated, is rounded down, and changes by at least 1. Feasibility is the problem's, so a
-    constraint of which a fraction nu must hold decides by that. The surrogate should be the signed distance to the
-    boundary in some unit, such as a logit difference: it estimates the first radius.
+    ``1 + gamma`` times the last radius, which is not in the paper: the box may take from delta at every step what the
+    estimate has added), then larger or smaller by the factor ``1 +- gamma``, and no larger than the best norm where the
+    row is feasible --, moves by ``size`` along the l2-normalised -g, projects on the ball of that radius, and then on
+    the domain. ``size`` and ``gamma`` decay along a cosine to ``final_size`` times itself and to ``final_gamma``. For
+    p = 0 the radius is a number of entries: it starts at 1, is not estimated, is rounded down, and changes by at least
+    1. Feasibility is the problem's, so a constraint of which a fraction nu must hold decides by that. The surrogate
+    should be the signed distance to the boundary in some unit, such as a logit difference: it estimates the first
+    radius.
 
     Raises ``ValueError`` unless the problem has exactly one constraint, an inequality.
     """
@@ -104,7 +105,7 @@ class MinimumNorm(Solver[MinimumNormState]):
             boundary = norm + amount / row_norm(gradient, DUAL[self.p]).clamp_min(torch.finfo(x.dtype).tiny)
             smaller = state.radius * (1 - gamma)
             # at a tie the estimate is the norm itself: a linear model would stay there for ever
-            larger = torch.where(best.isfinite(), state.radius, norm) * (1 + gamma)
+            larger = torch.where(state.radius.isfinite(), state.radius, norm) * (1 + gamma)
             larger = torch.where(best.isfinite(), larger, torch.maximum(larger, boundary))
         radius = torch.where(feasible, torch.minimum(smaller, best).clamp_min(0), larger)
         radius = torch.minimum(radius, state.limit)
