@@ -104,6 +104,12 @@ def adv_lib_cases(steps: int, budgets: Mapping[str, float], search_steps: int | 
             case("pdpgd", name, {"distance": name, "steps": steps}, official("pdpgd", p, num_steps=steps)),
         ]
     found += [
+        case(
+            "pdpgd",
+            "l0",
+            {"distance": "l0", "steps": steps},
+            official("pdpgd", 0, num_steps=steps, proximal_operator=23),
+        ),
         case("pdgd", "l2", {"steps": steps}, official("pdgd", num_steps=steps)),
         case("sigma_zero", "l0", {"steps": steps}, official("sigma_zero", num_steps=steps)),
         case("superdeepfool", "l2", {"accumulate": True}, official("sdf"), variant="accumulate"),
