@@ -24,6 +24,7 @@ class Run:
         self.problem, self.x0, self.steps, self.tolerance = problem, x0, steps, tolerance
         self.forwards = torch.zeros(x0.shape[0], dtype=torch.long, device=x0.device)
         self.backwards = torch.zeros_like(self.forwards)
+        self._last: Tensor | int = 0
 
     def evaluate(self, x: Tensor, *, grad: bool = True, rows: Tensor | None = None) -> Evaluation:
         """The problem at ``x``; counts one forward (and, with ``grad``, one backward) for the ``rows`` still at"
@@ -33,7 +34,13 @@ class Run:
         self.forwards += spent
         if grad:
             self.backwards += spent
+            self._last = spent
         return point
+
+    def spare_gradient(self) -> None:
+        """Say that no gradient was taken at the point evaluated last: its backward pass is counted no more."""
+        self.backwards -= self._last
+        self._last = 0
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class LinearizedProjection(Solver[CutState]):
     ``shrink``, then moved to where the averaged cut is met exactly inside the box, with an overshoot that halves
     where the row is feasible and doubles where not (at least 1e-3 of the norm, at the end of a run 1e-5); the move is
     limited to ``trust`` times the best norm found (before: the current norm, at least ``reach``). One forward and one
-    backward pass a step.
+    backward pass a step; where the next run starts elsewhere, the last point of a run needs no gradient.
 
     The budget is split evenly into as many runs as can have ``restart_after`` steps, ``runs`` (1 to 5) at most, since a
     row ends in the basin that its first steps choose: the second is from x0 towards the second-nearest alternative, the
@@ -182,6 +182,7 @@ class LinearizedProjection(Solver[CutState]):
         multipliers = tuple(torch.zeros_like(v) for v in point.values)
 
         if since == 0 and elsewhere:
+            run.spare_gradient()
             x = self._elsewhere(run, state, delta, kind)
             return Proposal(x=run.problem.domain.project(x), state=state, multipliers=multipliers)
         cut = self._cut(point, delta, state.order[:, index] if index < explored else None)
