@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from constropt.evaluation.plots import class_colors, figure_of, save_figure
-from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.pairs import check_embeddings, check_labels
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def principal_components(embeddings: Tensor, count: int = 2) -> tuple[Tensor, Te
     check_embeddings(embeddings)
     if not 1 <= count <= min(embeddings.shape):
         raise ValueError(f"count: takes 1 to {min(embeddings.shape)} directions, got {count}")
-    centered = at_least_float32(embeddings.detach()).double()
+    centered = embeddings.detach().double()
     centered = centered - centered.mean(0)
     left, spread, _ = torch.linalg.svd(centered, full_matrices=False)
     coordinates = left[:, :count] * spread[:count]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from constropt.checks import require_whole
 from constropt.evaluation.counting import logits_of
+from constropt.modes import evaluating
 
 
 class Embedder(nn.Module):
@@ -94,10 +95,6 @@ def small_embedder(*, channels: int = 1, width: int = 32, dimension: int = 128) 
 @torch.no_grad()
 def dimension_of(features: nn.Module, image: Tensor) -> int:
     """How many features ``features`` gives for one image ``(channels, height, width)``."""
-    training = features.training
-    features.eval()
-    try:
+    with evaluating(features):
         found = logits_of(features(image[None]))
-    finally:
-        features.train(training)
     return found.shape[1] if found.dim() == 4 else found.flatten(1).shape[1]

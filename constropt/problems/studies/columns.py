@@ -13,8 +13,9 @@ import pyarrow
 import pyarrow.parquet
 
 from constropt.evaluation.files import finite, replacing
+from constropt.evaluation.specs import parse_recipe
 from constropt.problems.studies.methods import Method, title_of
-from constropt.problems.studies.study import Study, parse_recipe
+from constropt.problems.studies.study import Study
 
 
 @dataclass(frozen=True)
