@@ -16,9 +16,8 @@ from constropt.problems.calibration.study import run_study
 from constropt.problems.calibration.study_figures import write_figures
 from constropt.problems.calibration.study_report import described, remarks, write_report
 from constropt.problems.studies.columns import Column, ordered
-from constropt.problems.studies.methods import known
 from constropt.problems.studies.study import Study
-from constropt.problems.studies.tables import Block, full_name, write_blocks
+from constropt.problems.studies.tables import Block, full_name, with_data, write_blocks
 
 
 def table_name(name: str) -> str | None:
@@ -53,16 +52,9 @@ def reproduce(
     """
     wanted = TABLES[table]
     root, out = Path(root).resolve(), Path(out)  # the folder is part of the settings that a run is continued by
-    for name in benchmarks or ():
-        known("data", name, BENCHMARKS)
-    names = list(benchmarks or wanted.benchmarks)
-    present = [name for name in names if BENCHMARKS[name].present(root)]
     tell = warn or (lambda text: None)
-    if len(present) < len(names):
-        missing = ", ".join(name for name in names if name not in present)
-        tell(f"{root} has no data for {missing}{'' if present else ': running on digits instead'} (set CONSTROPT_DATA)")
     blocks = []
-    for name in present or ["digits"]:
+    for name in with_data(benchmarks or wanted.benchmarks, BENCHMARKS, root, tell):
         trained: list[str] = []
 
         def report(run: str, done: int, total: int, trained: list[str] = trained) -> None:

@@ -15,9 +15,9 @@ from constropt.problems.metric_learning.study_data import RetrievalSettings
 from constropt.problems.metric_learning.study_figures import write_figures
 from constropt.problems.metric_learning.training import RetrievalTraining
 from constropt.problems.studies.columns import ordered
-from constropt.problems.studies.methods import known, title_of
+from constropt.problems.studies.methods import title_of
 from constropt.problems.studies.study import Study
-from constropt.problems.studies.tables import Block, full_name, write_blocks
+from constropt.problems.studies.tables import STAND_IN, Block, full_name, with_data, write_blocks
 
 TABLES = ("table-2.4",)
 _RESNET = "timm:create_model[model_name=resnet50,num_classes=0,pretrained=true]"
@@ -104,7 +104,6 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         RetrievalTraining(epochs=10, optimizer="adam", lr=1e-3, schedule="cosine"),
     ),
 }
-_STAND_IN = "digits"
 LOSSES = ("ce", "ce-plain", "spce", "spce-t", "center", "contrastive", "triplet", "ms", "snca", "snca-bank", "nca")
 LOSSES += ("proxy-nca", "fastap")
 
@@ -135,16 +134,10 @@ def reproduce(
     Raises ``ValueError`` for unknown names, and as :func:`~constropt.problems.metric_learning.study.run_study`.
     """
     root, out = Path(root).resolve(), Path(out)  # the folder is part of the settings that a run is continued by
-    for name in benchmarks or ():
-        known("data", name, BENCHMARKS)
-    names = list(benchmarks or (name for name in BENCHMARKS if name != _STAND_IN))
-    present = [name for name in names if BENCHMARKS[name].present(root)]
+    names = list(benchmarks or (name for name in BENCHMARKS if name != STAND_IN))
     tell = warn or (lambda text: None)
-    missing = ", ".join(name for name in names if name not in present)
-    if missing and (benchmarks or not present):
-        tell(f"{root} has no data for {missing}{'' if present else ': running on digits instead'} (set CONSTROPT_DATA)")
     blocks = []
-    for name in present or [_STAND_IN]:
+    for name in with_data(names, BENCHMARKS, root, tell, wanted=bool(benchmarks)):
         benchmark = BENCHMARKS[name]
         training = benchmark.training if epochs is None else replace(benchmark.training, epochs=epochs)
         study = run_study(

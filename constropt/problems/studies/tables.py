@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from constropt.evaluation.files import replacing
 from constropt.problems.studies.columns import markdown_table
+from constropt.problems.studies.methods import known
+
+STAND_IN = "digits"  # what needs no data folder
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,37 @@ class Block:
     header: list[str]
     lines: list[list[str]]
     remarks: list[str]
+
+
+class Benchmark(Protocol):
+    """What a table runs on: it knows whether its data is in a folder."""
+
+    def present(self, root: Path) -> bool: ...
+
+
+def with_data(
+    names: Sequence[str],
+    benchmarks: Mapping[str, Benchmark],
+    root: Path,
+    tell: Callable[[str], None],
+    *,
+    wanted: bool = True,
+) -> list[str]:
+    """Those of ``names`` whose data is in the folder ``root``, :data:`STAND_IN` where there are none.
+
+    ``tell`` is told what is missing: if all of it was ``wanted``, or nothing is left. Raises ``ValueError`` for names
+    that are not among ``benchmarks``, naming near ones.
+    """
+    for name in names:
+        known("data", name, benchmarks)
+    present = [name for name in names if benchmarks[name].present(root)]
+    missing = ", ".join(name for name in names if name not in present)
+    if missing and (wanted or not present):
+        tell(
+            f"{root} has no data for {missing}{'' if present else f': running on {STAND_IN} instead'} (set"
+            " CONSTROPT_DATA)"
+        )
+    return present or [STAND_IN]
 
 
 def write_blocks(path: Path, title: str, blocks: Sequence[Block]) -> Path:
