@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from safetensors.torch import load_file
 from test_cli import error, run
-from test_cli_evaluate import files
+from test_cli_calibration import killed_then_whole
 
 MODEL = "constropt.problems.metric_learning.networks:small_embedder[width=4,dimension=8]"
 TRAIN = ["train", "metric", "--model", MODEL, "--optimizer", "adam", "--lr", "0.003", "--no-figures"]
@@ -41,24 +36,8 @@ def test_train_prints_and_writes(tmp_path):
 
 
 def test_a_killed_study_ends_as_an_uninterrupted_one(tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "constropt", *TRAIN, "--loss", "snca-bank", "--loss", "proxy-nca"]
-    command += ["--epochs", "8", "--no-progress", "--augment", "shift", "--out"]
-    settings = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([*command, "killed"], **settings)
-    folder = tmp_path / "killed" / "runs"
-    waited = time.monotonic() + 120
-    while not list(folder.rglob("checkpoint.pt")) and process.poll() is None and time.monotonic() < waited:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert list(folder.rglob("checkpoint.pt")) and not list(folder.rglob("result.json"))
-    again = subprocess.run([*command, "killed"], timeout=300, **settings)
-    assert again.returncode == 0 and "ProxyNCA" in again.stdout, again.stderr
-    whole = subprocess.run([*command, "whole"], timeout=300, **settings)
-    assert whole.returncode == 0 and whole.stdout.replace("whole", "killed") == again.stdout
-    found = {name: data for name, data in files(tmp_path / "killed").items() if "unfinished" not in name}
-    assert found == files(tmp_path / "whole") and len(found) == 4 + 2 * 3
+    losses = ["--loss", "snca-bank", "--loss", "proxy-nca", "--epochs", "8", "--augment", "shift"]
+    killed_then_whole([*TRAIN, *losses], tmp_path, "ProxyNCA")
 
 
 def test_reproduce_falls_back_to_digits(tmp_path, monkeypatch):

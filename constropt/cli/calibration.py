@@ -19,8 +19,8 @@ from constropt.cli.studies import (
     RateOption,
     ScheduleOption,
     SeedsOption,
-    print_table,
     seeds_of,
+    show_study,
 )
 from constropt.evaluation.plots import require_matplotlib
 
@@ -107,12 +107,7 @@ def train_calibration(
             fresh=fresh,
             progress=shown,
         )
-    paths = _load("study_report:write_report")(study)
-    if figures:
-        paths += _load("study_figures:write_figures")(study)
-    header, lines = _load("study_report:main_table")(study)
-    print_table(_load("study_report:described")(study), header, lines, _load("study_report:remarks")(study))
-    typer.echo(f"written to {out}: {', '.join(path.name for path in paths)}, and the weights of each run")
+    show_study(study, "calibration.study_report", "calibration.study_figures" if figures else None)
 
 
 def _load(name: str) -> Any:

@@ -23,6 +23,7 @@ from constropt.cli.studies import (
     data_folder,
     print_table,
     seeds_of,
+    show_study,
 )
 from constropt.evaluation.plots import require_matplotlib
 
@@ -116,12 +117,7 @@ def train_metric(
             fresh=fresh,
             progress=shown,
         )
-    paths = _load("study:write_report")(study)
-    if figures:
-        paths += _load("study_figures:write_figures")(study)
-    header, lines = _load("study:table")(study)
-    print_table(_load("study:described")(study), header, lines, _load("study:remarks")(study))
-    typer.echo(f"written to {out}: {', '.join(path.name for path in paths)}, and the weights of each run")
+    show_study(study, "metric_learning.study", "metric_learning.study_figures" if figures else None)
 
 
 def reproduce_figure(

@@ -54,6 +54,18 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
     Console().print(table)
 
 
+def show_study(study: Any, module: str, figures: str | None) -> None:
+    """Write the report that ``module`` makes of a study, and the ``figures`` of that module, and print its main table;
+    both modules by their names below the problems.
+    """
+    paths = _load(f"{module}:write_report")(study)
+    if figures is not None:
+        paths += _load(f"{figures}:write_figures")(study)
+    header, lines = _load(f"{module}:main_table")(study)
+    print_table(_load(f"{module}:described")(study), header, lines, _load(f"{module}:remarks")(study))
+    typer.echo(f"written to {study.out}: {', '.join(path.name for path in paths)}, and the weights of each run")
+
+
 def study_table(name: str) -> tuple[str, str] | None:
     """The full name of a table of trained methods, and which of the kinds it is; ``None`` for other tables."""
     for kind, package in _TABLES.items():

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from constropt.evaluation.counting import logits_of
-from constropt.evaluation.model import load_weights, save_weights
 from constropt.problems.calibration.methods import build_loss, parse_method
 from constropt.problems.calibration.metrics import (
     accuracy,
@@ -33,16 +32,7 @@ from constropt.problems.calibration.study_data import (
 )
 from constropt.problems.calibration.training import predict, train
 from constropt.problems.studies.epochs import TrainingSettings
-from constropt.problems.studies.study import (
-    CHECKPOINT,
-    HISTORY,
-    WEIGHTS,
-    Run,
-    Study,
-    complete,
-    distinct,
-    write_history,
-)
+from constropt.problems.studies.study import Run, Study, complete, distinct, trained
 
 SCALINGS = ("nll", "ece")  # the temperature of least NLL, and of least ECE (the thesis), both on held-out data
 
@@ -86,21 +76,22 @@ def run_study(
         out=Path(out),
         settings=settings,
         data=lambda seed: first if seed == chosen[0] else pools.split(seed),
-        run=lambda run, split: _trained(run, split, model, training, device),
+        run=lambda run, split: _run(run, split, model, training, device),
         fresh=fresh,
         progress=progress,
     )
 
 
-def _trained(
+def _run(
     run: Run, data: StudyData, model: str | None, training: TrainingSettings, device: torch.device | str
 ) -> dict[str, Any]:
     """Train, unless the weights are there, and measure."""
     network = build_network(model, data, seed=run.seed).to(device)
-    weights, checkpoint = run.folder / WEIGHTS, run.folder / CHECKPOINT
-    if not weights.is_file():
-        loss = build_loss(run.spec, data.classes, text=data.kind == "text", ignore_index=data.ignore_index)
-        history = train(
+    loss = build_loss(run.spec, data.classes, text=data.kind == "text", ignore_index=data.ignore_index)
+    trained(
+        run,
+        network,
+        lambda checkpoint: train(
             network,
             loss,
             data.train,
@@ -110,12 +101,8 @@ def _trained(
             ignore_index=data.ignore_index,
             checkpoint=checkpoint,
             progress=run.progress,
-        )
-        write_history(history, run.folder / HISTORY)
-        save_weights(network, weights)
-        checkpoint.unlink(missing_ok=True)
-    network.load_state_dict(load_weights(weights))
-    network.eval()
+        ),
+    )
     return {"data": data.fingerprint(), **measured(network, data)}
 
 

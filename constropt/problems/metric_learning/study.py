@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from constropt.evaluation.model import load_weights, save_weights
 from constropt.problems.metric_learning.methods import METHODS, build_loss, parse_loss
 from constropt.problems.metric_learning.networks import Embedder
 from constropt.problems.metric_learning.retrieval import retrieval_metrics
@@ -23,16 +22,7 @@ from constropt.problems.metric_learning.study_data import (
 )
 from constropt.problems.metric_learning.training import RetrievalTraining, embed, train_embedder
 from constropt.problems.studies.columns import Column, average, layout, write_results
-from constropt.problems.studies.study import (
-    CHECKPOINT,
-    HISTORY,
-    WEIGHTS,
-    Run,
-    Study,
-    complete,
-    distinct,
-    write_history,
-)
+from constropt.problems.studies.study import Run, Study, complete, distinct, trained
 
 KS = (1, 2, 4, 8, 16, 32)  # CUB and Cars; SOP has 1, 10, 100, 1000, In-Shop 1, 10, ..., 50
 DISTANCES = ("cosine", "l2")
@@ -94,7 +84,7 @@ def run_study(
 
     def run(run: Run, split: RetrievalData) -> dict[str, Any]:
         network = build_embedder(model, split, weights=weights, head_norm=head_norm, frozen=frozen, seed=run.seed)
-        return _trained(run, split, network.to(device), training, ks)
+        return _run(run, split, network.to(device), training, ks)
 
     return complete(
         specs,
@@ -108,22 +98,20 @@ def run_study(
     )
 
 
-def _trained(
+def _run(
     run: Run, data: RetrievalData, network: Embedder, training: RetrievalTraining, ks: Sequence[int]
 ) -> dict[str, Any]:
     """Train, unless the weights are there, and measure."""
-    weights, checkpoint = run.folder / WEIGHTS, run.folder / CHECKPOINT
     found: dict[str, Any] = {"data": data.fingerprint(), "classes": data.classes, "samples": len(data.train.labels)}
-    if not weights.is_file():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)  # proxies and centers are drawn
-            loss = build_loss(
-                run.spec,
-                num_classes=data.classes,
-                dimension=network.dimension,
-                samples=len(data.train.labels),
-            )
-        history = train_embedder(
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)  # proxies and centers are drawn
+        loss = build_loss(
+            run.spec, num_classes=data.classes, dimension=network.dimension, samples=len(data.train.labels)
+        )
+    trained(
+        run,
+        network,
+        lambda checkpoint: train_embedder(
             network,
             loss,
             data.train,
@@ -132,11 +120,8 @@ def _trained(
             seed=run.seed,
             checkpoint=checkpoint,
             progress=run.progress,
-        )
-        write_history(history, run.folder / HISTORY)
-        save_weights(network, weights)
-        checkpoint.unlink(missing_ok=True)
-    network.load_state_dict(load_weights(weights))
+        ),
+    )
     return found | measured(network, data, ks)
 
 
@@ -205,7 +190,7 @@ def remarks(study: Study) -> list[str]:
     return lines
 
 
-def table(study: Study) -> tuple[list[str], list[list[str]]]:
+def main_table(study: Study) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the table that a terminal has room for."""
     return layout(study, METHODS, [column for column in columns((1, 8)) if column.header in _MAIN])
 

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import pyarrow
 import pyarrow.parquet
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from constropt.evaluation.files import finite, replacing
 from constropt.evaluation.manifest import FILE, open_run
+from constropt.evaluation.model import load_weights, save_weights
 from constropt.evaluation.specs import RecipeSpec, parse_recipe
 from constropt.problems.studies.epochs import History
 
@@ -55,6 +56,21 @@ class Run:
     seed: int
     folder: Path
     progress: Callable[[int, int], None] | None
+
+
+def trained(run: Run, network: nn.Module, train: Callable[[Path], History]) -> None:
+    """Give ``network`` the weights of ``run``: those in its folder, or else what ``train(checkpoint)`` makes of it.
+
+    Training leaves the weights and the history of its epochs in the folder; ``checkpoint`` is the file that a killed
+    one continues from. The network ends in eval mode.
+    """
+    weights, checkpoint = run.folder / WEIGHTS, run.folder / CHECKPOINT
+    if not weights.is_file():
+        write_history(train(checkpoint), run.folder / HISTORY)
+        save_weights(network, weights)
+        checkpoint.unlink(missing_ok=True)
+    network.load_state_dict(load_weights(weights))
+    network.eval()
 
 
 def distinct(specs: Sequence[RecipeSpec], seeds: Sequence[int]) -> tuple[list[RecipeSpec], list[int]]:
