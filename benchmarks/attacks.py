@@ -23,7 +23,7 @@ from peer_attacks import CASES, Case, P, adversarial_starts
 from peers import adv_lib
 from torch import Tensor, nn
 
-from constropt.evaluation.counting import PassCounter, counted
+from constropt.lab.attacks.counting import PassCounter, counted
 from constropt.problems.distances import as_distance
 
 

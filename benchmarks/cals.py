@@ -16,8 +16,8 @@ import torch
 from timing import timed
 from torch import nn
 
+from constropt.lab.models.calibration import ResNet18
 from constropt.problems.calibration import CALS
-from constropt.problems.calibration.networks import ResNet18
 
 
 def main() -> None:

@@ -22,13 +22,13 @@ import torch
 from peers import adv_lib, official_alma_prox
 from torch import Tensor
 
-from constropt.evaluation.counting import PassCounter, counted
-from constropt.evaluation.model import load_model, save_weights
-from constropt.evaluation.scenes import CAMVID_CLASSES, load_camvid
-from constropt.evaluation.segmentation import apsr, mean_iou, pixel_accuracy
+from constropt.lab.attacks.counting import PassCounter, counted
+from constropt.lab.data.scenes import CAMVID_CLASSES, load_camvid
+from constropt.lab.models.segmenter import predict, train_segmenter
+from constropt.lab.models.unet import UNet, unet
+from constropt.lab.models.weights import load_model, save_weights
 from constropt.problems.attacks import alma_prox, dag, fmn, pdpgd, pgd
-from constropt.problems.segmenter import predict, train_segmenter
-from constropt.problems.unet import UNet, unet
+from constropt.problems.dense_metrics import apsr, mean_iou, pixel_accuracy
 from constropt.solution import Solution
 
 OBJECTS, ROAD = (2, 6, 8, 9, 10), 3
@@ -60,7 +60,7 @@ def trained_unet(
         )
         save_weights(model, weights)
         print(f"  trained in {time.perf_counter() - start:.0f} s", flush=True)
-    model = load_model("constropt.problems.unet:unet", weights)
+    model = load_model("constropt.lab.models.unet:unet", weights)
     assert isinstance(model, UNet)
     return model
 

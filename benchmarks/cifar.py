@@ -2,7 +2,7 @@
 
     python benchmarks/cifar.py --adv-lib DIR [--net cifar-resnet20] [--steps 100 1000] [--samples 50 20]
 
-Every cell is a run of :func:`constropt.evaluation.run_evaluation` in a folder of its own, below
+Every cell is a run of :func:`constropt.lab.run_evaluation` in a folder of its own, below
 ``OUT/NET-STEPSxSAMPLES/DISTANCE``: the same command continues where another was killed, and ``--table`` prints what is
 there without running anything. ``steps`` are shared by all searches of a recipe that searches (C&W, EAD, L-BFGS: 9,
 APGD: 13 radii); DeepFool and SuperDeepFool end by themselves, an iteration of FAB, ``steps / 5`` of them, takes the
@@ -24,7 +24,7 @@ from peer_attacks import CASES
 from peers import adv_lib
 from torch import nn
 
-from constropt.evaluation import LabelledData, RecipeSpec, run_evaluation
+from constropt.lab import LabelledData, RecipeSpec, run_evaluation
 
 DISTANCES = ("l0", "l1", "l2", "linf", "ciede2000", "ssim")
 PEER = "adv_lib"

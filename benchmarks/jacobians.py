@@ -22,8 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from constropt.lab.models.small import small_cnn
 from constropt.problems.attacks.constraints import class_gaps
-from constropt.problems.models import small_cnn
 from constropt.solvers.jacobian import jacobian
 
 CLASSES = 10

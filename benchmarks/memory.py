@@ -16,8 +16,8 @@ import sys
 
 import torch
 
+from constropt.lab.models.unet import unet
 from constropt.problems.attacks import alma_prox
-from constropt.problems.unet import unet
 
 CASES = ("plain gradient", "ALMA prox")
 # glibc keeps freed blocks of up to 32 MiB; with a fixed threshold the resident memory is that of live tensors

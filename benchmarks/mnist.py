@@ -19,11 +19,11 @@ from peers import adv_lib, official_alma, official_ddn
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from constropt.evaluation.data import load_data
+from constropt.lab.data.load import load_data
+from constropt.lab.models.classifier import accuracy, train_classifier
+from constropt.lab.models.small import small_cnn
 from constropt.problems.attacks import alma, ddn
 from constropt.problems.attacks.alma import ema_for
-from constropt.problems.classifier import accuracy, train_classifier
-from constropt.problems.models import small_cnn
 
 
 def train_robust(model: nn.Module, inputs: Tensor, labels: Tensor, *, epochs: int, seed: int = 0) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import nn
 
-from constropt.evaluation import LabelledData, load_data, load_model
+from constropt.lab import LabelledData, load_data, load_model
 
-MODELS, CIFAR = "constropt.problems.models", "constropt.problems.cifar_models"
+MODELS, CIFAR = "constropt.lab.models.small", "constropt.lab.models.cifar_models"
 
 # name -> factory, weights below the data folder (or, with "out/", where benchmarks/mnist.py has put them), data
 NETS = {

@@ -18,8 +18,8 @@ from timing import timed
 from torch import Tensor
 
 from constropt import AugmentedLagrangian, MultiplierUpdate, PeriodicRho
+from constropt.lab.models.small import small_cnn
 from constropt.problems import attacks
-from constropt.problems.models import small_cnn
 
 
 def passes(model: torch.nn.Module, inputs: Tensor, labels: Tensor, count: int) -> None:

@@ -22,11 +22,11 @@ from torch.nn import functional
 
 from constropt import AugmentedLagrangian, ConstantRho
 from constropt.duals import keep
-from constropt.evaluation.scenes import CAMVID_CLASSES, IGNORED, load_camvid
-from constropt.evaluation.segmentation import mean_iou, pixel_accuracy
-from constropt.problems.segmenter import predict
-from constropt.problems.training import DemographicParity, EqualOpportunity, NeymanPearson, RegionSize, size_bounds
-from constropt.problems.unet import unet
+from constropt.lab.data.scenes import CAMVID_CLASSES, IGNORED, load_camvid
+from constropt.lab.models.segmenter import predict
+from constropt.lab.models.unet import unet
+from constropt.problems.dense_metrics import mean_iou, pixel_accuracy
+from constropt.problems.objectives import DemographicParity, EqualOpportunity, NeymanPearson, RegionSize, size_bounds
 from constropt.training import ConstrainedLoss
 
 Figures = dict[str, float]

@@ -3,12 +3,19 @@
 Declare a :class:`ConstrainedProblem`, hand it to :func:`solve`, read the :class:`Solution`.
 """
 
-from constropt.domain import Box, Domain, L1Ball, L2Ball, LinfBall, Reals, Simplex
+from importlib.metadata import PackageNotFoundError, version
+
+from constropt.domain import Box, Domain, L1Ball, L2Ball, LinfBall, Reals, Simplex, WassersteinBall
 from constropt.duals import ConstantRho, Duals, MultiplierUpdate, PeriodicRho, ProgressRho
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.problem import ConstrainedProblem, Constraint, Evaluation, equality, inequality
 from constropt.solution import KKTResiduals, Solution, Status
-from constropt.solve import solve
+from constropt.solving import solve
+
+try:
+    __version__ = version("constropt")
+except PackageNotFoundError:  # a checkout on the path that is not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "AugmentedLagrangian",
@@ -30,6 +37,8 @@ __all__ = [
     "Simplex",
     "Solution",
     "Status",
+    "WassersteinBall",
+    "__version__",
     "equality",
     "inequality",
     "solve",

@@ -1,4 +1,4 @@
-"""Checks of plain numbers among arguments."""
+"""Checks of plain numbers among arguments, and of optional dependencies."""
 
 from __future__ import annotations
 
@@ -17,3 +17,7 @@ def require_whole(least: int = 1, /, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
+
+
+class MissingExtra(ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""

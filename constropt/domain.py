@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from constropt.prox.projections import project_l1, project_l2, project_linf, project_simplex
+from constropt.prox.wasserstein_ball import check_sinkhorn, project_wasserstein
 
 Bound = float | Tensor
 
@@ -167,3 +168,55 @@ class Simplex(Domain):
 
     def project(self, x: Tensor) -> Tensor:
         return project_simplex(x, self.total)
+
+
+@dataclass(frozen=True, eq=False)
+class WassersteinBall(Domain):
+    """Images that local transport of ``center``'s mass reaches at a cost within ``radius``, by
+    :func:`project_wasserstein`.
+
+    ``center``: ``(batch, channels, height, width)`` within ``box``, over whose lower side the mass is counted and
+    whose upper side no pixel exceeds. ``radius``: a number or ``(batch,)``, in pixels times the part of the mass. The
+    projection is that of the entropic problem, not of the exact ball: within the ball, but not idempotent.
+
+    Raises ``ValueError`` for a center that is no batch of images in the box, a box that is not finite below, and
+    numbers out of range.
+
+    >>> center = torch.eye(3).view(1, 1, 3, 3)
+    >>> WassersteinBall(0.1, center).project(center).equal(center)
+    True
+    """
+
+    radius: Bound
+    center: Tensor
+    box: Box = Box(0.0, 1.0)
+    kernel: int = 5
+    regularization: float = 1000.0
+    iterations: int = 50
+    p: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_sinkhorn(self.kernel, self.regularization, self.iterations)
+        if not bool((torch.as_tensor(self.radius) >= 0).all()):
+            raise ValueError(f"radius: takes numbers >= 0, in pixels times the part of the mass, got {self.radius}")
+        if not isinstance(self.center, Tensor) or self.center.dim() != 4:
+            got = tuple(self.center.shape) if isinstance(self.center, Tensor) else type(self.center).__name__
+            raise ValueError(f"center: takes images (batch, channels, height, width), got {got}")
+        if not bool(self.box.contains(self.center).all()) or not bool(self.box.bounds(self.center)[0].isfinite().all()):
+            raise ValueError(f"center: must lie in the box, which must be finite below, got {self.box}")
+
+    def project(self, x: Tensor) -> Tensor:
+        center = self.center.to(x)
+        lower, upper = self.box.bounds(center)
+        moved = project_wasserstein(
+            x - lower,
+            center - lower,
+            self.radius,
+            upper=upper - lower,
+            kernel=self.kernel,
+            regularization=self.regularization,
+            iterations=self.iterations,
+            p=self.p,
+        )
+        same = (x == center).flatten(1).all(1).view(-1, 1, 1, 1)
+        return torch.where(same, center, self.box.project(lower + moved))

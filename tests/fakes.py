@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.evaluation import load_data
+from constropt.lab import load_data
 from constropt.solution import Solution, Status
 
 

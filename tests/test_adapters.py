@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from constropt.evaluation.counting import logits_of
 from constropt.problems.adapters import DenseLogits, find_logits
+from constropt.problems.model_calls import logits_of
 
 
 class Output(NamedTuple):

@@ -16,8 +16,8 @@ from constropt.problems.attacks.arguments import Aim
 from constropt.problems.attacks.constraints import class_dlr, dlr, targeted_dlr
 from constropt.problems.attacks.losses import LOSSES, leading_classes, towards
 from constropt.solution import best_of
-from constropt.solvers.auto_projected_gradient import AutoProjectedGradient, checkpoints
-from constropt.solvers.projected_gradient import ProjectedGradient
+from constropt.solvers.balls.auto_projected_gradient import AutoProjectedGradient, checkpoints
+from constropt.solvers.balls.projected_gradient import ProjectedGradient
 
 NORMS = ["linf", "l2", "l1"]
 

@@ -114,8 +114,8 @@ def test_imports_point_down(path):
 
 def test_the_rule_catches_what_it_should():
     assert forbidden_imports("constropt.domain", {"constropt.duals"})
-    assert forbidden_imports("constropt.evaluation.run", {"constropt.problems.attacks"})
-    assert forbidden_imports("constropt.cli", {"constropt.problems.models"})
+    assert forbidden_imports("constropt.lab.attacks.run", {"constropt.problems.attacks"})
+    assert forbidden_imports("constropt.lab.cli", {"constropt.lab.models.small"})
     assert forbidden_imports("constropt.solvers.base", {"constropt"})
     assert forbidden_imports("constropt.testing.laws", {"constropt.problems"})
     assert not forbidden_imports("constropt.problems.attacks.alma", {"constropt", "constropt.solvers.base"})

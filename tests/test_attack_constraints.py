@@ -18,7 +18,7 @@ from constropt.problems.attacks.score_perturbation import (
     regression_error,
     scores_below,
 )
-from constropt.solvers.linearized_projection import LinearizedProjection
+from constropt.solvers.linearized.linearized_projection import LinearizedProjection
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0, -5.0], [0.0, 4.0, 2.0, 1.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 1])

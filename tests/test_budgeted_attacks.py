@@ -17,8 +17,8 @@ from constropt.problems.attacks.arguments import Aim
 from constropt.problems.attacks.constraints import MARGIN
 from constropt.problems.attacks.losses import LOSSES, as_loss
 from constropt.solution import best_of
-from constropt.solvers.projected_gradient import ProjectedGradient
-from constropt.solvers.radius_search import smallest_radius
+from constropt.solvers.balls.projected_gradient import ProjectedGradient
+from constropt.solvers.balls.radius_search import smallest_radius
 
 RECIPES = [
     pytest.param(fgsm, id="fgsm"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.problems.calibration.networks import (
+from constropt.lab.models.calibration import (
     GPCN,
     DeepLab,
     ResidualBlock,

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from constropt.evaluation import MissingExtra
+from constropt.lab import MissingExtra
 from constropt.problems.calibration.diagrams import multiplier_curves, reliability_diagram
 from constropt.problems.calibration.metrics import expected_calibration_error
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from constropt.evaluation import MissingExtra
+from constropt.lab import MissingExtra
 from constropt.problems.calibration.metrics import (
     accuracy,
     adaptive_calibration_error,

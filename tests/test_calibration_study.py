@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from constropt.evaluation.omniglot import load_omniglot
-from constropt.problems.calibration import benchmarks, tables
-from constropt.problems.calibration import study_data as study_data_module
-from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
-from constropt.problems.calibration.methods import METHODS, build_loss, parse_method, title_of
-from constropt.problems.calibration.metrics import expected_calibration_error
-from constropt.problems.calibration.study import run_study
-from constropt.problems.calibration.study_data import DataSettings, build_network, load_pools, study_data
-from constropt.problems.calibration.study_figures import write_figures
-from constropt.problems.calibration.study_report import (
+from constropt.lab.data.omniglot import load_omniglot
+from constropt.lab.studies.augment import AUGMENTATIONS, shift
+from constropt.lab.studies.calibration import benchmarks
+from constropt.lab.studies.calibration import study_data as study_data_module
+from constropt.lab.studies.calibration import thesis_table as tables
+from constropt.lab.studies.calibration.methods import METHODS, build_loss, parse_method, title_of
+from constropt.lab.studies.calibration.study import run_study
+from constropt.lab.studies.calibration.study_data import DataSettings, build_network, load_pools, study_data
+from constropt.lab.studies.calibration.study_figures import write_figures
+from constropt.lab.studies.calibration.study_report import (
     COLUMNS,
     ECE,
     ECE_SCALED,
@@ -30,11 +30,12 @@ from constropt.problems.calibration.study_report import (
     remarks,
     write_report,
 )
-from constropt.problems.calibration.training import predict, train
-from constropt.problems.studies.augment import AUGMENTATIONS, shift
-from constropt.problems.studies.columns import layout, with_spread
-from constropt.problems.studies.epochs import TrainingSettings
-from constropt.problems.studies.study import read_history, read_study
+from constropt.lab.studies.calibration.training import predict, train
+from constropt.lab.studies.columns import layout, with_spread
+from constropt.lab.studies.epochs import TrainingSettings
+from constropt.lab.studies.study import read_history, read_study
+from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
+from constropt.problems.calibration.metrics import expected_calibration_error
 
 
 class Tiny(nn.Module):

@@ -14,10 +14,10 @@ from constropt import Box, ConstrainedProblem, L2Ball, Status, inequality, solve
 from constropt.problems.attacks.constraints import class_gaps
 from constropt.problems.attacks.deepfool import deepfool
 from constropt.problems.attacks.superdeepfool import superdeepfool
-from constropt.solvers.alternatives import nearest, onto
-from constropt.solvers.class_projection import NearestProjection
 from constropt.solvers.jacobian import jacobian, jacobian_blocks
-from constropt.solvers.segment_search import SegmentSearch
+from constropt.solvers.linearized.alternatives import nearest, onto
+from constropt.solvers.linearized.class_projection import NearestProjection
+from constropt.solvers.linearized.segment_search import SegmentSearch
 
 P = {"l2": 2.0, "linf": torch.inf}
 FREE = (-float("inf"), float("inf"))

@@ -13,9 +13,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from constropt import evaluation
-from constropt.cli import app
-from constropt.cli.shared import bar, named_bar
+from constropt import lab as evaluation
+from constropt.lab.cli import app
+from constropt.lab.cli.shared import bar, named_bar
 
 TESTS = Path(__file__).resolve().parent
 MODEL = ["--model", "fakes:nearest_mean"]

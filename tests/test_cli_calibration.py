@@ -84,7 +84,7 @@ def test_reproduce_falls_back_to_digits_and_shows_published_figures(tmp_path, mo
 def test_reproduce_on_real_data_stands_beside_the_thesis(tmp_path, monkeypatch, real_data):
     if not (real_data / "fashion_mnist").is_dir():
         pytest.skip("no Fashion-MNIST")
-    monkeypatch.setattr("constropt.problems.calibration.tables.BENCHMARKS", _quick())
+    monkeypatch.setattr("constropt.lab.studies.calibration.thesis_table.BENCHMARKS", _quick())
     monkeypatch.setenv("CONSTROPT_DATA", str(real_data))
     command = ["--method", "ce", "--method", "mbls", "--seeds", "0", "--epochs", "1", "--out", str(tmp_path)]
     result = run("reproduce", "table-6.1", *command, "--data", "long-tailed,fashion")
@@ -97,7 +97,7 @@ def _quick():
     """The benchmarks on a few samples and a linear model."""
     from dataclasses import replace
 
-    from constropt.problems.calibration.benchmarks import BENCHMARKS
+    from constropt.lab.studies.calibration.benchmarks import BENCHMARKS
 
     linear = "test_cli_calibration:linear"
     few = {name: replace(b.data, samples=500, held_out=0.2, test_samples=100) for name, b in BENCHMARKS.items()}

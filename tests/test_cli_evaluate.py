@@ -15,8 +15,8 @@ import torch
 from fakes import nearest_mean
 from test_cli import MODEL, TESTS, error, run
 
-from constropt.cli.shared import EMBEDDED, unused_name
-from constropt.evaluation import load_data, save_weights
+from constropt.lab import load_data, save_weights
+from constropt.lab.cli.shared import EMBEDDED, unused_name
 
 FMN = "constropt.problems.attacks:fmn"
 SLOW = """

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from test_cli import error, run
 from test_cli_calibration import killed_then_whole
 
-MODEL = "constropt.problems.metric_learning.networks:small_embedder[width=4,dimension=8]"
+MODEL = "constropt.lab.models.embedders:small_embedder[width=4,dimension=8]"
 TRAIN = ["train", "metric", "--model", MODEL, "--optimizer", "adam", "--lr", "0.003", "--no-figures"]
 
 

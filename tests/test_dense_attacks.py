@@ -14,7 +14,7 @@ from constropt.problems.attacks import asma, bim, dag, fgsm, fmn, mi_fgsm, pdgd,
 from constropt.problems.attacks.asma import mean_iou
 from constropt.problems.attacks.constraints import MARGIN
 from constropt.solvers.greedy import GreedyAccumulation
-from constropt.solvers.minimum_norm import MinimumNorm
+from constropt.solvers.level_sets.minimum_norm import MinimumNorm
 from constropt.solvers.primal_dual import PrimalDual
 
 VOID = 255

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from constropt.evaluation.plots import class_colors, failure_rate, plot_failures, plot_label_maps
-from constropt.evaluation.targets import constant_target, majority_target, nearest_neighbour_target, repeated_target
+from constropt.lab.attacks.plots import class_colors, failure_rate, plot_failures, plot_label_maps
+from constropt.lab.attacks.targets import constant_target, majority_target, nearest_neighbour_target, repeated_target
 
 
 def label_maps(*shape: int, classes: int = 4, seed: int = 0) -> torch.Tensor:

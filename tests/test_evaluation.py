@@ -13,11 +13,11 @@ from fakes import anything, broken, lazy, nearest_mean, outside, sign_steps, sol
 from rich.console import Console
 from torch import nn
 
-from constropt import evaluation
-from constropt.evaluation import evaluate, load_data, results_table
-from constropt.evaluation.counting import PassCounter, counted, time_pass
-from constropt.evaluation.files import replacing
-from constropt.evaluation.run import takes
+from constropt import lab as evaluation
+from constropt.files import replacing
+from constropt.lab import evaluate, load_data, results_table
+from constropt.lab.attacks.counting import PassCounter, counted, time_pass
+from constropt.lab.attacks.run import takes
 
 
 @pytest.fixture(scope="module")

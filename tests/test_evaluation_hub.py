@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from constropt.evaluation import MissingExtra, load_model
-from constropt.evaluation.hub import Normalized, is_hub, load_hub
+from constropt.lab import MissingExtra, load_model
+from constropt.lab.models.hub import is_hub, load_hub
+from constropt.problems.adapters import Normalized
 
 
 class Tiny(nn.Module):

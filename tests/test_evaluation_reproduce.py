@@ -8,9 +8,9 @@ import pytest
 from fakes import nearest_mean
 from torch import nn
 
-from constropt.evaluation import RecipeSpec, load_data
-from constropt.evaluation.reproduce import reproduce, reproduction_table, thesis_table, write_reproduction
-from constropt.evaluation.thesis_tables import TABLES, TableRow, ThesisTable
+from constropt.lab import RecipeSpec, load_data
+from constropt.lab.attacks.reproduce import reproduce, reproduction_table, thesis_table, write_reproduction
+from constropt.lab.attacks.thesis_tables import TABLES, TableRow, ThesisTable
 
 STEPS = "fakes:sign_steps"
 

@@ -14,12 +14,12 @@ import torch
 from fakes import nearest_mean, sign_steps, solution
 from torch import nn
 
-from constropt.evaluation import Sign, evaluate, load_data, run_evaluation, write_evaluation
-from constropt.evaluation.counting import PassCounter, counted
-from constropt.evaluation.manifest import differences
-from constropt.evaluation.results import geometric_mean
-from constropt.evaluation.shards import read_adversarial, read_shard
-from constropt.evaluation.transfer import load_transfer
+from constropt.lab import Sign, evaluate, load_data, run_evaluation, write_evaluation
+from constropt.lab.attacks.counting import PassCounter, counted
+from constropt.lab.attacks.results import geometric_mean
+from constropt.lab.attacks.transfer import load_transfer
+from constropt.lab.runs.manifest import differences
+from constropt.lab.runs.shards import read_adversarial, read_shard
 
 STEPS, ATTACKS = "fakes:sign_steps", "constropt.problems.attacks"
 

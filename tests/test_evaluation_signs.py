@@ -8,9 +8,8 @@ import torch
 from fakes import nearest_mean, sign_steps
 from torch import nn
 
-from constropt.evaluation import load_data, round_to_8_bits
-from constropt.evaluation.model import evaluation_mode
-from constropt.evaluation.signs import (
+from constropt.lab import load_data, round_to_8_bits
+from constropt.lab.attacks.signs import (
     fails_unbounded,
     left_in_training_mode,
     noise_beats,
@@ -21,6 +20,7 @@ from constropt.evaluation.signs import (
     transfer_beats,
     zero_gradients,
 )
+from constropt.modes import evaluating
 from constropt.problems.attacks import pgd
 
 
@@ -76,7 +76,7 @@ def test_modules_left_in_training_mode(model):
     forgotten[1].train()
     sign = left_in_training_mode(forgotten, "net")
     assert sign is not None and str(sign).startswith("net: has 1 of 4 modules in training mode (Dropout among it)")
-    with evaluation_mode(forgotten) as names:
+    with evaluating(forgotten) as names:
         assert names == ["1"] and left_in_training_mode(forgotten) is None
     assert forgotten[1].training and not forgotten[2].training
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from constropt.evaluation.specs import RecipeSpec, parse_options, parse_recipe
+from constropt.lab.runs.specs import RecipeSpec, parse_options, parse_recipe
 
 TEXTS = st.text('ab1.,=[]{}" \\n\u00e9-', max_size=6)  # what the syntax is made of
 VALUES = st.recursive(

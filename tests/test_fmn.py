@@ -12,7 +12,7 @@ from torch import Tensor
 from constropt import Box, ConstrainedProblem, inequality, solve
 from constropt.problems.attacks import fmn
 from constropt.prox.projections import project_l0
-from constropt.solvers.minimum_norm import MinimumNorm
+from constropt.solvers.level_sets.minimum_norm import MinimumNorm
 
 
 def exact_l0(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor) -> Tensor:

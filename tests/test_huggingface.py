@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from constropt.evaluation.data import MissingExtra, load_data
+from constropt.checks import MissingExtra
+from constropt.lab.data.load import load_data
 
 
 @pytest.fixture

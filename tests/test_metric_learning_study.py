@@ -10,27 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from constropt.problems.metric_learning import SPCE, MemoryBank, MultiSimilarity
-from constropt.problems.metric_learning.curves import SETTINGS, figure_one
-from constropt.problems.metric_learning.figures import embedding_map, principal_components
-from constropt.problems.metric_learning.methods import METHODS, build_loss, parse_loss
-from constropt.problems.metric_learning.networks import Embedder, small_embedder
-from constropt.problems.metric_learning.sampling import class_batches
-from constropt.problems.metric_learning.snca import SNCA
-from constropt.problems.metric_learning.study import remarks, run_study, write_report
-from constropt.problems.metric_learning.study_data import (
+from constropt.lab.data.sampling import class_batches
+from constropt.lab.models.embedders import Embedder, small_embedder
+from constropt.lab.studies.metric_learning.curves import SETTINGS, figure_one
+from constropt.lab.studies.metric_learning.figures import embedding_map, principal_components
+from constropt.lab.studies.metric_learning.methods import METHODS, build_loss, parse_loss
+from constropt.lab.studies.metric_learning.study import remarks, run_study, write_report
+from constropt.lab.studies.metric_learning.study_data import (
     RetrievalSettings,
     Samples,
     build_embedder,
     retrieval_data,
 )
-from constropt.problems.metric_learning.study_figures import write_figures
-from constropt.problems.metric_learning.tables import BENCHMARKS, reproduce
-from constropt.problems.metric_learning.training import RetrievalTraining, embed, train_embedder
-from constropt.problems.studies.study import read_history
+from constropt.lab.studies.metric_learning.study_figures import write_figures
+from constropt.lab.studies.metric_learning.thesis_table import BENCHMARKS, reproduce
+from constropt.lab.studies.metric_learning.training import RetrievalTraining, embed, train_embedder
+from constropt.lab.studies.study import read_history
+from constropt.problems.metric_learning import SPCE, MemoryBank, MultiSimilarity
+from constropt.problems.metric_learning.snca import SNCA
 
 QUICK = RetrievalTraining(epochs=2, batch_size=64, optimizer="adam", lr=3e-3, schedule="cosine")
-SMALL = "constropt.problems.metric_learning.networks:small_embedder[width=4,dimension=8]"
+SMALL = "constropt.lab.models.embedders:small_embedder[width=4,dimension=8]"
 DIGITS = RetrievalSettings("digits", validation=0.3)
 
 
@@ -150,7 +150,7 @@ def test_the_memory_bank_holds_what_was_seen():
 
 
 def test_the_network_of_a_run_leaves_the_generator_and_takes_weights(tmp_path):
-    from constropt.evaluation.model import save_weights
+    from constropt.lab.models.weights import save_weights
 
     data = retrieval_data(DIGITS)
     state = torch.get_rng_state()
@@ -225,7 +225,7 @@ def test_the_map_writes_a_picture(tmp_path):
 
 
 def test_figure_one_shows_both_losses_fall(tmp_path):
-    from constropt.evaluation import load_data
+    from constropt.lab import load_data
 
     train, validation = load_data("digits", split="train"), load_data("digits")
     found = figure_one(train, validation, out=tmp_path, settings=replace(SETTINGS, epochs=4, lr=3e-3))
@@ -244,7 +244,7 @@ def test_table_stands_beside_the_thesis_where_there_is_data(tmp_path, monkeypatc
         for name, benchmark in BENCHMARKS.items()
     }
     quick["sop"] = replace(quick["sop"], data=RetrievalSettings("sop:{}/Stanford_Online_Products[size=16]"))
-    monkeypatch.setattr("constropt.problems.metric_learning.tables.BENCHMARKS", quick)
+    monkeypatch.setattr("constropt.lab.studies.metric_learning.thesis_table.BENCHMARKS", quick)
     blocks, path = reproduce("table-2.4", out=tmp_path / "out", root=root, methods=["ce"], seeds=[0], epochs=1)
     text = path.read_text()
     assert len(blocks) == 1 and "| CE (thesis, ResNet-50) | - | cosine | 81.1 | 91.7 | 96.3 | 98.8 | - |" in text

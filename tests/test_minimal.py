@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, inequality, solve
-from constropt.evaluation.counting import PassCounter, counted
+from constropt.lab.attacks.counting import PassCounter, counted
 from constropt.problems.attacks import ddn, minimal
 from constropt.solution import Status
-from constropt.solvers.cuts import meet_l1, meet_l2, meet_linf
-from constropt.solvers.linearized_projection import LinearizedProjection
+from constropt.solvers.linearized.cuts import meet_l1, meet_l2, meet_linf
+from constropt.solvers.linearized.linearized_projection import LinearizedProjection
 
 P = {"l1": 1.0, "l2": 2.0, "linf": torch.inf}
 DATA = Path(os.environ.get("CONSTROPT_DATA", Path(__file__).parents[2] / "shared" / "data"))

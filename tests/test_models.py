@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from constropt.evaluation import load_data, load_model, load_weights, save_weights
-from constropt.problems.classifier import accuracy, train_classifier
-from constropt.problems.models import SmallCNN, digits_cnn, small_cnn
+from constropt.lab import load_data, load_model, load_weights, save_weights
+from constropt.lab.models.classifier import accuracy, train_classifier
+from constropt.lab.models.small import SmallCNN, digits_cnn, small_cnn
 
 
 def test_the_layers_are_those_of_the_table():
@@ -93,7 +93,7 @@ def test_weights_round_trip_in_every_accepted_form(tmp_path):
     torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "parallel.pt")
     x = torch.rand(2, 1, 8, 8)
     for name in ("a.safetensors", "plain.pt", "nested.pt", "listed.pt", "parallel.pt"):
-        loaded = load_model("constropt.problems.models:digits_cnn", tmp_path / name)
+        loaded = load_model("constropt.lab.models.small:digits_cnn", tmp_path / name)
         assert torch.equal(loaded(x), model.eval()(x)) and not loaded.training, name
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "a.safetensors",
@@ -115,10 +115,10 @@ def test_weights_that_do_not_fit_or_execute(tmp_path):
         load_weights(tmp_path / "empty.pt")
     save_weights(small_cnn(), tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"classifier.1.weight has shape \(200, 1024\) instead of \(200, 256\)"):
-        load_model("constropt.problems.models:digits_cnn", tmp_path / "other.safetensors")
+        load_model("constropt.lab.models.small:digits_cnn", tmp_path / "other.safetensors")
     torch.save({"features.0.weight": torch.zeros(32, 1, 3, 3), "more": torch.zeros(1)}, tmp_path / "part.pt")
     with pytest.raises(ValueError, match="missing features.0.bias"):
-        load_model("constropt.problems.models:digits_cnn", tmp_path / "part.pt")
+        load_model("constropt.lab.models.small:digits_cnn", tmp_path / "part.pt")
 
 
 @pytest.mark.parametrize(

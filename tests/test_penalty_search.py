@@ -12,10 +12,10 @@ from torch import Tensor
 from constropt import Box, ConstrainedProblem, Status, equality, inequality, solve
 from constropt.prox.norms import NormAround
 from constropt.prox.scaled import Scaled
-from constropt.solvers.change_of_variables import Tanh
-from constropt.solvers.penalty_search import PenaltySearch, square_root, squared_distance
-from constropt.solvers.penalty_steps import Adam, ShrinkageThresholding
-from constropt.solvers.weight_search import (
+from constropt.solvers.penalized.change_of_variables import Tanh
+from constropt.solvers.penalized.penalty_search import PenaltySearch, square_root, squared_distance
+from constropt.solvers.penalized.penalty_steps import Adam, ShrinkageThresholding
+from constropt.solvers.penalized.weight_search import (
     Bisection,
     Growth,
     ShrinkingSupport,

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from constropt.evaluation.data import load_data
-from constropt.evaluation.scenes import CAMVID_CLASSES, IGNORED, SCENE_CLASSES, digit_scenes, load_camvid
+from constropt.lab.data.load import load_data
+from constropt.lab.data.scenes import CAMVID_CLASSES, IGNORED, SCENE_CLASSES, digit_scenes, load_camvid
 
 
 def test_scenes_hold_digits_with_a_border_that_does_not_count():

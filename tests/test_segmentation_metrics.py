@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from constropt.evaluation.segmentation import apsr, confusion, mean_iou, mean_iou_of, pixel_accuracy
+from constropt.problems.dense_metrics import apsr, confusion, mean_iou, mean_iou_of, pixel_accuracy
 
 
 def maps(seed: int, classes: int = 4, shape: tuple[int, ...] = (3, 5, 6)):

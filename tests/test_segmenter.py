@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from constropt.evaluation import load_model, save_weights
-from constropt.evaluation.segmentation import mean_iou, pixel_accuracy
-from constropt.problems.segmenter import predict, train_segmenter
-from constropt.problems.unet import UNet, unet
+from constropt.lab import load_model, save_weights
+from constropt.lab.models.segmenter import predict, train_segmenter
+from constropt.lab.models.unet import UNet, unet
+from constropt.problems.dense_metrics import mean_iou, pixel_accuracy
 
 
 @pytest.mark.parametrize("size", [(32, 48), (33, 47), (7, 5), (1, 1)])
@@ -50,7 +50,7 @@ def test_the_default_loads_by_reference(tmp_path):
     torch.manual_seed(1)
     model = unet().eval()
     save_weights(model, tmp_path / "unet.safetensors")
-    loaded = load_model("constropt.problems.unet:unet", tmp_path / "unet.safetensors")
+    loaded = load_model("constropt.lab.models.unet:unet", tmp_path / "unet.safetensors")
     x = torch.rand(1, 3, 16, 16)
     assert torch.equal(loaded(x), model(x))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, Status, equality, inequality, solve
 from constropt.problems.attacks.sigma_zero import sigma_zero
-from constropt.solvers.smoothed_l0 import SmoothedL0
+from constropt.solvers.level_sets.smoothed_l0 import SmoothedL0
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,9 @@ from constropt import (
     inequality,
     solve,
 )
-from constropt.solve import default_tolerance
 from constropt.solvers import ProjectedLBFGS, Proposal, Solver
 from constropt.solvers.first_order import FirstOrder
+from constropt.solving import default_tolerance
 from constropt.steps import RMSPropMomentum, StepSize, TorchOptimizer
 from constropt.testing import LawViolation, check_solver, known_problems
 

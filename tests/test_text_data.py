@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from constropt.evaluation import text
-from constropt.evaluation.text import PADDING, UNKNOWN, Vocabulary, load_newsgroups, load_newsgroups_splits, words
+from constropt.lab.data import text
+from constropt.lab.data.text import PADDING, UNKNOWN, Vocabulary, load_newsgroups, load_newsgroups_splits, words
 
 ROWS = [
     {"split": "train", "label": "sky", "id": "1", "text": "From: a\nSubject: secret\n\nblue blue blue sky, the sky"},

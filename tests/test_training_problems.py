@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from constropt.penalties import get
-from constropt.problems.training import (
+from constropt.problems.objectives import (
     DemographicParity,
     EqualOpportunity,
     NeymanPearson,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from constropt import ConstrainedProblem, Status, inequality, solve
 from constropt.problems.attacks.trust_region import trust_region
-from constropt.solvers.trust_region import TrustRegion
+from constropt.solvers.linearized.trust_region import TrustRegion
 
 P = {"l2": 2.0, "linf": torch.inf}
 FREE = (-float("inf"), float("inf"))

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, L2Ball, Status, inequality, solve
+from constropt.domain import WassersteinBall
 from constropt.problems.attacks.wasserstein import wasserstein
-from constropt.prox.wasserstein_ball import WassersteinBall, _omega, project_wasserstein, transport_cost
-from constropt.solvers.steepest_descent import SteepestDescent
+from constropt.prox.wasserstein_ball import _omega, project_wasserstein, transport_cost
+from constropt.solvers.balls.steepest_descent import SteepestDescent
 
 optimize = pytest.importorskip("scipy.optimize")
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from constropt.problems.model_calls import logits_of
+
 _USUAL_KEYS = ("logits", "out")  # Hugging Face, torchvision
 
 
@@ -105,3 +107,27 @@ def _entry(output: Any, key: str | int) -> Any:
         inside = isinstance(output, Sequence) and -len(output) <= key < len(output)
         return output[key] if inside else None
     return getattr(output, key, None)
+
+
+class Normalized(nn.Module):
+    """Logits of ``model`` at ``(images - mean) / std``, so that attacks see images in [0, 1].
+
+    The constants are no part of the state; the model's parameters stand below ``model.``.
+
+    >>> Normalized(nn.Flatten(), [0.5], [0.25])(torch.ones(1, 1, 1, 1)).item()
+    2.0
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not min(std) > 0:
+            raise ValueError(f"std: takes {len(mean)} positive numbers like mean, got {list(std)}")
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return logits_of(self.model((images - self.mean) / self.std))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from constropt.checks import require_whole
-from constropt.domain import Bound, Box, Domain
 
 # Newton steps for Wright's omega function: enough for the precision of a float64 from the start that is used.
 _OMEGA_STEPS = 6
@@ -61,7 +58,7 @@ def project_wasserstein(
     tensor([0.0000, 0.7500, 0.2500])
     """
     _check(w, center, radius)
-    _check_numbers(kernel, regularization, iterations)
+    check_sinkhorn(kernel, regularization, iterations)
     dtype = torch.promote_types(w.dtype, torch.float32)
     shape, batch = w.shape, w.shape[0]
     mass = center.to(dtype).sum((1, 2, 3))
@@ -96,58 +93,6 @@ def project_wasserstein(
     same = (w == center).flatten(1).all(1).view(-1, 1, 1, 1)
     lost = (w * 0).flatten(1).sum(1).to(dtype).view(-1, 1, 1, 1)  # 0, or NaN in a row that has one
     return torch.where(same, center, (moved + lost).to(w.dtype)).view(shape)
-
-
-@dataclass(frozen=True, eq=False)
-class WassersteinBall(Domain):
-    """Images that local transport of ``center``'s mass reaches at a cost within ``radius``, by
-    :func:`project_wasserstein`.
-
-    ``center``: ``(batch, channels, height, width)`` within ``box``, over whose lower side the mass is counted and
-    whose upper side no pixel exceeds. ``radius``: a number or ``(batch,)``, in pixels times the part of the mass. The
-    projection is that of the entropic problem, not of the exact ball: within the ball, but not idempotent.
-
-    Raises ``ValueError`` for a center that is no batch of images in the box, a box that is not finite below, and
-    numbers out of range.
-
-    >>> center = torch.eye(3).view(1, 1, 3, 3)
-    >>> WassersteinBall(0.1, center).project(center).equal(center)
-    True
-    """
-
-    radius: Bound
-    center: Tensor
-    box: Box = Box(0.0, 1.0)
-    kernel: int = 5
-    regularization: float = 1000.0
-    iterations: int = 50
-    p: float = 2.0
-
-    def __post_init__(self) -> None:
-        _check_numbers(self.kernel, self.regularization, self.iterations)
-        if not bool((torch.as_tensor(self.radius) >= 0).all()):
-            raise ValueError(f"radius: takes numbers >= 0, in pixels times the part of the mass, got {self.radius}")
-        if not isinstance(self.center, Tensor) or self.center.dim() != 4:
-            got = tuple(self.center.shape) if isinstance(self.center, Tensor) else type(self.center).__name__
-            raise ValueError(f"center: takes images (batch, channels, height, width), got {got}")
-        if not bool(self.box.contains(self.center).all()) or not bool(self.box.bounds(self.center)[0].isfinite().all()):
-            raise ValueError(f"center: must lie in the box, which must be finite below, got {self.box}")
-
-    def project(self, x: Tensor) -> Tensor:
-        center = self.center.to(x)
-        lower, upper = self.box.bounds(center)
-        moved = project_wasserstein(
-            x - lower,
-            center - lower,
-            self.radius,
-            upper=upper - lower,
-            kernel=self.kernel,
-            regularization=self.regularization,
-            iterations=self.iterations,
-            p=self.p,
-        )
-        same = (x == center).flatten(1).all(1).view(-1, 1, 1, 1)
-        return torch.where(same, center, self.box.project(lower + moved))
 
 
 def _around(values: Tensor, kernel: int) -> Tensor:
@@ -194,7 +139,7 @@ def _check(w: Tensor, center: Tensor, radius: float | Tensor) -> None:
         raise ValueError(f"radius: takes a number >= 0, in pixels times the part of the mass, got {radius}")
 
 
-def _check_numbers(kernel: int, regularization: float, iterations: int) -> None:
+def check_sinkhorn(kernel: int, regularization: float, iterations: int) -> None:
     if isinstance(kernel, bool) or not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel: takes an odd whole number of pixels, got {kernel!r}")
     if not regularization > 0:

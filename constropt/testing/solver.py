@@ -23,8 +23,8 @@ from constropt.domain import Box
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.problem import ConstrainedProblem, equality, inequality
 from constropt.solution import Solution, Status
-from constropt.solve import solve
 from constropt.solvers.base import Solver
+from constropt.solving import solve
 
 from .domain import Counterexample
 

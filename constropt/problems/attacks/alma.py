@@ -13,9 +13,9 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import with_gradient
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution, best_of
-from constropt.solve import solve
 from constropt.solvers.base import Callback
 from constropt.solvers.first_order import FirstOrder
+from constropt.solving import solve
 from constropt.steps import RMSPropMomentum, StepSize
 
 

@@ -17,9 +17,9 @@ from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.prox.norms import NormAround
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.base import Callback
 from constropt.solvers.first_order import FirstOrder
+from constropt.solving import solve
 from constropt.steps import StepSize, VariableMetric
 
 

@@ -16,9 +16,9 @@ from constropt.problems.attacks.losses import Loss, leading_classes, towards
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution, best_of, continued
-from constropt.solve import solve
-from constropt.solvers.auto_projected_gradient import AutoProjectedGradient
+from constropt.solvers.balls.auto_projected_gradient import AutoProjectedGradient
 from constropt.solvers.base import Callback
+from constropt.solving import solve
 
 # The share of a run's steps that every stage but the last gets (Croce & Hein, 2021, Sec. 3.2).
 SHARE = 0.3

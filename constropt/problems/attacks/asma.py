@@ -13,9 +13,9 @@ from constropt.problems.attacks.constraints import logit_of
 from constropt.problems.attacks.losses import following
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.base import Callback
 from constropt.solvers.greedy import GreedyAccumulation
+from constropt.solving import solve
 
 
 def asma(

@@ -14,9 +14,9 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
 from constropt.solution import Solution, continued
-from constropt.solve import solve
 from constropt.solvers.base import Callback
-from constropt.solvers.boundary_walk import BoundaryWalk
+from constropt.solvers.linearized.boundary_walk import BoundaryWalk
+from constropt.solving import solve
 
 # Steps of the search for starts: from one end of the bounds to the other in 1.25 / 10 of their width each.
 START_STEPS = 10

@@ -11,9 +11,9 @@ from torch import Tensor
 from constropt.checks import require_whole
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.solution import Solution, best_of
-from constropt.solve import solve
+from constropt.solvers.balls.radius_search import smallest_radius
 from constropt.solvers.base import Callback, Solver
-from constropt.solvers.radius_search import smallest_radius
+from constropt.solving import solve
 
 
 def budgeted(
@@ -50,7 +50,7 @@ def at_budget(
 ) -> Solution:
     """``attack(radius)``, radius ``(batch,)``, at ``eps``, or where that is None at the smallest radius that succeeds.
 
-    ``eps=None``: the minimal problem, by :func:`~constropt.solvers.radius_search.smallest_radius` up to the distance
+    ``eps=None``: the minimal problem, by ``smallest_radius`` of the solvers up to the distance
     across the bounds; one step of ``solver`` at the inputs themselves finds the rows that need no perturbation. The
     objective is then the distance. ``within(eps=...)`` is checked before the first model call.
     """

@@ -11,10 +11,10 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import L0, with_gradient
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.base import Callback
-from constropt.solvers.penalty_search import PenaltySearch, squared_distance
-from constropt.solvers.weight_search import Bisection, ShrinkingSupport, ShrinkingTolerance
+from constropt.solvers.penalized.penalty_search import PenaltySearch, squared_distance
+from constropt.solvers.penalized.weight_search import Bisection, ShrinkingSupport, ShrinkingTolerance
+from constropt.solving import solve
 
 # The first weight by distance; for linf and l0 also the largest, beyond which a row ends (the authors' code).
 WEIGHTS = {"linf": 1e-5, "l0": 1e-3}
@@ -87,7 +87,7 @@ def cw(
     bounds: tuple[float, float] = (0.0, 1.0),
     callback: Callback | None = None,
 ) -> Solution:
-    """The C&W attack: :class:`MinimalPerturbation` by :class:`~constropt.solvers.penalty_search.PenaltySearch`.
+    """The C&W attack: :class:`MinimalPerturbation` by :class:`~constropt.solvers.PenaltySearch`.
 
     min ``D(x, inputs) + c max(z_y - max_{k != y} z_k + confidence, 0)`` by Adam of step ``size`` in the variable w of
     ``x = (tanh(w) + 1) / 2``. ``steps`` are those of all searches together, ``steps // searches`` for each: the

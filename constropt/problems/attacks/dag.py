@@ -10,9 +10,9 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.base import Callback
 from constropt.solvers.greedy import GreedyAccumulation
+from constropt.solving import solve
 
 
 def dag(

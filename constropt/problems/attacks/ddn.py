@@ -7,9 +7,9 @@ from torch import Tensor
 from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.base import Callback
-from constropt.solvers.level_set import LevelSetProjection
+from constropt.solvers.level_sets.level_set import LevelSetProjection
+from constropt.solving import solve
 
 
 def ddn(

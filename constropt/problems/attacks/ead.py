@@ -12,11 +12,11 @@ from constropt.problems.distances.norms import L1, Distance
 from constropt.prox.norms import NormAround
 from constropt.prox.scaled import Scaled
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.base import Callback
-from constropt.solvers.penalty_search import PenaltySearch, square_root, squared_distance
-from constropt.solvers.penalty_steps import ShrinkageThresholding
-from constropt.solvers.weight_search import Bisection
+from constropt.solvers.penalized.penalty_search import PenaltySearch, square_root, squared_distance
+from constropt.solvers.penalized.penalty_steps import ShrinkageThresholding
+from constropt.solvers.penalized.weight_search import Bisection
+from constropt.solving import solve
 
 RULES = ("l1", "EN")
 
@@ -42,7 +42,7 @@ def ead(
     callback: Callback | None = None,
 ) -> Solution:
     """The elastic-net attack: :class:`MinimalPerturbation` by a proximal
-    :class:`~constropt.solvers.penalty_search.PenaltySearch`.
+    :class:`~constropt.solvers.PenaltySearch`.
 
     min ``||delta||_2^2 + beta ||delta||_1 + c max(z_y - max_{k != y} z_k + confidence, 0)`` by FISTA
     (``accelerated=False``: ISTA) with steps ``size sqrt(1 - progress)``; c starts at ``weight``, grows by ``factor``

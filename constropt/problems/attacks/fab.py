@@ -13,10 +13,10 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
 from constropt.solution import Solution, best_of
-from constropt.solve import solve
 from constropt.solvers.base import Callback
-from constropt.solvers.boundary_projection import BoundaryProjection
-from constropt.solvers.segment_search import SegmentSearch
+from constropt.solvers.linearized.boundary_projection import BoundaryProjection
+from constropt.solvers.linearized.segment_search import SegmentSearch
+from constropt.solving import solve
 
 # Random restarts start within half this distance, in parts of the bounds' width (official code).
 EPS = {1.0: 5.0, 2.0: 1.0, torch.inf: 0.3}

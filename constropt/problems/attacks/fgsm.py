@@ -12,8 +12,8 @@ from constropt.problems.attacks.losses import Loss
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution
+from constropt.solvers.balls.projected_gradient import ProjectedGradient
 from constropt.solvers.base import Callback
-from constropt.solvers.projected_gradient import ProjectedGradient
 
 # The path of BIM is a quarter longer than the radius, as with its published min(eps + 4, 1.25 eps) steps of 1/255.
 BIM_PATH = 1.25

@@ -10,9 +10,9 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.base import Callback
-from constropt.solvers.minimum_norm import MinimumNorm
+from constropt.solvers.level_sets.minimum_norm import MinimumNorm
+from constropt.solving import solve
 
 # The first step, in the l2 norm, for a single constraint a row and for dense predictions (Sec. 5.5.5.2).
 ALPHA = {False: 1.0, True: 10.0}

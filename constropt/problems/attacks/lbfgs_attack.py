@@ -15,11 +15,11 @@ from constropt.problems.attacks.constraints import cross_entropy
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.remeasured import remeasured
 from constropt.solution import Solution, best_of
-from constropt.solve import solve
 from constropt.solvers.base import Callback
-from constropt.solvers.penalty_search import squared_distance
-from constropt.solvers.projected_lbfgs import ProjectedLBFGS
-from constropt.solvers.weight_search import Bisection, Trial
+from constropt.solvers.penalized.penalty_search import squared_distance
+from constropt.solvers.penalized.weight_search import Bisection, Trial
+from constropt.solvers.projected_lbfgs.solver import ProjectedLBFGS
+from constropt.solving import solve
 
 
 def lbfgs_attack(

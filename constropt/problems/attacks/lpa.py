@@ -18,13 +18,13 @@ from constropt.problems.attacks.remeasured import remeasured
 from constropt.problems.distances import with_gradient
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.alternating import Alternating
+from constropt.solvers.balls.radius_search import smallest_radius
 from constropt.solvers.base import Callback
 from constropt.solvers.directions import normalised, per_row
-from constropt.solvers.penalty_search import PenaltySearch, to_a_tenth
-from constropt.solvers.radius_search import smallest_radius
-from constropt.solvers.weight_search import Growth
+from constropt.solvers.penalized.penalty_search import PenaltySearch, to_a_tenth
+from constropt.solvers.penalized.weight_search import Growth
+from constropt.solving import solve
 from constropt.steps import Closure, PrimalStep, Prox
 
 # The standard deviation of the random start, in parts of the bounds' width, and the confidence of the margin loss.
@@ -75,7 +75,7 @@ def lpa(
     callback: Callback | None = None,
 ) -> Solution:
     """The LPA attack: max margin loss s.t. ``D(x, inputs) <= eps``, by
-    :class:`~constropt.solvers.penalty_search.PenaltySearch` on the distance's constraint.
+    :class:`~constropt.solvers.PenaltySearch` on the distance's constraint.
 
     min ``-min(max_{k != y} z_k - z_y, 1) + lambda max(D - eps, 0)``, lambda from ``weight`` on, times ``factor`` after
     each of ``searches`` searches that ends outside the budget: the published 5 x 20 steps (5 x 40 for evaluation). A

@@ -12,9 +12,9 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.base import Callback
-from constropt.solvers.linearized_projection import LinearizedProjection
+from constropt.solvers.linearized.linearized_projection import LinearizedProjection
+from constropt.solving import solve
 
 # Beyond a tie, in parts of the spread of the logits: on small nets the rounding of another batch size is 2e-6 of it.
 MARGIN = 1e-5
@@ -31,7 +31,7 @@ def minimal(
     bounds: tuple[float, float] = (0.0, 1.0),
     callback: Callback | None = None,
 ) -> Solution:
-    """The nearest adversarial inputs by :class:`~constropt.solvers.linearized_projection.LinearizedProjection`.
+    """The nearest adversarial inputs by :class:`~constropt.solvers.LinearizedProjection`.
 
     ``distance``: "l1", "l2" or "linf". Nothing to tune, no dependence on the logits' scale, and outputs that are
     probabilities are recognised (row by row: nonnegative, of sum 1) and their logarithm is attacked, with the same

@@ -12,9 +12,9 @@ from constropt.problems.distances import as_distance, with_gradient
 from constropt.problems.distances.norms import DistanceLike
 from constropt.prox.norms import NormAround
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.base import Callback
 from constropt.solvers.primal_dual import PrimalDual
+from constropt.solving import solve
 
 
 def PDGD(*, dense: bool, size: float | None = None, width: float = 1.0) -> PrimalDual:

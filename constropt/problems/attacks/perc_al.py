@@ -11,9 +11,9 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import with_gradient
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.alternating import Alternating
 from constropt.solvers.base import Callback
+from constropt.solving import solve
 
 
 def perc_al(
@@ -30,7 +30,7 @@ def perc_al(
     bounds: tuple[float, float] = (0.0, 1.0),
     callback: Callback | None = None,
 ) -> Solution:
-    """The PerC-AL attack: :class:`MinimalPerturbation` by :class:`~constropt.solvers.alternating.Alternating`.
+    """The PerC-AL attack: :class:`MinimalPerturbation` by :class:`~constropt.solvers.Alternating`.
 
     Rows that do not fool the model take a step of l2 length ``alpha_l`` up the ``loss`` (down it, towards targets), the
     others one of ``alpha_c`` down the ``distance``, "ciede2000" or any other with a gradient; both lengths, in parts of

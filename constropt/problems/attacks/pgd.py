@@ -13,8 +13,8 @@ from constropt.problems.attacks.losses import Loss
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution
+from constropt.solvers.balls.projected_gradient import ProjectedGradient
 from constropt.solvers.base import Callback
-from constropt.solvers.projected_gradient import ProjectedGradient
 
 # The length of a run's path in radii: from anywhere in the ball to anywhere else, and some steps to refine.
 PGD_PATH = 2.5

@@ -33,7 +33,7 @@ class ScorePerturbation(ConstrainedProblem[Any]):
     model call.
 
     >>> from constropt import solve
-    >>> from constropt.solvers.linearized_projection import LinearizedProjection
+    >>> from constropt.solvers.linearized.linearized_projection import LinearizedProjection
     >>> x = torch.tensor([[0.5, 0.5]])
     >>> problem = ScorePerturbation(lambda x: x.sum(1), x, regression_error(torch.tensor([1.0]), 0.25), distance="linf")
     >>> round(solve(problem, LinearizedProjection(p=torch.inf), x, steps=20).objective.item(), 3)

@@ -13,9 +13,9 @@ from constropt.problems.attacks.losses import Loss
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.distances.norms import DistanceLike
 from constropt.solution import Solution, best_of
-from constropt.solve import solve
+from constropt.solvers.balls.square import SquareSearch
 from constropt.solvers.base import Callback
-from constropt.solvers.square import SquareSearch
+from constropt.solving import solve
 
 
 def square(
@@ -35,7 +35,7 @@ def square(
     bounds: tuple[float, float] = (0.0, 1.0),
     callback: Callback | None = None,
 ) -> Solution:
-    """Square Attack: :class:`MaximalLoss` by ``restarts`` runs of :class:`~constropt.solvers.square.SquareSearch`.
+    """Square Attack: :class:`MaximalLoss` by ``restarts`` runs of :class:`~constropt.solvers.SquareSearch`.
 
     A run makes ``steps`` queries of the model after that of the inputs, and a row ends at the first that fools it:
     ``Solution.forwards`` counts them per row, ``Solution.backwards`` is 0. Of ``inputs`` ``(batch, *event)`` the last

@@ -13,11 +13,11 @@ from constropt.problems.distances.norms import Distance
 from constropt.prox.groups import GroupSparsity, patches
 from constropt.prox.scaled import Scaled
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.base import Callback
-from constropt.solvers.penalty_search import PenaltySearch, square_root, squared_distance
-from constropt.solvers.penalty_steps import ShrinkageThresholding
-from constropt.solvers.weight_search import Bisection
+from constropt.solvers.penalized.penalty_search import PenaltySearch, square_root, squared_distance
+from constropt.solvers.penalized.penalty_steps import ShrinkageThresholding
+from constropt.solvers.penalized.weight_search import Bisection
+from constropt.solving import solve
 
 
 def str_attack(
@@ -39,7 +39,7 @@ def str_attack(
     callback: Callback | None = None,
 ) -> Solution:
     """StrAttack's problem, min ``gamma ||delta||_2^2 + tau sum_g ||delta_g||_2`` over what fools the model, by a
-    proximal :class:`~constropt.solvers.penalty_search.PenaltySearch`.
+    proximal :class:`~constropt.solvers.PenaltySearch`.
 
     ``groups``: the side of square patches of pixels, all channels together, or group numbers of the shape of one
     input; groups do not overlap. The model's part is ``c max(z_y - max_{k != y} z_k + confidence, 0)``, c searched from

@@ -10,10 +10,10 @@ from constropt.problems.attacks.deepfool import others
 from constropt.problems.attacks.log_outputs import LogOutputs
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.solution import Solution, best_of
-from constropt.solve import solve
 from constropt.solvers.base import Callback
-from constropt.solvers.class_projection import NearestProjection
-from constropt.solvers.segment_search import SegmentSearch
+from constropt.solvers.linearized.class_projection import NearestProjection
+from constropt.solvers.linearized.segment_search import SegmentSearch
+from constropt.solving import solve
 
 
 def superdeepfool(

@@ -12,9 +12,9 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
 from constropt.solution import Solution
-from constropt.solve import solve
 from constropt.solvers.base import Callback
-from constropt.solvers.trust_region import TrustRegion
+from constropt.solvers.linearized.trust_region import TrustRegion
+from constropt.solving import solve
 
 # The least and the greatest radius, in parts of the bounds' width (official code).
 RADII = {2.0: (0.0005, 0.05), torch.inf: (0.0001, 0.01)}

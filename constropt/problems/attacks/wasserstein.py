@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
-from constropt.domain import Box
+from constropt.domain import Box, WassersteinBall
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.losses import Loss
 from constropt.problems.attacks.maximal_loss import MaximalLoss
-from constropt.prox.wasserstein_ball import WassersteinBall
 from constropt.solution import Solution
-from constropt.solve import solve
+from constropt.solvers.balls.steepest_descent import SteepestDescent
 from constropt.solvers.base import Callback
-from constropt.solvers.steepest_descent import SteepestDescent
+from constropt.solving import solve
 
 
 def wasserstein(
@@ -43,7 +42,7 @@ def wasserstein(
 
     ``inputs``: images ``(batch, channels, height, width)``, the pixels' values over the lower bound being the mass;
     x is what moving that mass within a channel by up to ``kernel // 2`` pixels reaches
-    (:class:`~constropt.prox.wasserstein_ball.WassersteinBall`). The radius is in pixels times the part of the mass:
+    (:class:`~constropt.domain.WassersteinBall`). The radius is in pixels times the part of the mass:
     0.1 moves a tenth of it by one pixel. ``eps=None``: the radius starts at ``first_radius`` and grows by the factor
     ``growth`` every ``period`` steps, a row stops at its first success, and ``Solution.objective`` is the radius there
     (the last one, where there was none). With ``eps``, a number or ``(batch,)``, all ``steps`` are made in that ball,

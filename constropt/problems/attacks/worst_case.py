@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.evaluation.references import load_recipe
-from constropt.evaluation.run import takes
+from constropt.lab.attacks.run import takes
+from constropt.lab.runs.references import load_recipe
 from constropt.problems.attacks.alma import alma
 from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.ddn import ddn

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from constropt.checks import require_whole
-from constropt.evaluation.plots import figure_of, save_figure
+from constropt.plotting import figure_of, save_figure
 from constropt.problems.calibration.binning import BinStatistics, check_bins
 from constropt.problems.calibration.entries import summed
 from constropt.problems.calibration.metrics import require_entries, top_bins
@@ -39,7 +39,7 @@ def reliability_diagram(
     confidence of all entries. The ECE of these bins stands in the title, after ``title`` if given. ``scores``,
     ``labels`` and what is raised are as in
     :func:`~constropt.problems.calibration.metrics.expected_calibration_error`; the figure is written to ``path`` if
-    given, in the format of its suffix. Raises :class:`~constropt.evaluation.MissingExtra` without matplotlib.
+    given, in the format of its suffix. Raises :class:`~constropt.lab.MissingExtra` without matplotlib.
     """
     check_bins(bins)
     statistics = summed(partial(top_bins, bins=bins), scores, labels, from_logits, ignore_index)
@@ -71,7 +71,7 @@ def multiplier_curves(
     multiplier is the highest on average (solid) and as many of the lowest (dashed), or all where there are fewer.
     ``ece`` are fractions after each epoch, ``(epochs,)``, or several such by the name of the method. ``classes`` names
     the classes. The figure is written to ``path`` if given, in the format of its suffix. Raises ``ValueError`` for
-    other shapes and numbers that are not finite, :class:`~constropt.evaluation.MissingExtra` without matplotlib.
+    other shapes and numbers that are not finite, :class:`~constropt.lab.MissingExtra` without matplotlib.
     """
     values = _numbers("history", history)
     if values.ndim != 2 or not values.size:

@@ -17,7 +17,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from constropt.evaluation.segmentation import confusion, mean_iou_of
 from constropt.problems.calibration.binning import (
     BinStatistics,
     check_bins,
@@ -26,6 +25,7 @@ from constropt.problems.calibration.binning import (
     equal_width_per_class,
 )
 from constropt.problems.calibration.entries import Entries, blocks, summed, total
+from constropt.problems.dense_metrics import confusion, mean_iou_of
 
 REDUCTIONS = ("mean", "sum", "none")
 

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
-from constropt.evaluation.data import MissingExtra
+from constropt.checks import MissingExtra, require_whole
 from constropt.problems.calibration import metrics
 from constropt.problems.calibration.binning import BinStatistics, check_bins, equal_count
 from constropt.problems.calibration.entries import Entries, summed

@@ -150,6 +150,6 @@ def _heads(net: str, given: Any) -> list[Tensor]:
 
 
 def _tensors(path: str | Path) -> dict[str, Tensor]:
-    from constropt.evaluation.model import load_weights  # here, since it brings the whole of evaluation along
+    from constropt.weights import load_weights
 
     return load_weights(path)

@@ -1,0 +1,122 @@
+"""The signs of :mod:`~constropt.lab.attacks.signs` looked for around a run: before it, and in what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from constropt.lab.attacks.cells import Cell
+from constropt.lab.attacks.report import failed_as_infinite
+from constropt.lab.attacks.results import CellResult
+from constropt.lab.attacks.run import device_of
+from constropt.lab.attacks.signs import (
+    Model,
+    Sign,
+    fails_unbounded,
+    noise_beats,
+    outside_bounds,
+    probabilities,
+    stochastic,
+    success_falls,
+    transfer_beats,
+    zero_gradients,
+)
+from constropt.lab.runs.references import load_recipe, recipe_entries
+
+SAMPLES = 100  # looked at where a sign costs passes of its own
+_BUDGETED = "pgd"  # the installed recipe that is set free, by name
+_NOISE = ("l1", "l2", "linf")
+
+
+def signs_before(
+    models: Mapping[str, Model], inputs: Tensor, labels: Tensor, bounds: tuple[float, float]
+) -> list[Sign]:
+    """What can be seen of the models and the clean inputs alone; the models are in evaluation mode."""
+    signs = [outside_bounds(inputs, bounds)]
+    for name, model in models.items():
+        device = device_of(model, inputs)
+        x, y = inputs[:SAMPLES].to(device), labels[:SAMPLES].to(device)
+        signs += [stochastic(model, x, name), probabilities(model, x, name)]
+        if labels.dim() == 1:
+            signs.append(zero_gradients(model, x, y, name))
+    return [sign for sign in signs if sign is not None]
+
+
+def signs_after(
+    models: Mapping[str, Model],
+    inputs: Tensor,
+    labels: Tensor,
+    found: Mapping[str, Mapping[str, Sequence[tuple[Cell, CellResult]]]],
+    adversarial: Callable[[str, Cell], Tensor],
+    transfer: Mapping[str, Tensor],
+    bounds: tuple[float, float],
+    seed: int,
+) -> list[Sign]:
+    """What the results say: ``found`` are those of untargeted cells by model and distance name.
+
+    ``adversarial(model, cell)`` reads the perturbed inputs of a cell; ``transfer`` holds those of models outside the
+    run, by origin. Inputs found on the other models of the run are tried on each as well.
+    """
+    signs: list[Sign | None] = []
+    for name, by_distance in found.items():
+        model, device = models[name], device_of(models[name], inputs)
+        x, y = inputs[:SAMPLES].to(device), labels[:SAMPLES].to(device)
+        for distance, cells in by_distance.items():
+            rates = [
+                (cell.spec.label.partition("[")[0], cell.options, float(result.columns["success"].mean()))
+                for cell, result in cells
+            ]
+            signs += success_falls(rates, name)
+            if labels.dim() > 1 or distance not in (*_NOISE, "l0"):
+                continue
+            own = white_box(cells)
+            if distance in _NOISE:
+                signs.append(noise_beats(model, x, y, own[:SAMPLES], distance, bounds=bounds, seed=seed, name=name))
+            others = dict(transfer)
+            for other, theirs in found.items():
+                if other != name and distance in theirs:
+                    others[other] = _nearest(theirs[distance], lambda cell, other=other: adversarial(other, cell))
+            for origin, images in others.items():
+                clean, truth, foreign = inputs.to(device), labels.to(device), images.to(device)
+                signs.append(transfer_beats(model, clean, truth, foreign, own, distance, origin=origin, name=name))
+        if labels.dim() == 1 and _BUDGETED in recipe_entries():
+            options: dict[str, Any] = {} if bounds == (0.0, 1.0) else {"bounds": bounds}
+            signs.append(fails_unbounded(load_recipe(_BUDGETED), model, x, y, bounds=bounds, name=name, **options))
+    return [sign for sign in signs if sign is not None]
+
+
+def white_box(cells: Sequence[tuple[Cell, CellResult]]) -> np.ndarray:
+    """``(samples,)``: the distance that a black-box perturbation has to beat.
+
+    That of the minimal recipes, infinite where all failed. Where every recipe had a budget, 0 for samples that one of
+    them changed, else the largest budget.
+    """
+    minimal = [result.distances() for cell, result in cells if not _budget(cell)]
+    if minimal:
+        return np.min(minimal, axis=0)
+    changed = np.any([result.columns["success"] for _, result in cells], axis=0)
+    return np.where(changed, 0.0, max(_budget(cell) or 0.0 for cell, _ in cells))
+
+
+def _budget(cell: Cell) -> float | None:
+    eps = cell.options.get("eps")
+    return float(eps) if isinstance(eps, (int, float)) else None
+
+
+def _nearest(cells: Sequence[tuple[Cell, CellResult]], adversarial: Callable[[Cell], Tensor]) -> Tensor:
+    """Per sample the perturbed input of the recipe that came closest."""
+    best: Tensor | None = None
+    smallest = np.array([])
+    for cell, result in cells:
+        images, distances = adversarial(cell), failed_as_infinite(result.columns)
+        if best is None:
+            best, smallest = images, distances
+        else:
+            rows = torch.from_numpy(distances < smallest)
+            best[rows], smallest = images[rows], np.minimum(smallest, distances)
+    assert best is not None
+    return best

@@ -1,0 +1,256 @@
+"""Run a table of the thesis and lay it out as it stands there, with the published figures beside the found ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.markup import escape
+from rich.table import Table
+
+from constropt.files import finite, replacing
+from constropt.lab.attacks.outputs import passes, percent
+from constropt.lab.attacks.results import AVERAGE, GEOMETRIC_MEAN, LEAST_LIKELY, WORST_CASE
+from constropt.lab.attacks.results_table import number
+from constropt.lab.attacks.run import check_options, takes
+from constropt.lab.attacks.sharded import Evaluation, run_evaluation
+from constropt.lab.attacks.signs import Model
+from constropt.lab.attacks.thesis_tables import TABLES, TableRow, ThesisTable
+from constropt.lab.runs.references import load_recipe
+from constropt.lab.runs.specs import RecipeSpec
+from constropt.near_names import near_names
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A table as found: ``header`` and ``lines`` of texts, the ``figures`` behind them, and remarks below it.
+
+    ``evaluation`` is the run that they come from; while batches are missing in it, there are no lines.
+    """
+
+    table: ThesisTable
+    evaluation: Evaluation
+    header: list[str]
+    lines: list[list[str]]
+    figures: list[dict[str, Any]]
+    remarks: list[str]
+
+
+def thesis_table(name: str) -> ThesisTable:
+    """The table of that name, "table-4.1" or "4.1"; ``ValueError`` for another, with near names.
+
+    >>> thesis_table("4.1").title
+    'Minimal attacks (MNIST)'
+    """
+    full = name if name.startswith("table-") else f"table-{name}"
+    if full not in TABLES:
+        hint = near_names(full, TABLES, cutoff=0.7)
+        raise ValueError(f"table: unknown {name!r}{hint}; known are {', '.join(TABLES)}")
+    return TABLES[full]
+
+
+def reproduce(
+    table: str | ThesisTable,
+    models: Mapping[str, Model],
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    out: str | Path,
+    steps: int | None = None,
+    **settings: Any,
+) -> Reproduction:
+    """Run the rows of ``table`` on ``models`` by :func:`~constropt.lab.attacks.sharded.run_evaluation`.
+
+    ``steps`` is the most that a row may take: larger budgets are cut to it, and rows that then coincide stand once;
+    ``None`` for those published. A row whose recipe is not installed, or does not take what the row asks for, stays in
+    the table, empty, with the reason below it. ``settings`` go to ``run_evaluation``. Raises what that raises, and
+    ``ValueError`` where no row can run.
+    """
+    table = thesis_table(table) if isinstance(table, str) else table
+    rows, specs, remarks = _specs(table, steps)
+    wanted = [spec for spec in specs if spec is not None]
+    if not wanted:
+        raise ValueError(f"{table.name}: no row can run; {'; '.join(remarks)}")
+    evaluation = run_evaluation(
+        wanted,
+        models,
+        inputs,
+        labels,
+        out=out,
+        distances=list(dict.fromkeys(row.distance for row in rows)),
+        targets="all" if table.kind == "targets" else None,
+        radii=[] if table.radius is None else [table.radius],
+        **settings,
+    )
+    if not evaluation.complete:
+        return Reproduction(table, evaluation, [], [], [], remarks)
+    layout = {"means": _means, "targets": _targets, "models": _models}[table.kind]
+    header, lines, figures = layout(table, rows, specs, evaluation)
+    return Reproduction(table, evaluation, header, lines, figures, [*remarks, *evaluation.notes])
+
+
+def _specs(table: ThesisTable, steps: int | None) -> tuple[list[TableRow], list[RecipeSpec | None], list[str]]:
+    """The rows that differ, the recipe of each or ``None`` where it can't run, and why."""
+    rows: list[TableRow] = []
+    specs: list[RecipeSpec | None] = []
+    seen: dict[RecipeSpec, TableRow] = {}
+    reasons: dict[str, list[str]] = {}
+    for row in table.rows:
+        try:
+            spec = _spec(row, table, steps)
+        except (ValueError, ImportError) as error:
+            reasons.setdefault(f"not run; {str(error).partition('; known are')[0]}", []).append(row.attack)
+            rows.append(row)
+            specs.append(None)
+            continue
+        if spec in seen:
+            reasons.setdefault(f"cut to {steps} steps, the same as {seen[spec].attack}", []).append(row.attack)
+            continue
+        seen[spec] = row
+        if spec.options.get("steps") != row.options.get("steps"):
+            row = replace(row, attack=f"{row.attack}*")
+        rows.append(row)
+        specs.append(spec)
+    remarks = [f"{', '.join(dict.fromkeys(attacks))}: {reason}" for reason, attacks in reasons.items()]
+    if any(row.attack.endswith("*") for row in rows):
+        remarks.append(f"*: budget cut to {steps} steps")
+    return rows, specs, remarks
+
+
+def _spec(row: TableRow, table: ThesisTable, steps: int | None) -> RecipeSpec:
+    function = load_recipe(row.recipe)
+    options = dict(row.options)
+    own = options.get("steps")
+    if steps is not None and (own is None or own > steps) and takes(function, "steps"):
+        options["steps"] = max(steps, options.get("searches", 1))
+    if takes(function, "distance"):
+        options.setdefault("distance", row.distance)
+    else:
+        options.pop("distance", None)
+    check_options(function, row.recipe, options | ({"targets": None} if table.kind == "targets" else {}))
+    return RecipeSpec(row.recipe, options)
+
+
+Layout = tuple[list[str], list[list[str]], list[dict[str, Any]]]
+
+
+def _found(evaluation: Evaluation, row: TableRow, spec: RecipeSpec | None, **also: Any) -> dict[str, Any] | None:
+    """The figures of a row on one model, or the means over several."""
+    wanted = {"distance": row.distance, "recipe": spec.label if spec else None, **also}
+    for figures in [*evaluation.means, *evaluation.rows]:
+        if all(figures[key] == value for key, value in wanted.items()):
+            return figures
+    return None
+
+
+def _means(table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: Evaluation) -> Layout:
+    """Tables 3.1, 4.1 and 4.2: the geometric mean over the models."""
+    names = ["success_rate", "median_distance"]
+    if any("mean_distance" in row.published for row in rows):
+        names.append("mean_distance")
+    header = ["distance", "attack", *(_SHORT[name] for name in names), "fwd / bwd", "published"]
+    lines, figures = [], []
+    for row, spec in zip(rows, specs):
+        found, before = _found(evaluation, row, spec) or {}, row.published
+        lines.append([row.distance, row.attack, *_quality(found, names), ", ".join(_quality(before, names))])
+        figures.append(_record(row, spec, found))
+    return header, lines, figures
+
+
+_SHORT = {"success_rate": "success", "median_distance": "median", "mean_distance": "mean"}
+
+
+def _quality(figures: Mapping[str, Any], names: list[str]) -> list[str]:
+    fields = [(percent if name == "success_rate" else number)(figures.get(name)) for name in names]
+    return [*fields, f"{passes(figures.get('forwards'))} / {passes(figures.get('backwards'))}"]
+
+
+def _targets(
+    table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: Evaluation
+) -> Layout:
+    """Tables 3.2 to 3.4: over all targets, on average and for the least likely class."""
+    header = ["attack"]
+    for kind in ("", "published "):
+        header += [
+            f"{kind}{scenario} {figure}" for scenario in (AVERAGE, LEAST_LIKELY) for figure in ("success", "mean")
+        ]
+    lines, figures = [], []
+    for row, spec in zip(rows, specs):
+        line = [row.attack]
+        scenarios = {name: _found(evaluation, row, spec, targets=name) or {} for name in (AVERAGE, LEAST_LIKELY)}
+        for found in scenarios.values():
+            line += [percent(found.get("success_rate")), number(found.get("mean_distance"))]
+        for name in scenarios:
+            line += [percent(row.published.get(f"{name}.success_rate"))]
+            line += [number(row.published.get(f"{name}.mean_distance"))]
+        lines.append(line)
+        figures += [_record(row, spec, found) | {"targets": name} for name, found in scenarios.items()]
+    return header, lines, figures
+
+
+def _models(table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: Evaluation) -> Layout:
+    """Tables 3.5 and 3.6: each model, the best of all attacks last."""
+    header = ["model", "attack", "success", "mean", "median", f"accuracy at {table.radius:g}"]
+    lines, figures = [], []
+    everything = TableRow("all", "", rows[0].distance, {})
+    for model in evaluation.settings["models"]:
+        for row, label in [
+            *((row, spec.label if spec else None) for row, spec in zip(rows, specs)),
+            (everything, WORST_CASE),
+        ]:
+            wanted = {"model": model, "recipe": label, "distance": row.distance}
+            matches = [f for f in evaluation.rows if all(f[key] == value for key, value in wanted.items())]
+            found = matches[0] if matches else {}
+            accuracy = found.get("accuracy_at", {}).get(table.radius)
+            line = [model, row.attack, percent(found.get("success_rate"))]
+            lines.append(
+                [*line, *(number(found.get(f"{name}_distance")) for name in ("mean", "median")), percent(accuracy)]
+            )
+            figures.append(_record(row, None, found) | {"model": model})
+    return header, lines, figures
+
+
+def _record(row: TableRow, spec: RecipeSpec | None, found: Mapping[str, Any]) -> dict[str, Any]:
+    figures = {key: value for key, value in found.items() if key not in ("accuracy_at", "recipe")}
+    radii = {f"accuracy_at_{radius:g}": value for radius, value in found.get("accuracy_at", {}).items()}
+    run = {} if spec is None else {"recipe": str(spec)}
+    return {"attack": row.attack, "distance": row.distance, **run, **figures, **radii, "published": dict(row.published)}
+
+
+def write_reproduction(found: Reproduction) -> Path:
+    """Write ``TABLE.md`` and ``TABLE.json`` into the run's folder; returns the path of the former."""
+    path = found.evaluation.out / f"{found.table.name}.md"
+    head = [f"# {found.table.name}: {found.table.title}", "", _what(found), ""]
+    body = ["| " + " | ".join(line) + " |" for line in (found.header, ["---"] * len(found.header), *found.lines)]
+    tail = ["", *(f"- {remark}" for remark in found.remarks), ""]
+    with replacing(path) as unfinished:
+        unfinished.write_text("\n".join([*head, *body, *tail]), encoding="utf-8")
+    content = {"table": found.table.name, "rows": found.figures, "remarks": found.remarks}
+    with replacing(path.with_suffix(".json")) as unfinished:
+        unfinished.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def reproduction_table(found: Reproduction) -> Table:
+    """The table for a terminal."""
+    table = Table(title=f"{found.table.name}: {found.table.title}. {_what(found)}", caption_justify="left")
+    for name in found.header:
+        table.add_column(name, justify="left" if name in ("distance", "attack", "model") else "right")
+    previous = None
+    for line in found.lines:
+        if previous not in (None, line[0]) and found.header[0] != "attack":
+            table.add_section()
+        previous = line[0]
+        table.add_row(*map(escape, line))
+    table.caption = escape("\n".join(found.remarks))
+    return table
+
+
+def _what(found: Reproduction) -> str:
+    names = list(found.evaluation.settings["models"])
+    over = f"{GEOMETRIC_MEAN} over " if len(names) > 1 and found.table.kind != "models" else ""
+    return f"{found.evaluation.settings['samples']} samples, {over}{', '.join(names)}"

@@ -1,0 +1,287 @@
+"""Run recipes on models over a data set into a folder: batch by batch, resumable, by several processes at once."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from constropt.checks import require_whole
+from constropt.lab.attacks.cells import Cell, plan
+from constropt.lab.attacks.examine import signs_after, signs_before
+from constropt.lab.attacks.results import (
+    CellResult,
+    cell_result,
+    distances_of,
+    geometric_means,
+    over_targets,
+    worst_case,
+)
+from constropt.lab.attacks.run import device_of, run_batch
+from constropt.lab.attacks.signs import Model, Sign, left_in_training_mode
+from constropt.lab.runs.manifest import fingerprint, model_fingerprint, open_run
+from constropt.lab.runs.shards import batch_rows, is_complete, read_adversarial, read_shard, shard_path, write_shard
+from constropt.lab.runs.specs import RecipeSpec, parse_recipe
+from constropt.modes import evaluating
+from constropt.problems.model_calls import logits_of
+
+Progress = Callable[[str, int, int], None]
+Bounds = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run found, or, where batches are still missing, how far it is.
+
+    ``results`` hold the samples of every recipe, model and distance, the worst case over recipes among them; ``rows``
+    their figures, and ``means`` those of the geometric means over models. ``notes`` say what was left out and why,
+    ``signs`` what a reader of the figures must know. ``done`` of ``total`` batches are there.
+    """
+
+    out: Path
+    settings: dict[str, Any] = field(repr=False)
+    done: int
+    total: int
+    results: list[CellResult] = field(default_factory=list, repr=False)
+    rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    means: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    notes: list[str] = field(default_factory=list)
+    signs: list[Sign] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return self.done == self.total
+
+
+class _Task(NamedTuple):
+    """One batch of one cell on one model."""
+
+    model: str
+    cell: Cell
+    number: int
+    rows: tuple[int, int]
+    path: Path
+
+
+def run_evaluation(
+    recipes: Sequence[str | RecipeSpec],
+    models: Mapping[str, Model],
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    out: str | Path,
+    distances: Sequence[str] = ("l2",),
+    targets: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    radii: Sequence[float] = (),
+    shard: int = 0,
+    shards: int = 1,
+    fresh: bool = False,
+    about: Mapping[str, Any] | None = None,
+    transfer: Mapping[str, Tensor] | None = None,
+    look_for_signs: bool = True,
+    warn: Callable[[Sign], None] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run every recipe on every model at each of the ``distances``, and summarise once all batches are there.
+
+    ``recipes`` are names, "module:function", either with options (``"fmn[steps=50]"``), or specs. ``models`` are
+    callables from ``inputs`` ``(samples, *event)`` to logits, by names that serve as file names. ``options`` go to
+    every recipe that takes them. ``targets``: ``None``, a kind that
+    :func:`~constropt.lab.attacks.targets.choose_targets` takes, or "all": every other class, reported as the average
+    and the least likely class. ``radii``: where to report the robust accuracy.
+
+    Each batch of ``batch_size`` samples is one file below ``out/shards``, written whole or not at all; a batch that is
+    there is not computed again, so that the same call after a kill continues. Of ``shards`` processes that share the
+    folder, the one with number ``shard`` computes every ``shards``-th batch. A folder that was made with other
+    settings (data, models, recipes, options, seed, batch size, or ``about``, anything that describes them) is refused,
+    unless ``fresh`` removes its run. ``transfer``: inputs made on other models, by origin, to be tried on these.
+    ``warn`` is called with each sign as it is seen, ``progress(what, done, total)`` after each batch. The global random
+    state stays as it is; batches draw from seeds of their own.
+
+    Raises ``ValueError``/``TypeError`` for arguments that do not fit, before the first model call.
+    """
+    out = Path(out)
+    _check(models, inputs, labels, batch_size, shard, shards, fresh, targets, transfer or {})
+    options = dict(options or {})
+    bounds = _bounds(options)
+    signs: list[Sign] = []
+
+    def seen(found: Sequence[Sign | None]) -> None:
+        for sign in found:
+            if sign is not None and sign not in signs:
+                signs.append(sign)
+                if warn is not None:
+                    warn(sign)
+
+    with ExitStack() as stack:
+        for name, model in models.items():
+            seen([left_in_training_mode(model, name)])
+            stack.enter_context(evaluating(model))
+        stack.enter_context(_own_random_state(models, inputs))
+        torch.manual_seed(seed)
+        if look_for_signs:
+            seen(signs_before(models, inputs, labels, bounds))
+        classes = {name: _classes(model, inputs) for name, model in models.items()}
+        goals = _goals(targets, min(classes.values()))
+        specs = [parse_recipe(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
+        cells, notes = plan(specs, distances, goals, options, seed, next(iter(models.values())), inputs, labels)
+        settings = {
+            **(about or {}),
+            "inputs": fingerprint(inputs, labels),
+            "samples": len(inputs),
+            "batch_size": batch_size,
+            "seed": seed,
+            "distances": list(distances),
+            "models": {name: model_fingerprint(model) for name, model in models.items()},
+            "recipes": [cell.settings() for cell in cells],
+        }
+        run = open_run(out, settings, fresh=fresh)
+        tasks = list(_tasks(out, list(models), cells, len(inputs), batch_size))
+        for place, task in enumerate(tasks):
+            if task.number % shards == shard and not is_complete(task.path, run, task.rows):
+                _compute(task, models[task.model], inputs, labels, classes[task.model], seed, run)
+            if progress is not None:
+                progress(f"{task.model}: {task.cell.spec.label}", place + 1, len(tasks))
+        done = sum(is_complete(task.path, run, task.rows) for task in tasks)
+        if done < len(tasks):
+            return Evaluation(out, settings, done, len(tasks), notes=notes, signs=signs)
+        found, collected = _collect(tasks, distances, notes)
+        if look_for_signs:
+            paths: dict[tuple[str, str], list[Path]] = {}
+            for task in tasks:
+                paths.setdefault((task.model, task.cell.key), []).append(task.path)
+            torch.manual_seed(seed)
+            seen(
+                signs_after(
+                    models,
+                    inputs,
+                    labels,
+                    found,
+                    lambda model, cell: read_adversarial(paths[model, cell.key]),
+                    transfer or {},
+                    bounds,
+                    seed,
+                )
+            )
+    rows = [result.row(radii) for result in collected]
+    return Evaluation(out, settings, done, len(tasks), collected, rows, geometric_means(rows), notes, signs)
+
+
+def _tasks(out: Path, models: Sequence[str], cells: Sequence[Cell], samples: int, batch_size: int) -> Iterator[_Task]:
+    for model in models:
+        for cell in cells:
+            for number, rows in enumerate(batch_rows(samples, batch_size)):
+                yield _Task(model, cell, number, rows, shard_path(out, model, cell.key, number))
+
+
+def _compute(task: _Task, model: Model, inputs: Tensor, labels: Tensor, classes: int, seed: int, run: str) -> None:
+    """Run one batch and write its shard; what it draws depends on the cell and the batch, not on what ran before."""
+    device = device_of(model, inputs)
+    rows = slice(*task.rows)
+    targets = task.cell.targets(labels, classes, seed)
+    text = f"{seed}/{task.model}/{task.cell.key}/{task.number}"
+    torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+    batch = run_batch(
+        task.cell.recipe,
+        model,
+        inputs[rows].to(device),
+        labels[rows].to(device),
+        None if targets is None else targets[rows].to(device),
+        task.cell.options,
+        task.cell.measure,
+        name=task.cell.spec.label,
+    )
+    write_shard(task.path, run, task.rows, batch)
+
+
+def _collect(
+    tasks: Sequence[_Task], distances: Sequence[str], notes: list[str]
+) -> tuple[dict[str, dict[str, list[tuple[Cell, CellResult]]]], list[CellResult]]:
+    """The untargeted cells by model and distance, and all results in the order in which they are shown."""
+    files: dict[tuple[str, str], tuple[Cell, list[Path]]] = {}
+    for task in tasks:
+        files.setdefault((task.model, task.cell.key), (task.cell, []))[1].append(task.path)
+    found: dict[str, dict[str, list[tuple[Cell, CellResult]]]] = {}
+    grouped: dict[tuple[str, str, bool], dict[RecipeSpec, list[CellResult]]] = {}
+    for (model, _), (cell, paths) in files.items():
+        shards = [read_shard(path) for path in paths]
+        own = shards[0].own_distance
+        for distance in distances_of(own, cell.distance, distances):
+            result = cell_result(model, cell.spec.label, cell.goal, cell.distance, distance, shards)
+            if result is None:
+                note = f"{cell.spec.label} takes no distance and is not measured in {distance}"
+                notes.extend([note] if note not in notes else [])
+                continue
+            grouped.setdefault((model, distance, result.targeted), {}).setdefault(cell.spec, []).append(result)
+            if cell.goal is None:
+                found.setdefault(model, {}).setdefault(distance, []).append((cell, result))
+    collected: list[CellResult] = []
+    for by_spec in grouped.values():
+        shown = [over_targets(results) if len(results) > 1 else results for results in by_spec.values()]
+        collected += [result for results in shown for result in results]
+        if len(shown) > 1:
+            collected += [worst_case(scenario) for scenario in zip(*shown)]
+    return found, collected
+
+
+def _goals(targets: str | None, classes: int) -> list[str | None]:
+    return [f"+{k}" for k in range(1, classes)] if targets == "all" else [targets]
+
+
+@torch.no_grad()
+def _classes(model: Model, inputs: Tensor) -> int:
+    return logits_of(model(inputs[:1].to(device_of(model, inputs)))).shape[1]
+
+
+def _own_random_state(models: Mapping[str, Model], inputs: Tensor) -> Any:
+    devices = {device_of(model, inputs) for model in models.values()}
+    return torch.random.fork_rng(devices=[device.index or 0 for device in devices if device.type == "cuda"])
+
+
+def _bounds(options: Mapping[str, Any]) -> Bounds:
+    low, high = options.get("bounds", (0.0, 1.0))
+    return float(low), float(high)
+
+
+def _check(
+    models: Mapping[str, Model],
+    inputs: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    shard: int,
+    shards: int,
+    fresh: bool,
+    targets: str | None,
+    transfer: Mapping[str, Tensor],
+) -> None:
+    if not models:
+        raise ValueError("models: takes at least one model")
+    for name in models:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
+            raise ValueError(f"models: takes names of letters, digits and _ . + -, since they name files; got {name!r}")
+    if inputs.dim() < 2 or not len(inputs) or labels.shape[:1] != inputs.shape[:1]:
+        raise ValueError(
+            f"inputs: takes (samples, *event) with a label each, got {tuple(inputs.shape)} and {tuple(labels.shape)}"
+        )
+    require_whole(batch_size=batch_size, shards=shards)
+    if not 0 <= shard < shards:
+        raise ValueError(f"shard: of {shards}, takes a number from 0 to {shards - 1}, got {shard}")
+    if fresh and shards > 1:
+        raise ValueError("fresh: would remove what the other processes write; begin anew with one process, then share")
+    if targets is not None and labels.dim() > 1:
+        raise ValueError("targets: are for classifiers here; for a label per pixel use `constropt solve --targets`")
+    for origin, images in transfer.items():
+        if images.shape != inputs.shape:
+            raise ValueError(
+                f"transfer: takes inputs of shape {tuple(inputs.shape)}, those of {origin} are {tuple(images.shape)}"
+            )

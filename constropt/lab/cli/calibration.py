@@ -1,0 +1,114 @@
+"""``constropt train calibration``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from constropt.lab.cli.shared import DeviceOption, ProgressOption, clean_errors, named_bar, usable_device
+from constropt.lab.cli.studies import (
+    AugmentOption,
+    BatchOption,
+    DecayOption,
+    EpochsOption,
+    FreshOption,
+    OptimizerOption,
+    RateOption,
+    ScheduleOption,
+    SeedsOption,
+    seeds_of,
+    show_study,
+)
+from constropt.lab.runs.references import load_reference
+from constropt.plotting import require_matplotlib
+
+# by name: the library does not import its own problems
+_PACKAGE = "constropt.problems.calibration"
+_SETTINGS = "constropt.lab.studies.epochs:TrainingSettings"
+
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="NAME[KEY=VALUE,...] of ce, mmce, ecp, ls, fl, flsd, cpc, mbls, cals-hr, cals-alm, their variants or"
+        " module:factory of a loss; several can be given.",
+    ),
+]
+
+
+@clean_errors
+def train_calibration(
+    out: Annotated[Path, typer.Option(help="The folder of the study; a killed one continues there.")],
+    method: MethodsOption = None,
+    seeds: SeedsOption = "0",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="As for solve, or omniglot:DIR or newsgroups:FILE; with options: omniglot:DIR[size=20],"
+            " newsgroups:FILE[length=100,vocabulary=8000]."
+        ),
+    ] = "digits",
+    test_data: Annotated[str | None, typer.Option(help="Where test samples are, if elsewhere.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="module:factory[KEY=VALUE,...]; it gets num_classes, channels, image_size and vocabulary where it"
+            " takes them. Default: a small CNN for digits, ResNet-18, DeepLab or GPCN else."
+        ),
+    ] = None,
+    epochs: EpochsOption = 40,
+    batch_size: BatchOption = 64,
+    optimizer: OptimizerOption = "adamw",
+    lr: RateOption = None,
+    weight_decay: DecayOption = None,
+    schedule: ScheduleOption = "cosine",
+    augment: AugmentOption = "none",
+    held_out: Annotated[
+        float, typer.Option(help="Held out for multipliers and temperatures: a fraction, or how many of each class.")
+    ] = 0.2,
+    long_tail: Annotated[
+        float | None, typer.Option(help="Thin classes out exponentially: ratio of the largest to the smallest.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Of the training split; default: all.")] = None,
+    test_samples: Annotated[int | None, typer.Option(min=1, help="Of the test split; default: all.")] = None,
+    figures: Annotated[bool, typer.Option(help="Draw reliability diagrams and multipliers (extra plot).")] = True,
+    fresh: FreshOption = False,
+    device: DeviceOption = "cpu",
+    progress: ProgressOption = None,
+) -> None:
+    """Train with calibration losses, the same split, weights and batches for all; compare before and after scaling."""
+    settings = _load("study_data:DataSettings")(
+        data=data, test=test_data, held_out=held_out, long_tail=long_tail, samples=samples, test_samples=test_samples
+    )
+    training = load_reference(_SETTINGS, what="training")(
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        lr=lr,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        augment=augment,
+    )
+    if figures:
+        require_matplotlib()
+    if model is None and data == "digits":
+        model = "constropt.lab.models.small:digits_cnn"
+    with named_bar("epochs", progress) as shown:
+        study = _load("study:run_study")(
+            method or ["ce", "cals-alm"],
+            seeds_of(seeds),
+            out=out,
+            data=settings,
+            training=training,
+            model=model,
+            device=usable_device(device),
+            fresh=fresh,
+            progress=shown,
+        )
+    show_study(study, "calibration.study_report", "calibration.study_figures" if figures else None)
+
+
+def _load(name: str) -> Any:
+    return load_reference(f"{_PACKAGE}.{name}", what="calibration")

@@ -1,0 +1,189 @@
+"""What the commands share: their common options, clean errors, models trained on the spot, progress bars."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
+
+from constropt.lab.data.load import KINDS, load_data
+from constropt.lab.models.weights import load_model, save_weights
+from constropt.lab.runs.references import load_reference
+from constropt.problems.dense_metrics import pixel_accuracy
+from constropt.problems.model_calls import logits_of
+
+# by name: the library does not import its own problems, and these are only the defaults of what a user may type
+_TRAINERS = {  # by whether labels are dense
+    False: "constropt.lab.models.classifier:train_classifier",
+    True: "constropt.lab.models.segmenter:train_segmenter",
+}
+_ARCHITECTURES: dict[tuple[int, ...], str] = {
+    (1, 8, 8): "constropt.lab.models.small:digits_cnn",
+    (1, 28, 28): "constropt.lab.models.small:small_cnn",
+    (3, 64, 64): "constropt.lab.models.unet:unet",
+}
+EMBEDDED = {"digits": 10, "scenes": 5}  # data that a model is trained on by default, and for how many epochs
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_KINDS = "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
+DataOption = Annotated[str, typer.Option(help=f"Data set. {_KINDS}.")]
+DeviceOption = Annotated[str, typer.Option(help="Where the model runs, as torch names it: cpu, cuda, cuda:1.")]
+ProgressOption = Annotated[bool | None, typer.Option(help="Progress bars; by default only in a terminal.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
+
+
+def clean_errors(command: Command) -> Command:
+    """Turn the errors that bad input raises into one line on stderr and exit code 2."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            if os.environ.get("CONSTROPT_DEBUG"):
+                raise
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from None
+
+    return guarded  # type: ignore[return-value]
+
+
+def usable_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device: {name!r} is not usable here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def load_network(
+    reference: str | None, weights: Path | None, data: str, device: torch.device, seed: int, progress: bool | None
+) -> tuple[nn.Module, str]:
+    """The model to run on and a description of it; trained here only where the user names neither model nor weights."""
+    if reference is None and weights is None:
+        if data not in EMBEDDED:
+            known = " and ".join(EMBEDDED)
+            raise ValueError(f"--model: needed for data {data!r} (only for {known} a model is trained by default)")
+        return trained(None, data, device, seed, EMBEDDED[data], progress)
+    if reference is None:
+        reference = _architecture(load_data(data).inputs.shape[1:])
+    origin = f" from {weights}" if weights else ""
+    return load_model(reference, weights, device=device), f"{reference}{origin}"
+
+
+def named_networks(
+    models: Sequence[str],
+    weights: Sequence[Path],
+    data: str,
+    out: Path,
+    device: torch.device,
+    seed: int,
+    progress: bool | None,
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """The networks of a run by name, and what each is: NAME=REFERENCE or REFERENCE, whose last part is then the name.
+
+    ``weights`` are in the order of ``models``. Without models, one is trained on embedded data and kept in ``out``, so
+    that a run that continues has the same.
+    """
+    if weights and len(weights) != len(models):
+        raise ValueError(
+            f"--weights: takes one file per --model in the same order, got {len(weights)} for {len(models)}"
+        )
+    if not models:
+        if data not in EMBEDDED:
+            known = " and ".join(EMBEDDED)
+            raise ValueError(f"--model: needed for data {data!r} (only for {known} a model is trained by default)")
+        reference = _architecture(load_data(data).inputs.shape[1:])
+        path = out / f"trained-{data}-{seed}.safetensors"
+        if not path.is_file():
+            network, what = trained(None, data, device, seed, EMBEDDED[data], progress)
+            save_weights(network, path)
+            typer.echo(f"{what}\nwritten to {path}", err=True)
+        name = reference.rpartition(":")[2]
+        what = f"{reference} trained on {data} for {EMBEDDED[data]} epochs with seed {seed}"
+        return {name: load_model(reference, path, device=device)}, {name: what}
+    networks: dict[str, nn.Module] = {}
+    described: dict[str, str] = {}
+    for place, text in enumerate(models):
+        name, equals, reference = text.partition("=")
+        reference = reference if equals else text
+        file = weights[place] if weights else None
+        name = name if equals else unused_name(reference, file, networks)
+        if name in networks:
+            raise ValueError(f"--model: the name {name!r} is given twice")
+        networks[name] = load_model(reference, file, device=device)
+        described[name] = reference
+    return networks, described
+
+
+def unused_name(reference: str, weights: Path | None, taken: Container[str]) -> str:
+    """A file name for a model that is told from those ``taken``: what it is called, then its weights, then a number.
+
+    >>> unused_name("package.models:small_cnn", Path("robust.pt"), {"small_cnn"})
+    'small_cnn-robust'
+    """
+    text = reference.partition(":")[2] if reference.count(":") > 1 else reference.rpartition(":")[2]
+    plain = "".join(c if c.isalnum() or c in "_.-" else "-" for c in text).lstrip("-.")
+    names = [plain, *([f"{plain}-{weights.stem}"] if weights else [])]
+    numbered = (f"{plain}-{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain(names, numbered) if name not in taken)
+
+
+def trained(
+    reference: str | None, data: str, device: torch.device, seed: int, epochs: int, progress: bool | None
+) -> tuple[nn.Module, str]:
+    train, test = (load_data(data, split=split) for split in ("train", "test"))
+    reference = reference or _architecture(train.inputs.shape[1:])
+    network = load_model(reference, device=device)
+    trainer = load_reference(_TRAINERS[train.labels.dim() > 1], what="trainer")
+    start = time.perf_counter()
+    with bar("training", progress) as advance:
+        trainer(network, train.inputs, train.labels, epochs=epochs, seed=seed, progress=lambda e, n, _: advance(e, n))
+    seconds = time.perf_counter() - start
+    with torch.no_grad():
+        predictions = torch.cat([logits_of(network(x.to(device))).argmax(1).cpu() for x in test.inputs.split(100)])
+    # no class of a classifier is the value that ignores a pixel of a label map
+    accuracy = pixel_accuracy(predictions, test.labels, ignore_index=255 if test.labels.dim() > 1 else None)
+    return network, f"{reference} trained for {seconds:.0f} s, test accuracy {accuracy:.1%}"
+
+
+def _architecture(shape: Sequence[int]) -> str:
+    known = _ARCHITECTURES.get(tuple(shape))
+    if known is None:
+        raise ValueError(f"--model: needed for images of shape {tuple(shape)}, for which there is no default")
+    return known
+
+
+@torch.no_grad()
+def classes_of(network: nn.Module, inputs: torch.Tensor) -> int:
+    return logits_of(network(inputs[:1].to(next(network.parameters()).device))).shape[1]
+
+
+@contextmanager
+def bar(name: str, shown: bool | None) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, and the function ``(done, total)`` that moves it."""
+    with named_bar(name, shown) as advance:
+        yield lambda done, total: advance(name, done, total)
+
+
+@contextmanager
+def named_bar(name: str, shown: bool | None) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr, and the function ``(name, done, total)`` that moves and renames it."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not (console.is_terminal if shown is None else shown)) as bar:
+        task = bar.add_task(escape(name), total=None)
+        yield lambda name, done, total: bar.update(task, description=escape(name), completed=done, total=total)

@@ -1,0 +1,97 @@
+"""Omniglot: handwritten characters of many alphabets, many classes with twenty images each, read from its archives."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from constropt.checks import MissingExtra
+
+_MEMBER = re.compile(r"(?:^|/)([^/]+)/(character\d+)/([^/]+)\.png$")
+_TEST_SHARE = 0.25  # of the images of each class: 5 of 20
+
+
+class Characters(NamedTuple):
+    """``inputs``: float32 ``(samples, 1, size, size)`` in [0, 1], ink 1; ``labels``: int64 ``(samples,)``; ``classes``:
+    the name of each, "alphabet/character".
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+
+def load_omniglot(folder: str | Path, split: str = "test", *, size: int = 28, seed: int = 0) -> Characters:
+    """The characters of Omniglot (Lake et al. 2015) in the archives ``*.zip`` of ``folder``.
+
+    An archive holds ``ALPHABET/characterNN/*.png``, ink black on white. An alphabet that is in several archives is read
+    once. A class is a character of an alphabet, numbered in the order of the names. A quarter of the images of each
+    class, drawn by ``seed``, is the "test" split, the rest "train"; "all" is both. ``size`` is the side to scale to, by
+    averages over areas.
+
+    Raises ``ValueError`` for another split or size, a folder without such archives, and files that are no images;
+    :class:`~constropt.lab.data.load.MissingExtra` without Pillow, which matplotlib brings.
+
+    >>> load_omniglot("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    ValueError: omniglot: looked for archives *.zip of ALPHABET/characterNN/*.png in no/such/folder: not there
+    """
+    if split not in ("train", "test", "all"):
+        raise ValueError(f"split: takes 'train', 'test' or 'all', got {split!r}")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"size: takes a whole number of pixels, got {size!r}")
+    folder = Path(folder)
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    alphabets: set[str] = set()
+    for path in sorted(folder.glob("*.zip")):
+        found |= _read(path, size, alphabets)
+        alphabets |= {alphabet for alphabet, _ in found}
+    if not found:
+        state = "none" if folder.is_dir() else "not there"
+        raise ValueError(f"omniglot: looked for archives *.zip of ALPHABET/characterNN/*.png in {folder}: {state}")
+    names = sorted(found)
+    generator = torch.Generator().manual_seed(seed)
+    inputs, labels = [], []
+    for label, name in enumerate(names):
+        images = torch.from_numpy(np.stack(found[name]))
+        order = torch.randperm(len(images), generator=generator)
+        tested = max(1, round(_TEST_SHARE * len(images)))
+        rows = {"test": order[:tested], "train": order[tested:], "all": order}[split].sort().values
+        inputs.append(images[rows])
+        labels.append(torch.full((len(rows),), label))
+    ink = 1 - torch.cat(inputs).unsqueeze(1).float() / 255
+    return Characters(ink, torch.cat(labels), tuple("/".join(name) for name in names))
+
+
+def _read(path: Path, size: int, skipped: set[str]) -> dict[tuple[str, str], list[np.ndarray]]:
+    """The images of each character of an archive, bytes ``(size, size)`` in the order of the file names."""
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in sorted(archive.namelist()):
+                match = _MEMBER.search(member)
+                if match and match[1] not in skipped:
+                    found.setdefault((match[1], match[2]), []).append(_pixels(archive.read(member), path, member, size))
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: no zip archive ({error})") from None
+    return found
+
+
+def _pixels(content: bytes, path: Path, member: str, size: int) -> np.ndarray:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise MissingExtra("data 'omniglot' needs Pillow: pip install constropt[plot]") from None
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.array(image.convert("L").resize((size, size), Image.Resampling.BOX))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: {member} is no PNG image ({error})") from None

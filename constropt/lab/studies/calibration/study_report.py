@@ -1,0 +1,137 @@
+"""What a study found, as a table with mean and spread over seeds, as files, and as one sentence per comparison."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from constropt.lab.studies.calibration.methods import METHODS, parse_method, title_of
+from constropt.lab.studies.columns import Column, average, layout, write_results
+from constropt.lab.studies.study import Study
+
+RIVALS = ("ce", "ls", "fl", "mbls")  # what CALS-ALM is held against
+SLACK = 0.005  # of accuracy that may be lost to cross-entropy
+
+
+ACCURACY, MIOU = Column("Acc %", ("before", "accuracy")), Column("mIoU %", ("before", "miou"))
+ECE, AECE = Column("ECE %", ("before", "ece")), Column("AECE %", ("before", "aece"))
+CWCE = Column("CWCE %", ("before", "cwce"))
+NLL, BRIER = Column("NLL", ("before", "nll"), False), Column("Brier", ("before", "brier"), False)
+ECE_SCALED, NLL_SCALED = Column("ECE % + TS", ("after-nll", "ece")), Column("NLL + TS", ("after-nll", "nll"), False)
+TEMPERATURE = Column("T", ("temperature", "nll"), False)
+ECE_SEARCHED = Column("ECE % + TS (ECE)", ("after-ece", "ece"))
+TEMPERATURE_SEARCHED = Column("T (ECE)", ("temperature", "ece"), False)
+SHIFTED = Column("ECE % noise 5", ("shift", "5"))
+
+COLUMNS = (
+    ACCURACY,
+    MIOU,
+    ECE,
+    AECE,
+    CWCE,
+    BRIER,
+    NLL,
+    ECE_SCALED,
+    TEMPERATURE,
+    NLL_SCALED,
+    ECE_SEARCHED,
+    TEMPERATURE_SEARCHED,
+    SHIFTED,
+)
+
+
+NOTES = (
+    "mean ± standard deviation over seeds; a seed draws the held-out part, the initial weights and the order of the"
+    " batches, the same for all methods; TS: one temperature of least NLL on the held-out part (Guo et al.), or of"
+    " least ECE (the thesis)"
+)
+MAIN = (ACCURACY, MIOU, ECE, ECE_SCALED, TEMPERATURE, NLL)  # what a terminal has room for
+
+
+def remarks(study: Study) -> list[str]:
+    """Whether the ECE of CALS-ALM is below its rivals' without temperature scaling, and its accuracy near that of CE:
+    on average over the seeds that both have.
+    """
+    if "cals-alm" not in study.results:
+        return []
+    places: dict[str, list[str]] = {"below": [], "level with": [], "not below": []}
+    for rival in RIVALS:
+        gaps = _gaps(study, rival, ECE)
+        if gaps:
+            gap = average(gaps)
+            place = "level with" if abs(gap) <= _standard_error(gaps) else "below" if gap < 0 else "not below"
+            places[place].append(f"{METHODS[rival].title} ({100 * gap:+.2f})")
+    lines = []
+    if any(places.values()):
+        found = "; ".join(f"{place} {', '.join(rivals)}" for place, rivals in places.items() if rivals)
+        lines.append(
+            f"without temperature scaling the ECE of CALS-ALM is {found} (points; level: within the standard error of"
+            " the difference over seeds)"
+        )
+    gaps = _gaps(study, "ce", ACCURACY)
+    if gaps:
+        holds = "holds" if average(gaps) >= -SLACK else "does not hold"
+        lines.append(
+            f"accuracy of CALS-ALM minus that of CE: {100 * average(gaps):+.2f} points; not below by more than"
+            f" {100 * SLACK:g} {holds}"
+        )
+    means = {method: _mean(ECE_SCALED, list(runs.values())) for method, runs in study.results.items()}
+    scaled = {method: mean for method, mean in means.items() if mean is not None}
+    if scaled:
+        best = min(scaled, key=scaled.__getitem__)
+        title = title_of(parse_method(best))
+        lines.append(f"lowest ECE with temperature scaling: {title} ({100 * scaled[best]:.2f})")
+    return lines
+
+
+def _mean(column: Column, results: Sequence[dict[str, Any]]) -> float | None:
+    values = [value for value in map(column.of, results) if value is not None]
+    return average(values) if values else None
+
+
+def _gaps(study: Study, rival: str, column: Column) -> list[float]:
+    """The figure of CALS-ALM minus that of ``rival``, for each seed of both."""
+    ours, theirs = study.results["cals-alm"], study.results.get(rival, {})
+    pairs = [(column.of(ours[seed]), column.of(theirs[seed])) for seed in ours if seed in theirs]
+    return [mine - other for mine, other in pairs if mine is not None and other is not None]
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    """Of the mean; 0 for one value, of which nothing is known."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def described(study: Study) -> str:
+    """Data, model and training of a study in one line."""
+    data, training = study.settings["data"], study.settings["training"]
+    extra = [f"long-tailed 1:{data['long_tail']:g}"] if data["long_tail"] is not None else []
+    rate = "" if training["lr"] is None else f" {training['lr']:g}"
+    parts = [
+        data["data"],
+        *extra,
+        f"{data['classes']} classes",
+        study.settings["model"],
+        f"{training['epochs']} epochs of {training['optimizer']}{rate}, {training['schedule']}",
+    ]
+    return ", ".join(parts)
+
+
+def main_table(study: Study) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the table that a terminal has room for."""
+    return layout(study, METHODS, MAIN)
+
+
+def write_report(study: Study) -> list[Path]:
+    """Write ``results.md``, ``results.json`` and ``results.parquet``, a row per run, into the study's folder."""
+    return write_results(
+        study,
+        METHODS,
+        COLUMNS,
+        title="Calibration",
+        described=described(study),
+        remarks=remarks(study),
+        notes=NOTES,
+    )

@@ -1,0 +1,98 @@
+"""The losses by name, with the hyper-parameters of their papers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from constropt.lab.runs.specs import RecipeSpec
+from constropt.lab.studies import methods as studies
+from constropt.lab.studies.methods import Method
+from constropt.problems.metric_learning.base import SplitLoss
+from constropt.problems.metric_learning.center import Center
+from constropt.problems.metric_learning.contrastive import Contrastive
+from constropt.problems.metric_learning.cross_entropy import CrossEntropy
+from constropt.problems.metric_learning.fastap import FastAP
+from constropt.problems.metric_learning.multi_similarity import MultiSimilarity
+from constropt.problems.metric_learning.nca import NCA, ProxyNCA
+from constropt.problems.metric_learning.pairs import unit
+from constropt.problems.metric_learning.pairwise_cross_entropy import SPCE
+from constropt.problems.metric_learning.snca import SNCA, MemoryBank
+from constropt.problems.metric_learning.triplet import Triplet
+
+
+class OnSphere(nn.Module):
+    """``loss(z / ||z||, labels)``, for losses that compare embeddings as they are given.
+
+    >>> import torch
+    >>> loss = OnSphere(Contrastive(margin=0.5))
+    >>> bool(loss(2 * torch.eye(4), torch.tensor([0, 0, 1, 1])) == loss(torch.eye(4), torch.tensor([0, 0, 1, 1])))
+    True
+    """
+
+    def __init__(self, loss: SplitLoss) -> None:
+        super().__init__()
+        self.loss, self.needs_pairs = loss, loss.needs_pairs
+
+    def forward(self, embeddings: Tensor, labels: Tensor, **context: Any) -> Tensor:
+        return self.loss(unit(embeddings), labels, **context)
+
+
+def _contrastive(margin: float = 1.0) -> OnSphere:
+    return OnSphere(Contrastive(margin))
+
+
+def _triplet(margin: float = 0.2, mining: str = "semi-hard") -> OnSphere:
+    return OnSphere(Triplet(margin, mining=mining))
+
+
+def _spce(temperature: float = 0.1, class_mean: bool = True, exclude_self: bool = True) -> OnSphere:
+    return OnSphere(SPCE(temperature, class_mean=class_mean, exclude_self=exclude_self))
+
+
+def _bank(samples: int, dimension: int, sigma: float = 0.05, momentum: float = 0.5) -> SNCA:
+    return SNCA(sigma, bank=MemoryBank(samples, dimension, momentum))
+
+
+METHODS: Mapping[str, Method] = {
+    "ce": Method("CE (Sec. 2.5.3)", partial(CrossEntropy, dropout=0.5, label_smoothing=0.1)),
+    "ce-plain": Method("CE", CrossEntropy),
+    "spce": Method("SPCE", SPCE),
+    "spce-t": Method("SPCE (temperature)", _spce),
+    "center": Method("Center", partial(Center, weight=0.003)),
+    "contrastive": Method("Contrastive", _contrastive),
+    "triplet": Method("Triplet", _triplet),
+    "ms": Method("Multi-Similarity", partial(MultiSimilarity, margin=0.5, mining=0.1)),
+    "snca": Method("SNCA", SNCA),
+    "snca-bank": Method("SNCA (memory bank)", _bank),
+    "nca": Method("NCA", NCA),
+    "proxy-nca": Method("ProxyNCA", ProxyNCA),
+    "fastap": Method("FastAP", FastAP),
+}
+
+
+def parse_loss(text: str) -> RecipeSpec:
+    """A loss and options in ``NAME`` or ``NAME[KEY=VALUE,...]``; the name is one of :data:`METHODS`, or
+    ``module:factory`` of a loss of one's own. Raises ``ValueError``, listing near names for an unknown one.
+
+    >>> str(parse_loss("triplet[margin=0.1]"))
+    'triplet[margin=0.1]'
+    """
+    return studies.parse_method(text, METHODS, "loss")
+
+
+def build_loss(spec: RecipeSpec | str, *, num_classes: int, dimension: int, samples: int) -> nn.Module:
+    """The loss for embeddings of ``dimension`` features, of ``samples`` samples in ``num_classes`` classes; it gets
+    those of the three that it takes.
+
+    Raises ``ValueError`` for an unknown name or option and for one whose result is no ``nn.Module``.
+
+    >>> build_loss("proxy-nca", num_classes=5, dimension=8, samples=100).proxies.shape
+    torch.Size([5, 8])
+    """
+    spec = parse_loss(spec) if isinstance(spec, str) else spec
+    available = {"num_classes": num_classes, "dimension": dimension, "samples": samples}
+    return studies.build(spec, METHODS, available, what="loss")
