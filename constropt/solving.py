@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from constropt.checks import require_whole
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.solution import BestPoint, Solution, Status
-from constropt.solvers.base import Callback, Run, Solver
+from constropt.solvers.base import Callback, Method, Run, Solver
 from constropt.solvers.projected_lbfgs.solver import ProjectedLBFGS
 
 
@@ -25,7 +26,7 @@ def default_tolerance(dtype: torch.dtype) -> float:
 
 def solve(
     problem: ConstrainedProblem[Any],
-    solver: Solver[Any] | AugmentedLagrangian | None,
+    solver: Solver[Any] | Method | AugmentedLagrangian | None,
     x0: Tensor,
     *,
     steps: int,
@@ -51,6 +52,9 @@ def solve(
     >>> solve(problem, None, torch.zeros(1, 2, dtype=torch.float64), steps=50).x.round(decimals=6)
     tensor([[3., 0.]], dtype=torch.float64)
     """
+    if isinstance(solver, Method):
+        require_whole(steps=steps)
+        return solver.run(problem, x0, _Loop(steps, tolerance, duals, trace, callback))
     if solver is None or isinstance(solver, AugmentedLagrangian):
         solver = ProjectedLBFGS(solver or AugmentedLagrangian())
     _check_arguments(problem, solver, x0, steps, tolerance)
@@ -98,6 +102,31 @@ def solve(
 
     status = torch.where(broken, int(Status.DIVERGED), status)
     return _finish(run, best, status, solver.duals(state), _stack(records))
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """The arguments of a call of :func:`solve`, for the runs of a :class:`~constropt.solvers.Method`."""
+
+    steps: int
+    tolerance: float | None
+    duals: Any
+    trace: Callable[[int, Evaluation], dict[str, Tensor]] | None
+    callback: Callback | None
+
+    def __call__(
+        self, problem: ConstrainedProblem[Any], solver: Solver[Any], x0: Tensor, *, steps: int | None = None
+    ) -> Solution:
+        return solve(
+            problem,
+            solver,
+            x0,
+            steps=self.steps if steps is None else steps,
+            tolerance=self.tolerance,
+            duals=self.duals,
+            trace=self.trace,
+            callback=self.callback,
+        )
 
 
 def _finish(run: Run, best: BestPoint, status: Tensor, duals: Any, trace: dict[str, Tensor] | None) -> Solution:

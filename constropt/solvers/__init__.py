@@ -5,7 +5,7 @@ from constropt.solvers.balls.auto_projected_gradient import AutoProjectedGradien
 from constropt.solvers.balls.projected_gradient import ProjectedGradient
 from constropt.solvers.balls.square import SquareSearch
 from constropt.solvers.balls.steepest_descent import SteepestDescent
-from constropt.solvers.base import Proposal, Run, Solver
+from constropt.solvers.base import Loop, Method, Proposal, Run, Solver
 from constropt.solvers.first_order import FirstOrder
 from constropt.solvers.greedy import GreedyAccumulation
 from constropt.solvers.level_sets.level_set import LevelSetProjection
@@ -31,6 +31,8 @@ __all__ = [
     "GreedyAccumulation",
     "LevelSetProjection",
     "LinearizedProjection",
+    "Loop",
+    "Method",
     "MinimumNorm",
     "NearestProjection",
     "PenaltySearch",

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from constropt.problem import ConstrainedProblem, Evaluation
-from constropt.solution import Status
+from constropt.solution import Solution, Status
 
 State = TypeVar("State")
 
@@ -113,6 +113,40 @@ def refuse_fractions(problem: ConstrainedProblem[Any], solver: Solver[Any]) -> N
             )
 
 
+class Loop(Protocol):
+    """One call of :func:`constropt.solve` as a :class:`Method` sees it: its budget, and the loop to run solvers by.
+
+    ``loop(problem, solver, x0, steps=...)`` is one run, with the tolerance, duals, trace and callback of the call.
+    """
+
+    @property
+    def steps(self) -> int: ...
+
+    def __call__(
+        self, problem: ConstrainedProblem[Any], solver: Solver[Any], x0: Tensor, *, steps: int | None = None
+    ) -> Solution: ...
+
+
+class Method:
+    """A published method: its hyper-parameters, and which solver they make on which form of the problem.
+
+    What :func:`constropt.solve` takes in place of a solver where that depends on the problem or the budget, or where
+    there are several runs. Subclass as a frozen dataclass of the hyper-parameters, with :meth:`prepare`; or with
+    :meth:`run`, for a method of several runs.
+    """
+
+    def prepare(
+        self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int
+    ) -> tuple[ConstrainedProblem[Any], Solver[Any]]:
+        """What one run solves, and by what; raises for a problem that the method is not for."""
+        raise NotImplementedError  # abstract
+
+    def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
+        """The whole method: one run of what :meth:`prepare` returns, unless overridden."""
+        prepared, solver = self.prepare(problem, x0, loop.steps)
+        return loop(prepared, solver, x0)
+
+
 Callback = Callable[[int, Evaluation, Proposal[Any]], None]
 
-__all__ = ["Callback", "Proposal", "Run", "Solver", "Status", "refuse_fractions"]
+__all__ = ["Callback", "Loop", "Method", "Proposal", "Run", "Solver", "Status", "refuse_fractions"]
