@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from constropt.constraint import equality, inequality
 from constropt.domain import Box
 from constropt.lagrangian import AugmentedLagrangian
-from constropt.problem import ConstrainedProblem, equality, inequality
+from constropt.problem import ConstrainedProblem
 from constropt.solution import Solution, Status
 from constropt.solvers.base import Solver
 from constropt.solving import solve

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from constropt.problem import Evaluation
+from constropt.evaluation import Evaluation
 from constropt.problems.attacks.arguments import IGNORE_INDEX, Aim, Model
 from constropt.problems.attacks.constraints import logit_of
 from constropt.problems.attacks.losses import following

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from constropt.problem import Constraint, inequality
+from constropt.constraint import Constraint, inequality
 from constropt.problems.attacks.arguments import Aim
 
 LogitConstraint = Callable[[Tensor], Tensor]
@@ -171,7 +171,6 @@ def fooled(aim: Aim, nu: float | None = None) -> Constraint[Tensor]:
             lambda x, z: dlr(z, labels),
             name="misclassified",
             mask=aim.counted,
-            surrogate=lambda x, z: -cross_entropy(z, labels),
             alternatives=None if aim.dense else lambda x, z: class_gaps(z, labels),
             fraction=nu,
         )
@@ -179,7 +178,6 @@ def fooled(aim: Aim, nu: float | None = None) -> Constraint[Tensor]:
         lambda x, z: targeted_dlr(z, targets),
         name="target reached",
         mask=aim.counted,
-        surrogate=lambda x, z: cross_entropy(z, targets),
         alternatives=None if aim.dense else lambda x, z: target_gap(z, targets),
         fraction=nu,
     )

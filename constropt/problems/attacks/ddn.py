@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
+from constropt.problems.attacks.losses import following
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.solution import Solution
 from constropt.solvers.base import Callback
@@ -53,4 +54,4 @@ def ddn(
         bounds=bounds,
     )
     solver = LevelSetProjection(radius=radius, gamma=gamma, quantize=quantize)
-    return solve(problem, solver, inputs, steps=steps, callback=callback)
+    return solve(following(problem, "ce"), solver, inputs, steps=steps, callback=callback)

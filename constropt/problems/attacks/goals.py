@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from constropt.checks import require_whole
-from constropt.problem import Constraint, inequality
+from constropt.constraint import Constraint, inequality
 from constropt.problems.attacks.arguments import Aim
 from constropt.problems.attacks.constraints import (
     NU,

@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from constropt.problem import Evaluation
+from constropt.evaluation import Evaluation
 from constropt.problems.attacks.arguments import Aim, Model, width_of
 from constropt.problems.attacks.constraints import logit_of
 from constropt.problems.attacks.log_outputs import LogOutputs
+from constropt.problems.attacks.losses import following
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.solution import Solution
 from constropt.solvers.base import Callback
@@ -60,7 +61,7 @@ def jsma(
     if steps is None:
         moves = max(math.ceil(1 / abs(theta)), 1)
         steps = max(math.ceil(gamma * inputs[0].numel() / (1 + pairs)), 1) * moves
-    return solve(problem, solver, inputs, steps=steps, callback=callback)
+    return solve(following(problem, "ce"), solver, inputs, steps=steps, callback=callback)
 
 
 def _logits(aim: Aim) -> Outputs:

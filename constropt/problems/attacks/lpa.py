@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
-from constropt.problem import ConstrainedProblem, inequality
+from constropt.constraint import inequality
+from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.arguments import Model
 from constropt.problems.attacks.losses import as_loss
 from constropt.problems.attacks.maximal_loss import radius_of, row_mean
@@ -17,11 +18,12 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.remeasured import remeasured
 from constropt.problems.distances import with_gradient
 from constropt.problems.distances.norms import DistanceLike
+from constropt.rows import per_row
 from constropt.solution import Solution
 from constropt.solvers.alternating import Alternating
 from constropt.solvers.balls.radius_search import smallest_radius
 from constropt.solvers.base import Callback
-from constropt.solvers.directions import normalised, per_row
+from constropt.solvers.directions import normalised
 from constropt.solvers.penalized.penalty_search import PenaltySearch, to_a_tenth
 from constropt.solvers.penalized.weight_search import Growth
 from constropt.solving import solve

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.constraint import Constraint, inequality
 from constropt.domain import Box
 from constropt.modes import evaluating
-from constropt.problem import ConstrainedProblem, Constraint, inequality
+from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.arguments import Model, check_inputs
 from constropt.problems.attacks.constraints import margin_for
 from constropt.problems.distances import Distance, as_distance
