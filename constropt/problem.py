@@ -99,7 +99,7 @@ class ConstrainedProblem(Generic[Z]):
         x. The caller's grad mode changes nothing.
 
         The evaluation's ``x`` is a leaf of its own unless ``detach=False``: then it is the given tensor, and gradients
-        flow on to where that came from. ``others``, for ``rowwise`` problems, are the indices of the rows that ``forward``
+        flow on to where that came from. ``others``, for ``rowwise`` problems, are the indices of rows that ``forward``
         sees and an earlier output, which stays that of the other rows. ``count`` is told of every backward pass.
 
         Raises ``ValueError`` when the objective is not ``(batch,)`` or a constraint's leading dimension is not the
