@@ -34,6 +34,7 @@ from constropt.solvers import (
     SteepestDescent,
     TrustRegion,
 )
+from constropt.solvers.penalized.weight_search import Bisection
 from constropt.steps import StepSize
 from constropt.testing import LawViolation, check_declaration
 
@@ -71,7 +72,7 @@ SOLVERS = [
     (MinimumNorm(p=2.0), near()),
     (SmoothedL0(), near(0.0)),
     (Alternating(size=0.2, objective_size=0.1), smooth()),
-    (PenaltySearch(searches=2, size=0.05), smooth()),
+    (PenaltySearch(searches=2, size=0.05, rule=Bisection(weight=10.0)), smooth()),
     (PrimalDual(), smooth()),
     (GreedyAccumulation(size=0.05), near()),
     (Saliency(), near(0.0)),
