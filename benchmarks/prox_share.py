@@ -18,8 +18,7 @@ from torch.nn import functional
 
 from constropt import solve
 from constropt.problems.attacks import MinimalPerturbation
-from constropt.problems.attacks.alma import ema_for
-from constropt.problems.attacks.alma_prox import ALMAProx, linf_splitting
+from constropt.problems.attacks.augmented_lagrangian import ALMAProx, ema_for, linf_splitting
 
 
 class Block(nn.Module):

@@ -1,4 +1,4 @@
-"""Whether modules train or evaluate, and putting them back as they were found."""
+"""Modes of the caller that results must not depend on: modules that train or evaluate, inference mode."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -32,3 +33,26 @@ def evaluating(model: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def normal_mode() -> torch.inference_mode:
+    """A context (or decorator) in which tensors are made that gradients may later pass, whatever the caller's mode is.
+
+    >>> with torch.inference_mode(), normal_mode():
+    ...     torch.ones(1).is_inference()
+    False
+    """
+    return torch.inference_mode(False)
+
+
+def normal(tensor: Tensor) -> Tensor:
+    """The tensor, detached, as one that autograd may save: a copy of one that was made in inference mode.
+
+    >>> with torch.inference_mode():
+    ...     normal(torch.ones(1)).is_inference()
+    False
+    """
+    if not tensor.is_inference():
+        return tensor.detach()
+    with normal_mode():
+        return tensor.clone()

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from constropt.checks import require_whole
 from constropt.problem import Constraint, inequality
-from constropt.problems.attacks.arguments import Aim
+from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import (
-    NU,
     below_largest,
     class_gaps,
     cross_entropy,
@@ -130,14 +129,14 @@ def outside_top(k: int) -> Goal:
     return Goal(f"top {k}", value)
 
 
-def as_constraint(goal: GoalLike, aim: Aim, nu: float | None = None) -> Constraint[Tensor]:
+def as_constraint(goal: GoalLike, aim: Aim) -> Constraint[Tensor]:
     """The constraint of a goal, entry by entry; None: :func:`fooled`, DLR+ or tDLR+.
 
-    A callable ``(logits, aim)`` to one value per label is a goal too. ``nu`` is as in :func:`fooled`. ``TypeError`` for
-    anything else; ``ValueError``, when called, for values of another shape than the labels.
+    A callable ``(logits, aim)`` to one value per label is a goal too. ``TypeError`` for anything else; ``ValueError``,
+    when called, for values of another shape than the labels.
     """
     if goal is None:
-        return fooled(aim, nu)
+        return fooled(aim)
     if not isinstance(goal, Goal):
         if not callable(goal):
             raise TypeError(
@@ -161,5 +160,5 @@ def as_constraint(goal: GoalLike, aim: Aim, nu: float | None = None) -> Constrai
         mask=aim.counted,
         surrogate=None if surrogate is None else lambda x, z: surrogate(z, aim),
         alternatives=None if alternatives is None else lambda x, z: alternatives(z, aim),
-        fraction=(NU if aim.dense else 1.0) if nu is None else nu,
+        fraction=aim.nu,
     )
