@@ -11,16 +11,15 @@ from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.budgets import Attack, BudgetedMethod, best_start, seeds_of
 from constropt.problems.attacks.maximal_loss import MaximalLoss
+from constropt.problems.attacks.method import Prepared
 from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.solvers.balls.projected_gradient import ProjectedGradient
-from constropt.solvers.base import Loop, Solver
+from constropt.solvers.base import Loop
 
 # The path of BIM is a quarter longer than the radius, as with its published min(eps + 4, 1.25 eps) steps of 1/255.
 BIM_PATH = 1.25
 # The length of a run's path in radii: from anywhere in the ball to anywhere else, and some steps to refine.
 PGD_PATH = 2.5
-
-Prepared = tuple[ConstrainedProblem[Any], Solver[Any]]
 
 
 @dataclass(frozen=True)

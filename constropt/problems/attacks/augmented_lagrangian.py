@@ -14,11 +14,11 @@ from constropt.masking import ConstraintScale, QuantileMask
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.declared import PerturbationProblem
 from constropt.problems.attacks.losses import split
-from constropt.problems.attacks.method import AttackMethod
+from constropt.problems.attacks.method import AttackMethod, Prepared
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.prox.norms import NormAround
 from constropt.solution import Solution, best_of
-from constropt.solvers.base import Loop, Solver
+from constropt.solvers.base import Loop
 from constropt.solvers.first_order import FirstOrder
 from constropt.steps import RMSPropMomentum, StepSize, VariableMetric
 
@@ -69,9 +69,7 @@ class ALMA(AttackMethod):
 
     dense: ClassVar[bool] = True
 
-    def prepare(
-        self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int
-    ) -> tuple[ConstrainedProblem[Any], Solver[Any]]:
+    def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """One run."""
         return problem, self._solver(problem, steps)
 
@@ -176,9 +174,7 @@ class ALMAProx(AttackMethod):
         """Thesis, Sec. 5.5.5: 500 for dense predictions."""
         return 500 if problem.aim.dense else 100
 
-    def prepare(
-        self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int
-    ) -> tuple[ConstrainedProblem[Any], Solver[Any]]:
+    def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """The distance and the box as the nonsmooth term."""
         linf = self.fitting(problem)
         pixels = linf.aim.labels[0].numel() if linf.aim.dense else None

@@ -14,10 +14,11 @@ from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.budgets import Attack, BudgetedMethod, seeds_of
 from constropt.problems.attacks.losses import leading_classes, towards
 from constropt.problems.attacks.maximal_loss import MaximalLoss
+from constropt.problems.attacks.method import Prepared
 from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.solution import Solution, best_of, continued
 from constropt.solvers.balls.auto_projected_gradient import AutoProjectedGradient
-from constropt.solvers.base import Loop, Solver
+from constropt.solvers.base import Loop
 
 # The share of a run's steps that every stage but the last gets (Croce & Hein, 2021, Sec. 3.2).
 SHARE = 0.3
@@ -58,9 +59,7 @@ class APGD(BudgetedMethod):
         require_whole(restarts=self.restarts)
         _ranks(self.target_classes)
 
-    def prepare(
-        self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int
-    ) -> tuple[ConstrainedProblem[Any], Solver[Any]]:
+    def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """One stage of a run."""
         return problem, AutoProjectedGradient()
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from constropt.problem import Constraint, inequality
 from constropt.problems.attacks.aim import NU as NU
-from constropt.problems.attacks.aim import Aim
 
 # The constraints demand this much beyond a tie, as a fraction of the spread of the logits: a tie is no success, and a
 # success must survive the rounding of another batch size. Solvers count what is violated by no more as met in float32.
@@ -151,28 +149,3 @@ def tie_margin(logits: Tensor, count: int, margin: float = MARGIN) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """``-log softmax(z)_y``, ``(batch, *pixels)``: what DDN and PGD ascend (untargeted) or descend (targeted)."""
     return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-
-
-def fooled(aim: Aim) -> Constraint[Tensor]:
-    """The constraint that every attack has: DLR+ <= 0, or tDLR+ <= 0 for an aim with targets, entry by entry.
-
-    It holds for a row when it does for the fraction ``aim.nu`` of the counted entries.
-    """
-    labels, targets = aim.labels, aim.targets
-    if targets is None:
-        return inequality(
-            lambda x, z: dlr(z, labels),
-            name="misclassified",
-            mask=aim.counted,
-            surrogate=lambda x, z: -cross_entropy(z, labels),
-            alternatives=None if aim.dense else lambda x, z: class_gaps(z, labels),
-            fraction=aim.nu,
-        )
-    return inequality(
-        lambda x, z: targeted_dlr(z, targets),
-        name="target reached",
-        mask=aim.counted,
-        surrogate=lambda x, z: cross_entropy(z, targets),
-        alternatives=None if aim.dense else lambda x, z: target_gap(z, targets),
-        fraction=aim.nu,
-    )

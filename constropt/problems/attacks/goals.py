@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -12,11 +12,11 @@ from constropt.checks import require_whole
 from constropt.problem import Constraint, inequality
 from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import (
+    MARGIN,
     below_largest,
     class_gaps,
     cross_entropy,
     dlr,
-    fooled,
     logit_difference,
     margin_for,
     target_gap,
@@ -50,10 +50,10 @@ class Goal:
 GoalLike = Goal | Measure | None
 
 
-def misclassified(margin: float) -> Goal:
-    """DLR+ or tDLR+ (:func:`~constropt.problems.attacks.constraints.fooled`) with another margin beyond a tie.
+def misclassified(margin: float = MARGIN) -> Goal:
+    """DLR+ <= 0, or tDLR+ <= 0 with targets: the goal of every attack that has no other.
 
-    In parts of the spread of the logits. The usual 1e-4 is what solvers tolerate in float32; one that tolerates nothing
+    ``margin``, beyond a tie, is in parts of the spread of the logits. The usual 1e-4 is what solvers tolerate in float32; one that tolerates nothing
     can do with less, which shows where an input lies next to the boundary. ``ValueError`` for a negative one.
     """
     if not margin >= 0:
@@ -129,15 +129,20 @@ def outside_top(k: int) -> Goal:
     return Goal(f"top {k}", value)
 
 
+def _fooling_entropy(logits: Tensor, aim: Aim) -> Tensor:
+    return -cross_entropy(logits, aim.labels) if aim.targets is None else cross_entropy(logits, aim.targets)
+
+
 def as_constraint(goal: GoalLike, aim: Aim) -> Constraint[Tensor]:
-    """The constraint of a goal, entry by entry; None: :func:`fooled`, DLR+ or tDLR+.
+    """The constraint of a goal, entry by entry; it holds for a row when the fraction ``aim.nu`` of its counted entries
+    does. None: :func:`misclassified`, with the cross-entropy as surrogate.
 
     A callable ``(logits, aim)`` to one value per label is a goal too. ``TypeError`` for anything else; ``ValueError``,
     when called, for values of another shape than the labels.
     """
     if goal is None:
-        return fooled(aim)
-    if not isinstance(goal, Goal):
+        goal = replace(misclassified(), surrogate=_fooling_entropy)
+    elif not isinstance(goal, Goal):
         if not callable(goal):
             raise TypeError(
                 "constraint: takes a Goal, such as logit_margin(5.0), or a callable (logits, aim) to one value per"

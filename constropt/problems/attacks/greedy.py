@@ -14,13 +14,10 @@ from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import logit_of
 from constropt.problems.attacks.losses import following
-from constropt.problems.attacks.method import AttackMethod, on_logarithms, order_of
+from constropt.problems.attacks.method import AttackMethod, Prepared, on_logarithms, order_of
 from constropt.problems.attacks.recipe import MinimalRecipe
-from constropt.solvers.base import Solver
 from constropt.solvers.greedy import GreedyAccumulation
 from constropt.solvers.saliency import Outputs, Saliency
-
-Prepared = tuple[ConstrainedProblem[Any], Solver[Any]]
 
 
 @dataclass(frozen=True)

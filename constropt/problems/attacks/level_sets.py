@@ -9,14 +9,11 @@ from torch import Tensor
 
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.losses import following
-from constropt.problems.attacks.method import AttackMethod, order_of
+from constropt.problems.attacks.method import AttackMethod, Prepared, order_of
 from constropt.problems.attacks.recipe import MinimalRecipe
-from constropt.solvers.base import Solver
 from constropt.solvers.level_sets.level_set import LevelSetProjection
 from constropt.solvers.level_sets.minimum_norm import MinimumNorm
 from constropt.solvers.level_sets.smoothed_l0 import SmoothedL0
-
-Prepared = tuple[ConstrainedProblem[Any], Solver[Any]]
 
 
 @dataclass(frozen=True)

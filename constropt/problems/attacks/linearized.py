@@ -11,10 +11,10 @@ from torch import Tensor
 from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.goals import misclassified
-from constropt.problems.attacks.method import AttackMethod, on_logarithms, order_of
+from constropt.problems.attacks.method import AttackMethod, Prepared, on_logarithms, order_of
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.solution import Solution, best_of
-from constropt.solvers.base import Loop, Solver
+from constropt.solvers.base import Loop
 from constropt.solvers.linearized.boundary_projection import BoundaryProjection
 from constropt.solvers.linearized.class_projection import NearestProjection
 from constropt.solvers.linearized.linearized_projection import LinearizedProjection
@@ -30,8 +30,6 @@ REACH = {1.0: 10.0, 2.0: 1.0, torch.inf: 0.3}
 EPS = {1.0: 5.0, 2.0: 1.0, torch.inf: 0.3}
 # The least and the greatest radius of the trust region, in parts of the bounds' width (official code).
 RADII = {2.0: (0.0005, 0.05), torch.inf: (0.0001, 0.01)}
-
-Prepared = tuple[ConstrainedProblem[Any], Solver[Any]]
 
 
 def others(candidates: int | None) -> int | None:

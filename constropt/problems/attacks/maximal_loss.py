@@ -14,8 +14,8 @@ from constropt.modes import normal
 from constropt.precision import at_least_float32
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.aim import IGNORE_INDEX, Aim, check_inputs, width_of
-from constropt.problems.attacks.constraints import fooled
 from constropt.problems.attacks.declared import DeclaredProblem, Terms
+from constropt.problems.attacks.goals import as_constraint
 from constropt.problems.attacks.losses import Loss, as_loss
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
@@ -77,7 +77,7 @@ class MaximalLoss(DeclaredProblem[Tensor]):
         self._set(aim=aim, measure=measure, radius=radius)
         return Terms(
             objective=lambda x, z: -mean(per_entry(z)),
-            constraint=fooled(aim),
+            constraint=as_constraint(None, aim),
             forward=ModelCall(self.model, check=aim.check),
             domain=_BALLS[measure.name](radius, inputs, Box(*self.bounds)),
         )

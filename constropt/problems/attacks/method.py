@@ -11,7 +11,10 @@ from constropt.problems.attacks.goals import logit_margin
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import Distance, DistanceLike, Norm, UnsupportedDistance, as_distance, with_gradient
 from constropt.problems.model_calls import ModelCall
-from constropt.solvers.base import Method
+from constropt.solvers.base import Method, Solver
+
+# What one run solves, and by what.
+Prepared = tuple[ConstrainedProblem[Any], Solver[Any]]
 
 
 class AttackMethod(Method):

@@ -11,7 +11,7 @@ from torch import Tensor
 from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.constraints import cross_entropy
-from constropt.problems.attacks.method import AttackMethod, with_goal
+from constropt.problems.attacks.method import AttackMethod, Prepared, with_goal
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.problems.attacks.remeasured import remeasured
@@ -20,7 +20,7 @@ from constropt.prox.groups import GroupSparsity, patches
 from constropt.prox.norms import NormAround
 from constropt.prox.scaled import Scaled
 from constropt.solution import Solution, best_of
-from constropt.solvers.base import Loop, Solver
+from constropt.solvers.base import Loop
 from constropt.solvers.penalized.penalty_search import PenaltySearch, square_root, squared_distance
 from constropt.solvers.penalized.penalty_steps import ShrinkageThresholding
 from constropt.solvers.penalized.weight_search import Bisection, ShrinkingSupport, ShrinkingTolerance, Trial
@@ -29,8 +29,6 @@ from constropt.solvers.projected_lbfgs.solver import ProjectedLBFGS
 # C&W's first weight by distance; for linf and l0 also the largest, beyond which a row ends (the authors' code).
 WEIGHTS = {"linf": 1e-5, "l0": 1e-3}
 LARGEST = {"linf": 20.0, "l0": 2e6}
-
-Prepared = tuple[ConstrainedProblem[Any], Solver[Any]]
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem, inequality
 from constropt.problems.attacks.losses import Loss, as_loss, following
 from constropt.problems.attacks.maximal_loss import radius_of, row_mean
-from constropt.problems.attacks.method import AttackMethod, require_positive
+from constropt.problems.attacks.method import AttackMethod, Prepared, require_positive
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.problems.attacks.remeasured import remeasured
 from constropt.solution import Solution
 from constropt.solvers.alternating import Alternating
 from constropt.solvers.balls.radius_search import smallest_radius
-from constropt.solvers.base import Loop, Solver
+from constropt.solvers.base import Loop
 from constropt.solvers.directions import normalised, per_row
 from constropt.solvers.penalized.penalty_search import PenaltySearch, to_a_tenth
 from constropt.solvers.penalized.weight_search import Growth
@@ -51,9 +51,7 @@ class PerCAL(AttackMethod):
     def __post_init__(self) -> None:
         require_positive("the bounds' width", alpha_l=self.alpha_l, alpha_c=self.alpha_c)
 
-    def prepare(
-        self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int
-    ) -> tuple[ConstrainedProblem[Any], Solver[Any]]:
+    def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """The loss is followed."""
         attack = self.fitting(problem)
         solver = Alternating(size=self.alpha_l * attack.width, objective_size=self.alpha_c * attack.width)

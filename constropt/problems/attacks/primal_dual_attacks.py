@@ -9,11 +9,10 @@ from torch import Tensor
 
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.losses import following, split
-from constropt.problems.attacks.method import AttackMethod
+from constropt.problems.attacks.method import AttackMethod, Prepared
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.prox.norms import NormAround
-from constropt.solvers.base import Solver
 from constropt.solvers.primal_dual import PrimalDual
 
 
@@ -36,9 +35,7 @@ class PDGD(AttackMethod):
 
     dense: ClassVar[bool] = True
 
-    def prepare(
-        self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int
-    ) -> tuple[ConstrainedProblem[Any], Solver[Any]]:
+    def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """The logit difference is followed."""
         attack = self.fitting(problem)
         return following(attack, "logit difference"), self._solver(attack)
@@ -69,9 +66,7 @@ class PDPGD(PDGD):
 
     distances: ClassVar[tuple[str, ...] | None] = ("l0", "l1", "l2", "linf")
 
-    def prepare(
-        self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int
-    ) -> tuple[ConstrainedProblem[Any], Solver[Any]]:
+    def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """The logit difference is followed, and the distance is the nonsmooth term."""
         attack = self.fitting(problem)
         name = attack.measure.name

@@ -11,10 +11,11 @@ from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.budgets import Attack, BudgetedMethod
 from constropt.problems.attacks.maximal_loss import MaximalLoss
+from constropt.problems.attacks.method import Prepared
 from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.solution import Solution, best_of
 from constropt.solvers.balls.square import SquareSearch
-from constropt.solvers.base import Loop, Solver
+from constropt.solvers.base import Loop
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,7 @@ class Square(BudgetedMethod):
     def __post_init__(self) -> None:
         require_whole(restarts=self.restarts)
 
-    def prepare(
-        self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int
-    ) -> tuple[ConstrainedProblem[Any], Solver[Any]]:
+    def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """The first run."""
         return problem, self._solver(0)
 

@@ -35,6 +35,8 @@ M = TypeVar("M", bound=AttackMethod)
 
 Bounds = tuple[float, float]
 
+SEARCHES = 13
+
 # The arguments of a call beside the hyper-parameters, in their order, with their defaults; None: the recipe says.
 COMMON: dict[str, Any] = {
     "eps": None,
@@ -44,7 +46,7 @@ COMMON: dict[str, Any] = {
     "distance": None,
     "loss": None,
     "steps": None,
-    "searches": 13,
+    "searches": SEARCHES,
     "ignore_index": IGNORE_INDEX,
     "bounds": (0.0, 1.0),
     "callback": None,
@@ -83,6 +85,10 @@ class Recipe(Generic[M]):
             default = inspect.Parameter.empty if name == "targets" and self.targeted == "required" else default
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
         object.__setattr__(self, "__signature__", inspect.Signature(parameters, return_annotation=Solution))
+
+    def __call__(self, model: Model, inputs: Tensor, labels: Tensor, **options: Any) -> Solution:
+        """The recipe on these inputs."""
+        raise NotImplementedError  # abstract
 
     def __repr__(self) -> str:
         return f"<recipe {self.name}{inspect.signature(self)}>"
@@ -182,7 +188,6 @@ class MinimalRecipe(Recipe[AttackMethod]):
         callback: Callback | None = None,
         **hyper: Any,
     ) -> Solution:
-        """The recipe on these inputs; see its own ``__doc__``."""
         method = self._checked(
             hyper, targets=targets, mask=mask, nu=nu, distance=distance, steps=steps, ignore_index=ignore_index
         )
@@ -241,7 +246,6 @@ class BudgetedRecipe(Recipe[BudgetedMethod]):
         callback: Callback | None = None,
         **hyper: Any,
     ) -> Solution:
-        """The recipe on these inputs; see its own ``__doc__``."""
         method = self._checked(
             hyper,
             targets=targets,
@@ -252,7 +256,8 @@ class BudgetedRecipe(Recipe[BudgetedMethod]):
             searches=searches,
             ignore_index=ignore_index,
         )
-        searches = COMMON["searches"] if searches is None else searches
+        if searches is None:
+            searches = SEARCHES
         require_whole(searches=searches)
         problem = MaximalLoss(
             model,

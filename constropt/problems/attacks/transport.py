@@ -11,12 +11,11 @@ from torch import Tensor
 from constropt.domain import Box, WassersteinBall
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.budgets import BudgetedMethod, budgeted_problem
+from constropt.problems.attacks.method import Prepared
 from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.solution import Solution
 from constropt.solvers.balls.steepest_descent import SteepestDescent
-from constropt.solvers.base import Loop, Method, Solver
-
-Prepared = tuple[ConstrainedProblem[Any], Solver[Any]]
+from constropt.solvers.base import Loop, Method
 
 
 @dataclass(frozen=True)
