@@ -118,7 +118,7 @@ def test_the_rule_catches_what_it_should():
     assert forbidden_imports("constropt.lab.cli", {"constropt.lab.models.small"})
     assert forbidden_imports("constropt.solvers.base", {"constropt"})
     assert forbidden_imports("constropt.testing.laws", {"constropt.problems"})
-    assert not forbidden_imports("constropt.problems.attacks.alma", {"constropt", "constropt.solvers.base"})
+    assert not forbidden_imports("constropt.problems.attacks.level_sets", {"constropt", "constropt.solvers.base"})
     assert not forbidden_imports("constropt.solution", {"constropt.problem", "constropt.domain"})
 
 

@@ -111,7 +111,7 @@ class CW(AttackMethod):
         return with_goal(attack, self.confidence), solver
 
 
-RULES, THRESHOLDS = ("l1", "EN"), ("published", "exact")
+RULES = ("l1", "EN")
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,10 @@ class EAD(AttackMethod):
     distances: ClassVar[tuple[str, ...] | None] = ("l1",)
 
     def __post_init__(self) -> None:
-        for name, value, known in (("rule", self.rule, RULES), ("threshold", self.threshold, THRESHOLDS)):
-            if value not in known:
-                raise ValueError(f"{name}: takes one of {list(known)}, got {value!r}")
+        if self.rule not in RULES:
+            raise ValueError(f"rule: takes one of {list(RULES)}, got {self.rule!r}")
+        if self.threshold not in ("published", "exact"):
+            raise ValueError(f"threshold: takes 'published' or 'exact', got {self.threshold!r}")
         require_whole(searches=self.searches)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
