@@ -23,7 +23,7 @@ from constropt.lab.data.load import load_data
 from constropt.lab.models.classifier import accuracy, train_classifier
 from constropt.lab.models.small import small_cnn
 from constropt.problems.attacks import alma, ddn
-from constropt.problems.attacks.alma import ema_for
+from constropt.problems.attacks.augmented_lagrangian import ema_for
 
 
 def train_robust(model: nn.Module, inputs: Tensor, labels: Tensor, *, epochs: int, seed: int = 0) -> None:

@@ -18,7 +18,7 @@ from peers import adv_lib, stand_ins
 from torch import Tensor, nn
 
 from constropt.problems import attacks
-from constropt.problems.attacks.alma import ema_for
+from constropt.problems.attacks.augmented_lagrangian import ema_for
 from constropt.problems.attacks.goals import misclassified
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.remeasured import solution_at

@@ -18,8 +18,7 @@ from torch.nn import functional
 
 from constropt import solve
 from constropt.problems.attacks import MinimalPerturbation
-from constropt.problems.attacks.alma import ema_for
-from constropt.problems.attacks.alma_prox import ALMAProx, linf_splitting
+from constropt.problems.attacks.augmented_lagrangian import ALMAProx
 
 
 class Block(nn.Module):
@@ -70,7 +69,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = Segmenter(21).eval().requires_grad_(False)
     x, labels = torch.rand(1, 3, *arguments.size), torch.randint(0, 21, (1, *arguments.size))
-    problem = linf_splitting(MinimalPerturbation(model, x, labels, distance="linf"))
+    problem, solver = ALMAProx().prepare(MinimalPerturbation(model, x, labels, distance="linf"), x, 500)
     nonsmooth, spent = problem.nonsmooth, []
     assert nonsmooth is not None
 
@@ -89,7 +88,7 @@ def main() -> None:
     ends: list[float] = []
     solve(
         replace(problem, nonsmooth=Timed()),  # pyright: ignore[reportArgumentType]
-        ALMAProx(ema=ema_for(500), steps=500, pixels=labels[0].numel()),
+        solver,
         x,
         steps=arguments.steps,
         callback=lambda *_: ends.append(time.process_time()),

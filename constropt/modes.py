@@ -38,11 +38,23 @@ def evaluating(model: Any) -> Iterator[list[str]]:
 
 
 def normal_mode() -> torch.inference_mode:
-    """A context in which tensors are ordinary ones, even where the caller is in ``torch.inference_mode()``."""
+    """A context (or decorator) in which tensors are made that gradients may later pass, whatever the caller's mode is.
+
+    >>> with torch.inference_mode(), normal_mode():
+    ...     torch.ones(1).is_inference()
+    False
+    """
     return torch.inference_mode(False)
 
 
 def normal(tensor: Tensor) -> Tensor:
-    """The tensor without its graph, as one that gradients may be taken through: an inference tensor is copied."""
-    tensor = tensor.detach()
-    return tensor.clone() if tensor.is_inference() else tensor
+    """The tensor, detached, as one that autograd may save: a copy of one that was made in inference mode.
+
+    >>> with torch.inference_mode():
+    ...     normal(torch.ones(1)).is_inference()
+    False
+    """
+    if not tensor.is_inference():
+        return tensor.detach()
+    with normal_mode():
+        return tensor.clone()

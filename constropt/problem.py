@@ -60,7 +60,7 @@ class ConstrainedProblem(Generic[Z]):
     domain: Domain = field(default_factory=Reals)
     nonsmooth: ProximableFunction | None = None
     independent: bool = True
-    rowwise: bool = False
+    rowwise: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not (self.objective is None or callable(self.objective)):

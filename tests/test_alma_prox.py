@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from constropt.problems.attacks import alma_prox, minimal
-from constropt.problems.attacks.alma_prox import GrowingStepSize
+from constropt.problems.attacks.augmented_lagrangian import GrowingStepSize
 from constropt.solution import Status
 
 

@@ -11,8 +11,8 @@ from linear import classifier
 from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, L1Ball, L2Ball, LinfBall, Status, solve
-from constropt.problems.attacks.apgd import apgd
-from constropt.problems.attacks.arguments import Aim
+from constropt.problems.attacks.aim import Aim
+from constropt.problems.attacks.auto_ascent import apgd
 from constropt.problems.attacks.constraints import class_dlr, dlr, targeted_dlr
 from constropt.problems.attacks.losses import LOSSES, leading_classes, towards
 from constropt.solution import best_of

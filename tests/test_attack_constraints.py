@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from constropt import Constraint, Status, solve
 from constropt.problems.attacks import ALMA, MinimalPerturbation
-from constropt.problems.attacks.arguments import Aim
+from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import below_largest, dlr, logit_difference, targeted_dlr
 from constropt.problems.attacks.goals import Goal, as_constraint, cross_entropy_level, logit_margin, outside_top
 from constropt.problems.attacks.score_perturbation import (

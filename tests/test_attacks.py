@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from constropt import Status, solve
 from constropt.problems.attacks import ALMA, MinimalPerturbation, alma, ddn, dlr, logit_difference, targeted_dlr
-from constropt.problems.attacks.alma import ema_for
+from constropt.problems.attacks.augmented_lagrangian import ema_for
 from constropt.problems.attacks.constraints import MARGIN
 
 RECIPES = [pytest.param(alma, id="alma"), pytest.param(ddn, id="ddn")]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, L1Ball, L2Ball, LinfBall, Solution, Status, solve
 from constropt.problems.attacks import MaximalLoss, bim, fgsm, mi_fgsm, pgd
-from constropt.problems.attacks.arguments import Aim
+from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import MARGIN
 from constropt.problems.attacks.losses import LOSSES, as_loss
 from constropt.solution import best_of

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, Evaluation, Status, inequality, solve
 from constropt.problems.attacks import asma, bim, dag, fgsm, fmn, mi_fgsm, pdgd, pdpgd, pgd
-from constropt.problems.attacks.asma import mean_iou
 from constropt.problems.attacks.constraints import MARGIN
+from constropt.problems.attacks.greedy import mean_iou
 from constropt.solvers.greedy import GreedyAccumulation
 from constropt.solvers.level_sets.minimum_norm import MinimumNorm
 from constropt.solvers.primal_dual import PrimalDual

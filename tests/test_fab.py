@@ -11,7 +11,7 @@ from linear import classifier
 from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, Status, inequality, solve
-from constropt.problems.attacks.fab import fab
+from constropt.problems.attacks.linearized import fab
 from constropt.solvers.linearized.boundary_projection import BoundaryProjection
 
 P = {"l1": 1.0, "l2": 2.0, "linf": torch.inf}

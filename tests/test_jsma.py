@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from constropt import ConstrainedProblem, Status, inequality, solve
-from constropt.problems.attacks.jsma import jsma
+from constropt.problems.attacks.greedy import jsma
 from constropt.solvers.saliency import Saliency
 
 VARIANTS = [

@@ -11,13 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from constropt.problems.attacks import MinimalPerturbation
-from constropt.problems.attacks.cw import cw
-from constropt.problems.attacks.ead import ead
-from constropt.problems.attacks.lbfgs_attack import lbfgs_attack, other_than
-from constropt.problems.attacks.lpa import DistanceStep, lpa
-from constropt.problems.attacks.perc_al import perc_al
+from constropt.problems.attacks.penalized import cw, ead, lbfgs_attack, other_than, str_attack
+from constropt.problems.attacks.perceptual import DistanceStep, lpa, perc_al
 from constropt.problems.attacks.remeasured import remeasured, solution_at
-from constropt.problems.attacks.str_attack import str_attack
 from constropt.solution import Solution
 
 Attack = Callable[..., Solution]

@@ -9,7 +9,7 @@ from test_fmn import exact_l0
 from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, Status, equality, inequality, solve
-from constropt.problems.attacks.sigma_zero import sigma_zero
+from constropt.problems.attacks.level_sets import sigma_zero
 from constropt.solvers.level_sets.smoothed_l0 import SmoothedL0
 
 

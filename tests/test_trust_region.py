@@ -10,7 +10,7 @@ from linear import classifier
 from torch import Tensor, nn
 
 from constropt import ConstrainedProblem, Status, inequality, solve
-from constropt.problems.attacks.trust_region import trust_region
+from constropt.problems.attacks.linearized import trust_region
 from constropt.solvers.linearized.trust_region import TrustRegion
 
 P = {"l2": 2.0, "linf": torch.inf}

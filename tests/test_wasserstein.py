@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, L2Ball, Status, inequality, solve
 from constropt.domain import WassersteinBall
-from constropt.problems.attacks.wasserstein import wasserstein
+from constropt.problems.attacks.transport import wasserstein
 from constropt.prox.wasserstein_ball import _omega, project_wasserstein, transport_cost
 from constropt.solvers.balls.steepest_descent import SteepestDescent
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from constropt.problems.attacks import bim, ddn, fgsm, fmn, minimal, pgd
-from constropt.problems.attacks.standard import standard
-from constropt.problems.attacks.worst_case import WorstCase, worst_case
+from constropt.problems.attacks.ensembles import WorstCase, standard, worst_case
 from constropt.solution import Solution
 
 

@@ -85,8 +85,8 @@ def _probes(problem: Problem, takes: Takes, plain: Solution) -> Iterator[Probe]:
     def together(found: Solution) -> bool:
         return bool(found.feasible.all()) == bool(found.feasible.any())
 
-    bounds = problem.domain.bounds(plain.x) or (None, None)
-    norm = NormAround("l1", torch.zeros_like(plain.x), *bounds)
+    lower, upper = problem.domain.bounds(plain.x) or (-torch.inf, torch.inf)
+    norm = NormAround("l1", torch.zeros_like(plain.x), lower, upper)
     yield Probe("nonsmooth", takes.nonsmooth, replace(problem, nonsmooth=norm), differs)
     yield Probe("one_problem", takes.one_problem, replace(problem, independent=False), together)
     yield Probe("domains", takes.domains is ANY_DOMAIN, replace(problem, domain=_Diagonal()), differs)

@@ -1,50 +1,91 @@
 """Adversarial attacks as problems and recipes: ``attack(model, inputs, labels, *, targets=None, ...) -> Solution``."""
 
-from constropt.problems.attacks.alma import ALMA, alma
-from constropt.problems.attacks.alma_prox import alma_prox
-from constropt.problems.attacks.apgd import apgd
-from constropt.problems.attacks.asma import asma
-from constropt.problems.attacks.brendel_bethge import brendel_bethge
+from constropt.problems.attacks.ascent import BIM, FGSM, MIFGSM, PGD, bim, fgsm, mi_fgsm, pgd
+from constropt.problems.attacks.augmented_lagrangian import ALMA, ALMAProx, alma, alma_prox
+from constropt.problems.attacks.auto_ascent import APGD, apgd
+from constropt.problems.attacks.boundary import BrendelBethge, brendel_bethge
+from constropt.problems.attacks.budgets import SmallestRadius
+from constropt.problems.attacks.catalogue import RECIPES
 from constropt.problems.attacks.constraints import dlr, logit_difference, targeted_dlr
-from constropt.problems.attacks.cw import cw
-from constropt.problems.attacks.dag import dag
-from constropt.problems.attacks.ddn import ddn
-from constropt.problems.attacks.deepfool import deepfool
-from constropt.problems.attacks.ead import ead
-from constropt.problems.attacks.fab import fab
-from constropt.problems.attacks.fgsm import bim, fgsm, mi_fgsm
-from constropt.problems.attacks.fmn import fmn
+from constropt.problems.attacks.ensembles import WorstCase, standard, worst_case
 from constropt.problems.attacks.goals import Goal, cross_entropy_level, logit_margin, outside_top
-from constropt.problems.attacks.jsma import jsma
-from constropt.problems.attacks.lbfgs_attack import lbfgs_attack
-from constropt.problems.attacks.lpa import lpa
+from constropt.problems.attacks.greedy import ASMA, DAG, JSMA, asma, dag, jsma
+from constropt.problems.attacks.level_sets import DDN, FMN, SigmaZero, ddn, fmn, sigma_zero
+from constropt.problems.attacks.linearized import (
+    FAB,
+    DeepFool,
+    Minimal,
+    SuperDeepFool,
+    TrustRegionAttack,
+    deepfool,
+    fab,
+    minimal,
+    superdeepfool,
+    trust_region,
+)
 from constropt.problems.attacks.maximal_loss import MaximalLoss
-from constropt.problems.attacks.minimal import minimal
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
-from constropt.problems.attacks.pdpgd import pdgd, pdpgd
-from constropt.problems.attacks.perc_al import perc_al
-from constropt.problems.attacks.pgd import pgd
+from constropt.problems.attacks.penalized import (
+    CW,
+    EAD,
+    LBFGSAttack,
+    StrAttack,
+    cw,
+    ead,
+    lbfgs_attack,
+    str_attack,
+)
+from constropt.problems.attacks.perceptual import LPA, PerCAL, lpa, perc_al
+from constropt.problems.attacks.primal_dual_attacks import PDGD, PDPGD, pdgd, pdpgd
+from constropt.problems.attacks.random_search import Square, square
+from constropt.problems.attacks.recipe import BudgetedRecipe, MinimalRecipe, Recipe
 from constropt.problems.attacks.score_perturbation import (
     ScorePerturbation,
     labels_flipped,
     regression_error,
     scores_below,
 )
-from constropt.problems.attacks.sigma_zero import sigma_zero
-from constropt.problems.attacks.square import square
-from constropt.problems.attacks.standard import standard
-from constropt.problems.attacks.str_attack import str_attack
-from constropt.problems.attacks.superdeepfool import superdeepfool
-from constropt.problems.attacks.trust_region import trust_region
-from constropt.problems.attacks.wasserstein import wasserstein
-from constropt.problems.attacks.worst_case import WorstCase, worst_case
+from constropt.problems.attacks.transport import WassersteinAttack, wasserstein
 
 __all__ = [
     "ALMA",
+    "APGD",
+    "ASMA",
+    "BIM",
+    "CW",
+    "DAG",
+    "DDN",
+    "EAD",
+    "FAB",
+    "FGSM",
+    "FMN",
+    "JSMA",
+    "LPA",
+    "MIFGSM",
+    "PDGD",
+    "PDPGD",
+    "PGD",
+    "RECIPES",
+    "ALMAProx",
+    "BrendelBethge",
+    "BudgetedRecipe",
+    "DeepFool",
     "Goal",
+    "LBFGSAttack",
     "MaximalLoss",
+    "Minimal",
     "MinimalPerturbation",
+    "MinimalRecipe",
+    "PerCAL",
+    "Recipe",
     "ScorePerturbation",
+    "SigmaZero",
+    "SmallestRadius",
+    "Square",
+    "StrAttack",
+    "SuperDeepFool",
+    "TrustRegionAttack",
+    "WassersteinAttack",
     "WorstCase",
     "alma",
     "alma_prox",

@@ -6,18 +6,10 @@ Logits are ``(batch, K)`` of a classifier or ``(batch, K, *pixels)`` of a dense 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from constropt.constraint import Constraint, inequality
-from constropt.problems.attacks.arguments import Aim
-
-LogitConstraint = Callable[[Tensor], Tensor]
-
-# The fraction of the pixels of a dense prediction that must be fooled (Sec. 5.5.3).
-NU = 0.99
+from constropt.problems.attacks.aim import NU as NU
 
 # The constraints demand this much beyond a tie, as a fraction of the spread of the logits: a tie is no success, and a
 # success must survive the rounding of another batch size. Solvers count what is violated by no more as met in float32.
@@ -157,27 +149,3 @@ def tie_margin(logits: Tensor, count: int, margin: float = MARGIN) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """``-log softmax(z)_y``, ``(batch, *pixels)``: what DDN and PGD ascend (untargeted) or descend (targeted)."""
     return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-
-
-def fooled(aim: Aim, nu: float | None = None) -> Constraint[Tensor]:
-    """The constraint that every attack has: DLR+ <= 0, or tDLR+ <= 0 for an aim with targets, entry by entry.
-
-    ``nu``: the fraction of the counted pixels that must be met, 0.99 by default; a classifier has one entry a row.
-    """
-    labels, targets = aim.labels, aim.targets
-    nu = (NU if aim.dense else 1.0) if nu is None else nu
-    if targets is None:
-        return inequality(
-            lambda x, z: dlr(z, labels),
-            name="misclassified",
-            mask=aim.counted,
-            alternatives=None if aim.dense else lambda x, z: class_gaps(z, labels),
-            fraction=nu,
-        )
-    return inequality(
-        lambda x, z: targeted_dlr(z, targets),
-        name="target reached",
-        mask=aim.counted,
-        alternatives=None if aim.dense else lambda x, z: target_gap(z, targets),
-        fraction=nu,
-    )

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from constropt.checks import require_whole
 from constropt.constraint import Constraint, inequality
-from constropt.problems.attacks.arguments import Aim
+from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import (
-    NU,
+    MARGIN,
     below_largest,
     class_gaps,
     cross_entropy,
     dlr,
-    fooled,
     logit_difference,
     margin_for,
     target_gap,
@@ -51,11 +50,12 @@ class Goal:
 GoalLike = Goal | Measure | None
 
 
-def misclassified(margin: float) -> Goal:
-    """DLR+ or tDLR+ (:func:`~constropt.problems.attacks.constraints.fooled`) with another margin beyond a tie.
+def misclassified(margin: float = MARGIN) -> Goal:
+    """DLR+ <= 0, or tDLR+ <= 0 with targets: the goal of every attack that has no other.
 
-    In parts of the spread of the logits. The usual 1e-4 is what solvers tolerate in float32; one that tolerates nothing
-    can do with less, which shows where an input lies next to the boundary. ``ValueError`` for a negative one.
+    ``margin``, beyond a tie, is in parts of the spread of the logits. The usual 1e-4 is what solvers tolerate in
+    float32; one that tolerates nothing can do with less, which shows where an input lies next to the boundary.
+    ``ValueError`` for a negative one.
     """
     if not margin >= 0:
         raise ValueError(f"margin: takes a part of the spread of the logits >= 0, got {margin}")
@@ -130,15 +130,16 @@ def outside_top(k: int) -> Goal:
     return Goal(f"top {k}", value)
 
 
-def as_constraint(goal: GoalLike, aim: Aim, nu: float | None = None) -> Constraint[Tensor]:
-    """The constraint of a goal, entry by entry; None: :func:`fooled`, DLR+ or tDLR+.
+def as_constraint(goal: GoalLike, aim: Aim) -> Constraint[Tensor]:
+    """The constraint of a goal, entry by entry; it holds for a row when the fraction ``aim.nu`` of its counted entries
+    does. None: :func:`misclassified`. Methods that follow a loss put that in as the surrogate.
 
-    A callable ``(logits, aim)`` to one value per label is a goal too. ``nu`` is as in :func:`fooled`. ``TypeError`` for
-    anything else; ``ValueError``, when called, for values of another shape than the labels.
+    A callable ``(logits, aim)`` to one value per label is a goal too. ``TypeError`` for anything else; ``ValueError``,
+    when called, for values of another shape than the labels.
     """
     if goal is None:
-        return fooled(aim, nu)
-    if not isinstance(goal, Goal):
+        goal = misclassified()
+    elif not isinstance(goal, Goal):
         if not callable(goal):
             raise TypeError(
                 "constraint: takes a Goal, such as logit_margin(5.0), or a callable (logits, aim) to one value per"
@@ -161,5 +162,5 @@ def as_constraint(goal: GoalLike, aim: Aim, nu: float | None = None) -> Constrai
         mask=aim.counted,
         surrogate=None if surrogate is None else lambda x, z: surrogate(z, aim),
         alternatives=None if alternatives is None else lambda x, z: alternatives(z, aim),
-        fraction=(NU if aim.dense else 1.0) if nu is None else nu,
+        fraction=aim.nu,
     )

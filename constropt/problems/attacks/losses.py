@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, ProximableFunction
-from constropt.problems.attacks.arguments import Aim
+from constropt.problem import ProximableFunction
+from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import class_dlr, cross_entropy, dlr, logit_difference, targeted_dlr
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 
@@ -117,18 +117,13 @@ def as_loss(loss: str | Loss, aim: Aim) -> Callable[[Tensor], Tensor]:
     return per_entry
 
 
-def following(
-    problem: MinimalPerturbation, loss: str | Loss, nonsmooth: ProximableFunction | None = None
-) -> ConstrainedProblem[Tensor]:
-    """The same problem with the opposite of ``loss`` as its constraint's surrogate, which direction methods descend.
-
-    ``nonsmooth``, where given, takes the place of the distance as the objective, for methods that need its prox.
-    """
+def following(problem: MinimalPerturbation, loss: str | Loss) -> MinimalPerturbation:
+    """The same problem with the opposite of ``loss`` as its constraint's surrogate, which direction methods descend."""
     per_entry = as_loss(loss, problem.aim)
-    return ConstrainedProblem(
-        objective=problem.objective if nonsmooth is None else lambda x, z: x.new_zeros(x.shape[0]),
-        constraints=(replace(problem.constraints[0], surrogate=lambda x, z: -per_entry(z)),),
-        forward=problem.forward,
-        domain=problem.domain,
-        nonsmooth=nonsmooth,
-    )
+    fooled, *others = problem.constraints
+    return replace(problem, constraints=(replace(fooled, surrogate=lambda x, z: -per_entry(z)), *others))
+
+
+def split(problem: MinimalPerturbation, nonsmooth: ProximableFunction) -> MinimalPerturbation:
+    """The same problem with ``nonsmooth``, for methods that need its prox, in the place of the distance (Eq. 5.5)."""
+    return replace(problem, objective=None, nonsmooth=nonsmooth)

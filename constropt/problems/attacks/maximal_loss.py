@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from constropt.domain import Box, L1Ball, L2Ball, LinfBall
+from constropt.modes import normal
 from constropt.precision import at_least_float32
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.arguments import IGNORE_INDEX, Aim, Model, check_inputs
-from constropt.problems.attacks.constraints import fooled
+from constropt.problems.attacks.aim import IGNORE_INDEX, Aim, check_inputs, width_of
+from constropt.problems.attacks.declared import DeclaredProblem, Terms
+from constropt.problems.attacks.goals import as_constraint
 from constropt.problems.attacks.losses import Loss, as_loss
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
-
-Ball = L1Ball | L2Ball | LinfBall
+from constropt.problems.model_calls import Model, ModelCall
+from constropt.rows import per_row
 
 _BALLS = {"l1": L1Ball, "l2": L2Ball, "linf": LinfBall}
 
 
-@dataclass(frozen=True, init=False)
-class MaximalLoss(ConstrainedProblem[Tensor]):
+@dataclass(frozen=True)
+class MaximalLoss(DeclaredProblem[Tensor]):
     """max mean of ``loss`` over the counted entries of each row  s.t.  ``||x - inputs|| <= eps``,  x in [lower,
     upper].
 
@@ -48,59 +50,49 @@ class MaximalLoss(ConstrainedProblem[Tensor]):
     model: Model
     inputs: Tensor
     labels: Tensor
-    targets: Tensor | None
-    distance: Norm
-    eps: Tensor
-    aim: Aim
+    eps: float | Tensor = field(kw_only=True)
+    distance: DistanceLike = field(default="linf", kw_only=True)
+    loss: str | Loss = field(default="ce", kw_only=True)
+    targets: Tensor | None = field(default=None, kw_only=True)
+    mask: Tensor | None = field(default=None, kw_only=True)
+    nu: float | None = field(default=None, kw_only=True)
+    ignore_index: int = field(default=IGNORE_INDEX, kw_only=True)
+    bounds: tuple[float, float] = field(default=(0.0, 1.0), kw_only=True)
+    aim: Aim = field(init=False, repr=False, compare=False)
+    measure: Norm = field(init=False, repr=False, compare=False)
+    radius: Tensor = field(init=False, repr=False, compare=False)
 
-    def __init__(
-        self,
-        model: Model,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        eps: float | Tensor,
-        distance: DistanceLike = "linf",
-        loss: str | Loss = "ce",
-        targets: Tensor | None = None,
-        mask: Tensor | None = None,
-        nu: float | None = None,
-        ignore_index: int = IGNORE_INDEX,
-        bounds: tuple[float, float] = (0.0, 1.0),
-    ) -> None:
-        check_inputs(model, inputs, bounds)
-        aim = Aim.of(inputs, labels, targets, mask, ignore_index)
-        inputs, measure = inputs.detach(), as_distance(distance, tuple(_BALLS))
+    rowwise: bool = field(default=True, kw_only=True, repr=False)
+
+    def make(self) -> Terms[Tensor]:
+        """The opposite of the mean loss, the constraint of every attack, the model and the ball."""
+        check_inputs(self.model, self.inputs, self.bounds)
+        aim = Aim.of(self.inputs, self.labels, self.targets, self.mask, self.ignore_index, self.nu)
+        inputs, measure = normal(self.inputs), as_distance(self.distance, tuple(_BALLS))
         assert isinstance(measure, Norm)
-        radius = radius_of(eps, inputs)
-        mean = row_mean(aim.counted)
-        per_entry = as_loss(loss, aim)
-        super().__init__(
+        radius = radius_of(self.eps, inputs)
+        mean, per_entry = row_mean(aim.counted), as_loss(self.loss, aim)
+        self._set(inputs=inputs, labels=normal(self.labels), eps=radius, distance=measure)
+        self._set(aim=aim, measure=measure, radius=radius)
+        return Terms(
             objective=lambda x, z: -mean(per_entry(z)),
-            constraints=(fooled(aim, nu),),
-            forward=lambda x: aim.logits(model, x),
-            domain=_BALLS[measure.name](radius, inputs, Box(*bounds)),
+            constraint=as_constraint(None, aim),
+            forward=ModelCall(self.model, check=aim.check),
+            domain=_BALLS[measure.name](radius, inputs, Box(*self.bounds)),
         )
-        fields = {
-            "model": model,
-            "inputs": inputs,
-            "labels": labels,
-            "targets": targets,
-            "distance": measure,
-            "eps": radius,
-            "aim": aim,
-        }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
+
+    @property
+    def width(self) -> float:
+        """The width of the bounds; 1, as of images, where there are none."""
+        return width_of(self.bounds)
 
     def minimal(self) -> ConstrainedProblem[Tensor]:
         """The same inputs with the distance as objective and only the box as domain."""
-        assert isinstance(self.domain, Ball) and self.domain.box is not None
         return ConstrainedProblem(
-            objective=lambda x, z: self.distance(x, self.inputs),
+            objective=lambda x, z: self.measure(x, self.inputs),
             constraints=self.constraints,
             forward=self.forward,
-            domain=self.domain.box,
+            domain=Box(*self.bounds),
         )
 
     def random_start(self, seed: int) -> Tensor:
@@ -111,18 +103,18 @@ class MaximalLoss(ConstrainedProblem[Tensor]):
         generator = torch.Generator().manual_seed(seed)
         event = self.inputs.shape[1:]
         size = event.numel()
-        if self.distance.name == "linf":
+        if self.measure.name == "linf":
             draw = 2 * torch.rand(size, generator=generator, dtype=torch.float64) - 1
         else:
             # a direction of the norm's sphere, at the radius that makes the ball uniform
             draw = torch.randn(size, generator=generator, dtype=torch.float64)
-            if self.distance.name == "l1":
+            if self.measure.name == "l1":
                 signs = draw.sign()
                 draw = signs * torch.empty_like(draw).exponential_(generator=generator)
             depth = torch.rand((), generator=generator, dtype=torch.float64) ** (1 / size)
-            draw = draw * (depth / torch.linalg.vector_norm(draw, ord=self.distance.p))
+            draw = draw * (depth / torch.linalg.vector_norm(draw, ord=self.measure.p))
         draw = draw.to(self.inputs).view(1, *event)
-        return self.domain.project(self.inputs + self.eps.view(-1, *[1] * len(event)) * draw)
+        return self.domain.project(self.inputs + per_row(self.radius, self.inputs) * draw)
 
 
 def row_mean(counted: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -143,7 +135,7 @@ def radius_of(eps: float | Tensor, inputs: Tensor) -> Tensor:
     """``eps`` as ``(batch,)`` of the inputs' dtype."""
     rows = inputs.shape[0]
     try:
-        radius = torch.as_tensor(eps, dtype=inputs.dtype, device=inputs.device).detach()
+        radius = normal(torch.as_tensor(eps, dtype=inputs.dtype, device=inputs.device))
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"eps: takes a number or a tensor of shape ({rows},), got {type(eps).__name__}") from None
     if radius.dim() == 0:

@@ -4,27 +4,28 @@ another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from constropt.domain import Box
-from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.arguments import IGNORE_INDEX, Aim, Model, check_inputs
+from constropt.modes import normal
+from constropt.problems.attacks.aim import IGNORE_INDEX, Aim, check_inputs
+from constropt.problems.attacks.declared import PerturbationProblem, Terms
 from constropt.problems.attacks.goals import GoalLike, as_constraint
-from constropt.problems.distances import Distance, as_distance
-from constropt.problems.distances.norms import DistanceLike
+from constropt.problems.distances import as_distance
+from constropt.problems.model_calls import ModelCall
 
 
-@dataclass(frozen=True, init=False)
-class MinimalPerturbation(ConstrainedProblem[Tensor]):
+@dataclass(frozen=True)
+class MinimalPerturbation(PerturbationProblem[Tensor]):
     """min D(x, inputs)  s.t.  DLR+(model(x), labels) <= 0 (tDLR+ with ``targets``),  x in [lower, upper].
 
     ``model``: any callable to logits ``(batch, K)`` (an output object with ``.logits`` is accepted); ``inputs``:
     ``(batch, *event)`` within ``bounds``; ``labels``: the true classes, ``(batch,)`` int64; ``targets``: classes to be
     reached instead of merely left; ``distance``: a name (:func:`constropt.problems.distances.names`), a
-    :class:`Distance`, which prepares the inputs once, or a callable ``(x, inputs) -> (batch,)``. Modules in training
-    mode are run in evaluation mode, and put back.
+    :class:`Distance`, which prepares the inputs once, or a callable ``(x, inputs) -> (batch,)``; ``constraint``: what
+    has to be reached in place of another class, a :class:`~constropt.problems.attacks.Goal`. Modules in training mode
+    are run in evaluation mode, and put back. ``dataclasses.replace`` takes all of these, and the terms of a problem.
 
     Dense predictions: ``labels`` (and ``targets``) of shape ``(batch, *pixels)`` make every pixel a constraint, on
     logits ``(batch, K, *pixels)`` (:class:`constropt.problems.adapters.DenseLogits` brings other outputs to this
@@ -43,44 +44,20 @@ class MinimalPerturbation(ConstrainedProblem[Tensor]):
     [0.0]
     """
 
-    model: Model
-    inputs: Tensor
     labels: Tensor
-    targets: Tensor | None
-    distance: Distance
-    aim: Aim
+    targets: Tensor | None = field(default=None, kw_only=True)
+    mask: Tensor | None = field(default=None, kw_only=True)
+    nu: float | None = field(default=None, kw_only=True)
+    constraint: GoalLike = field(default=None, kw_only=True)
+    ignore_index: int = field(default=IGNORE_INDEX, kw_only=True)
+    aim: Aim = field(init=False, repr=False, compare=False)
 
-    def __init__(
-        self,
-        model: Model,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        distance: DistanceLike = "l2",
-        targets: Tensor | None = None,
-        mask: Tensor | None = None,
-        nu: float | None = None,
-        constraint: GoalLike = None,
-        ignore_index: int = IGNORE_INDEX,
-        bounds: tuple[float, float] = (0.0, 1.0),
-    ) -> None:
-        check_inputs(model, inputs, bounds)
-        aim = Aim.of(inputs, labels, targets, mask, ignore_index)
-        inputs, measure = inputs.detach(), as_distance(distance)
-        to_inputs = measure.bind(inputs, bounds)
-        super().__init__(
-            objective=lambda x, z: to_inputs(x),
-            constraints=(as_constraint(constraint, aim, nu),),
-            forward=lambda x: aim.logits(model, x),
-            domain=Box(*bounds),
-        )
-        fields = {
-            "model": model,
-            "inputs": inputs,
-            "labels": labels,
-            "targets": targets,
-            "distance": measure,
-            "aim": aim,
-        }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
+    rowwise: bool = field(default=True, kw_only=True, repr=False)
+
+    def make(self) -> Terms[Tensor]:
+        """The distance, the goal of the logits, and the model."""
+        check_inputs(self.model, self.inputs, self.bounds)
+        aim = Aim.of(self.inputs, self.labels, self.targets, self.mask, self.ignore_index, self.nu)
+        self._set(aim=aim, labels=normal(self.labels))
+        goal, forward = as_constraint(self.constraint, aim), ModelCall(self.model, check=aim.check)
+        return self.make_from(goal, forward, normal(self.inputs), as_distance(self.distance))

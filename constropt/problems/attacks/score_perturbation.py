@@ -11,17 +11,16 @@ import torch
 from torch import Tensor
 
 from constropt.constraint import Constraint, inequality
-from constropt.domain import Box
-from constropt.modes import evaluating
-from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.arguments import Model, check_inputs
+from constropt.modes import normal
+from constropt.problems.attacks.aim import check_inputs
 from constropt.problems.attacks.constraints import margin_for
-from constropt.problems.distances import Distance, as_distance
-from constropt.problems.distances.norms import DistanceLike
+from constropt.problems.attacks.declared import PerturbationProblem, Terms
+from constropt.problems.distances import as_distance
+from constropt.problems.model_calls import ModelCall, unwrapped
 
 
-@dataclass(frozen=True, init=False)
-class ScorePerturbation(ConstrainedProblem[Any]):
+@dataclass(frozen=True)
+class ScorePerturbation(PerturbationProblem[Any]):
     """min D(x, inputs)  s.t.  constraint(model(x)) <= 0,  x in [lower, upper], for any output of a model.
 
     ``constraint``: what :func:`labels_flipped`, :func:`regression_error` or :func:`scores_below` make, any other
@@ -41,20 +40,12 @@ class ScorePerturbation(ConstrainedProblem[Any]):
     0.125
     """
 
-    model: Model
-    inputs: Tensor
-    distance: Distance
+    constraint: Constraint[Any] | Callable[[Any], Tensor]
 
-    def __init__(
-        self,
-        model: Model,
-        inputs: Tensor,
-        constraint: Constraint[Any] | Callable[[Any], Tensor],
-        *,
-        distance: DistanceLike = "l2",
-        bounds: tuple[float, float] = (0.0, 1.0),
-    ) -> None:
-        check_inputs(model, inputs, bounds)
+    def make(self) -> Terms[Any]:
+        """The distance, the constraint, and the model, whose output is handed over as it is."""
+        check_inputs(self.model, self.inputs, self.bounds)
+        constraint = self.constraint
         if not isinstance(constraint, Constraint):
             if not callable(constraint):
                 raise TypeError(
@@ -63,21 +54,8 @@ class ScorePerturbation(ConstrainedProblem[Any]):
                 )
             function = constraint
             constraint = inequality(lambda x, z: function(z), name=getattr(function, "__name__", "score"))
-        inputs, measure = inputs.detach(), as_distance(distance)
-        to_inputs = measure.bind(inputs, bounds)
-
-        def forward(x: Tensor) -> Any:
-            with evaluating(model):
-                return model(x)
-
-        super().__init__(
-            objective=lambda x, z: to_inputs(x),
-            constraints=(constraint,),
-            forward=forward,
-            domain=Box(*bounds),
-        )
-        for name, value in {"model": model, "inputs": inputs, "distance": measure}.items():
-            object.__setattr__(self, name, value)
+        forward = ModelCall(self.model, unwrap=False)
+        return self.make_from(constraint, forward, normal(self.inputs), as_distance(self.distance))
 
 
 def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Constraint[Any]:
@@ -85,7 +63,7 @@ def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Cons
 
     ``labels``: the true ones, 0 or 1, and ``flips``, booleans, both ``(batch, K)``; z are the logits, ``(batch, K)``,
     that predict a label where they are positive. With ``keep`` the others must stay what they are in ``labels``.
-    Values have a margin beyond the tie. The surrogate is the binary cross-entropy to the labels wanted.
+    Values have a margin beyond the tie.
 
     Raises ``TypeError``/``ValueError`` for shapes or values other than these, and for rows that flip nothing.
 
@@ -103,7 +81,7 @@ def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Cons
     wanted = (labels.detach() != 0) ^ flips.detach()
 
     def logits_of(output: Any) -> Tensor:
-        logits = getattr(output, "logits", output)
+        logits = unwrapped(output)
         if not isinstance(logits, Tensor) or logits.shape != wanted.shape:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"model: must return logits of the labels' shape {tuple(wanted.shape)}, got {got}")
@@ -116,11 +94,7 @@ def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Cons
         margin = margin.clamp_min(torch.finfo(logits.dtype).tiny)
         return torch.where(wanted, -logits, logits) + margin
 
-    def surrogate(x: Tensor, output: Any) -> Tensor:
-        logits = logits_of(output)
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted.to(logits), reduction="none")
-
-    return inequality(value, name="labels flipped", mask=None if keep else flips, surrogate=surrogate)
+    return inequality(value, name="labels flipped", mask=None if keep else flips)
 
 
 def regression_error(references: Tensor, least: float | Tensor, *, direction: str = "any") -> Constraint[Any]:

@@ -1,8 +1,8 @@
-"""The worst case: several recipes on the same samples, and for each sample the best that any of them has found."""
+"""Several recipes on the same samples: the worst case, and a standard evaluation in the manner of AutoAttack."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
@@ -10,28 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.lab.attacks.run import takes
-from constropt.lab.runs.references import load_recipe
-from constropt.problems.attacks.alma import alma
-from constropt.problems.attacks.arguments import Model
-from constropt.problems.attacks.ddn import ddn
-from constropt.problems.attacks.fab import fab
-from constropt.problems.attacks.fmn import fmn
+from constropt.checks import require_whole
+from constropt.problems.attacks.augmented_lagrangian import alma
+from constropt.problems.attacks.auto_ascent import apgd
+from constropt.problems.attacks.catalogue import Attack, declaration_of, recipe_named, takes
 from constropt.problems.attacks.goals import misclassified
-from constropt.problems.attacks.maximal_loss import MaximalLoss
-from constropt.problems.attacks.minimal import minimal
+from constropt.problems.attacks.level_sets import ddn, fmn, sigma_zero
+from constropt.problems.attacks.linearized import fab, minimal
+from constropt.problems.attacks.maximal_loss import MaximalLoss, radius_of
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.random_search import square
 from constropt.problems.attacks.remeasured import solution_at
-from constropt.problems.attacks.sigma_zero import sigma_zero
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike
+from constropt.problems.model_calls import Model
 from constropt.solution import Solution, best_of
 from constropt.solvers.base import Callback
 
-Recipe = str | Callable[..., Solution]
+RecipeLike = str | Attack
 
 # What runs where no recipes are named: the minimal attacks of a distance, of different families.
-DEFAULTS: dict[str, tuple[Callable[..., Solution], ...]] = {
+DEFAULTS: dict[str, tuple[Attack, ...]] = {
     "l0": (sigma_zero,),
     "l1": (minimal, fmn, alma, fab),
     "l2": (minimal, ddn, alma, fmn, fab),
@@ -66,7 +65,7 @@ def worst_case(
     labels: Tensor,
     *,
     targets: Tensor | None = None,
-    recipes: Sequence[Recipe] | Mapping[str, Recipe] | None = None,
+    recipes: Sequence[RecipeLike] | Mapping[str, RecipeLike] | None = None,
     distance: DistanceLike = "l2",
     eps: float | Tensor | None = None,
     steps: int | None = None,
@@ -80,8 +79,8 @@ def worst_case(
     arguments given here each gets those that it takes and that its ``partial`` does not set. By default some minimal
     attacks of that norm.
 
-    With ``eps``, a number or ``(batch,)``, a row counts as fooled only within that distance, the recipes that take
-    ``eps`` get it, and each sees only the rows that the ones before have not fooled: the robust accuracy at a budget.
+    With ``eps``, a number or ``(batch,)``, a row counts as fooled only within that distance, budgeted recipes get it
+    as theirs, and each sees only the rows that the ones before have not fooled: the robust accuracy at a budget.
     Results are measured anew, by one forward pass each: a claim that does not hold is not counted.
 
     Raises what :class:`MinimalPerturbation` raises, ``ValueError`` for no recipes, an unknown name and targets or
@@ -98,7 +97,7 @@ def worst_case(
     )
     radius = None
     if eps is not None:
-        radius = MaximalLoss(model, inputs, labels, eps=eps, targets=targets, bounds=bounds).eps
+        radius = radius_of(eps, problem.inputs)
     if recipes is None:
         if measure.name not in DEFAULTS:
             raise ValueError(f"recipes: none are known for distance={measure.name!r}; name some, such as ['alma']")
@@ -122,18 +121,15 @@ def worst_case(
         options = given if targets is None else given | {"targets": targets[rows]}
         if radius is not None:
             options = options | {"eps": eps if not isinstance(eps, Tensor) or eps.dim() == 0 else eps[rows]}
-        options = {key: value for key, value in options.items() if takes(attack, key) and key not in _set(attack)}
+        options = {key: value for key, value in options.items() if _wants(attack, key)}
         found = attack(model, problem.inputs[rows], problem.labels[rows], **options)
         if not isinstance(found, Solution) or found.x.shape != problem.inputs[rows].shape:
             raise TypeError(f"recipes: {name!r} must return a Solution with one x per input, got {found!r:.80}")
-        part = MinimalPerturbation(
-            model,
-            problem.inputs[rows],
-            problem.labels[rows],
-            distance=measure,
+        part = replace(
+            problem,
+            inputs=problem.inputs[rows],
+            labels=problem.labels[rows],
             targets=None if targets is None else targets[rows],
-            constraint=FOOLED,
-            bounds=bounds,
         )
         before, best = best, best_of(best, _spread(_measured(found, part, radius, rows), best, rows))
         new = best.feasible & (~before.feasible | (best.objective < before.objective))
@@ -175,14 +171,14 @@ def _spread(part: Solution, whole: Solution, rows: Tensor) -> Solution:
     return replace(whole, **{name: placed(name) for name in names})
 
 
-def _named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Callable[..., Solution]]:
+def _named(recipes: Sequence[RecipeLike] | Mapping[str, RecipeLike]) -> dict[str, Attack]:
     """The recipes by name, numbered where a name comes again."""
     if isinstance(recipes, str) or not isinstance(recipes, Sequence | Mapping) or not recipes:
         raise ValueError(f"recipes: takes a list of functions or names, at least one, got {recipes!r:.80}")
     pairs = recipes.items() if isinstance(recipes, Mapping) else [(_name(recipe), recipe) for recipe in recipes]
-    found: dict[str, Callable[..., Solution]] = {}
+    found: dict[str, Attack] = {}
     for name, recipe in pairs:
-        attack = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        attack = recipe_named(recipe) if isinstance(recipe, str) else recipe
         if not callable(attack):
             raise TypeError(f"recipes: takes functions or names, got {type(attack).__name__} for {name!r}")
         count = sum(other.partition(" #")[0] == name for other in found)
@@ -196,6 +192,60 @@ def _name(recipe: Any) -> str:
     return recipe if isinstance(recipe, str) else str(getattr(recipe, "__name__", type(recipe).__name__))
 
 
-def _set(recipe: Callable[..., Any]) -> set[str]:
+def _wants(attack: Attack, option: str) -> bool:
+    """Whether the attack takes what is given under that name here: ``eps`` is a radius of the distance."""
+    declared = declaration_of(attack)
+    own = option == "eps" and declared is not None and declared.kind == "minimal"
+    return takes(attack, option) and option not in _set(attack) and not own
+
+
+def _set(recipe: Attack) -> set[str]:
     """The options that the recipe's partial sets, at any depth."""
     return set(recipe.keywords) | _set(recipe.func) if isinstance(recipe, partial) else set()
+
+
+def standard(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    distance: DistanceLike = "linf",
+    steps: int = 100,
+    queries: int = 5000,
+    target_classes: int = 9,
+    seed: int = 0,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    callback: Callback | None = None,
+) -> WorstCase:
+    """Which rows are fooled within ``eps``: APGD on cross-entropy, APGD on the targeted DLR, FAB-T, Square Attack.
+
+    In this order, each only on the rows that are still robust, the targeted ones one class at a time, towards the
+    ``target_classes`` likeliest others (fewer where there are fewer). The first three make ``steps`` steps a run, the
+    last, black-box, ``queries``. ``distance`` is "linf", "l2" or "l1". ``1 - feasible.mean()`` is the robust accuracy
+    where all inputs were classified rightly; ``Solution.objective`` is the distance, ``WorstCase.winner`` says what
+    fooled a row first. The smaller the model's share of robust rows, the fewer passes are made.
+
+    Raises what :class:`MaximalLoss` raises, and ``ValueError`` for counts below 1.
+
+    >>> x, labels = torch.tensor([[0.75, 0.5], [0.9, 0.1]]), torch.tensor([0, 0])
+    >>> found = standard(lambda x: x, x, labels, eps=0.2, steps=5, queries=5)
+    >>> found.feasible.tolist(), found.winners()
+    ([True, False], ['apgd ce', None])
+    """
+    require_whole(steps=steps, queries=queries, target_classes=target_classes)
+    problem = MaximalLoss(model, inputs, labels, eps=eps, distance=distance, bounds=bounds)
+    if problem.aim.dense:
+        raise ValueError("labels: standard evaluates classifiers, (batch,); use worst_case for dense predictions")
+    with torch.no_grad():
+        count = min(target_classes, problem.forward(problem.inputs).shape[1] - 1)
+    recipes: dict[str, Attack] = {"apgd ce": partial(apgd, loss="ce", steps=steps, seed=seed)}
+    for rank in range(count):
+        targeted = partial(apgd, loss="targeted dlr", target_classes=(rank,), steps=steps, seed=seed)
+        recipes[f"apgd targeted dlr {rank + 1}"] = targeted
+    recipes["fab targeted"] = partial(fab, by_class=True, restarts=count, steps=steps, seed=seed)
+    recipes["square"] = partial(square, steps=queries, seed=seed)
+    found = worst_case(
+        model, inputs, labels, recipes=recipes, distance=distance, eps=eps, bounds=bounds, callback=callback
+    )
+    return replace(found, forwards=found.forwards + 1)

@@ -1,21 +1,22 @@
-"""What every attack demands of its arguments, checked before the first model call, and how it calls the model."""
+"""What is attacked, one object: checked before the first model call."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.modes import evaluating
-
-Model = Callable[[Tensor], Any]
+from constropt.modes import normal
+from constropt.problems.model_calls import Model
 
 # The label of pixels without a class in most segmentation data.
 IGNORE_INDEX = 255
+
+# The fraction of the pixels of a dense prediction that must be fooled (Sec. 5.5.3).
+NU = 0.99
 
 
 def check_inputs(model: Model, inputs: Tensor, bounds: tuple[float, float]) -> None:
@@ -52,21 +53,32 @@ class Aim:
     """What is attacked: true classes, classes to be reached (or None), and which entries count (None: all).
 
     For a classifier ``labels`` is ``(batch,)``, for dense predictions ``(batch, *pixels)``. Where an entry does not
-    count, labels and targets are 0, so that they can index logits everywhere. ``largest`` is the largest class named.
+    count, labels and targets are 0, so that they can index logits everywhere. ``largest`` is the largest class named,
+    ``nu`` the fraction of a row's counted entries that must be fooled.
     """
 
     labels: Tensor
     targets: Tensor | None
     counted: Tensor | None
     largest: int
+    nu: float = 1.0
 
     @property
     def dense(self) -> bool:
         return self.labels.dim() > 1
 
     @classmethod
-    def of(cls, inputs: Tensor, labels: Tensor, targets: Tensor | None, mask: Tensor | None, ignore_index: int) -> Aim:
-        """The aim, its arguments checked.
+    def of(
+        cls,
+        inputs: Tensor,
+        labels: Tensor,
+        targets: Tensor | None = None,
+        mask: Tensor | None = None,
+        ignore_index: int = IGNORE_INDEX,
+        nu: float | None = None,
+    ) -> Aim:
+        """The aim, its arguments checked; ``nu`` is 0.99 by default for dense predictions, of which a classifier has
+        none: one entry a row.
 
         Raises ``TypeError``/``ValueError`` for labels, targets or a mask of a wrong type, shape, device or sign; for
         targets that equal the labels; and for rows of which no entry counts.
@@ -74,7 +86,7 @@ class Aim:
         for name, classes in (("labels", labels), ("targets", targets)):
             if classes is not None:
                 _check_classes(name, classes, inputs, labels, ignore_index)
-        labels, targets = labels.detach(), None if targets is None else targets.detach()
+        labels, targets = normal(labels), None if targets is None else normal(targets)
         if labels.dim() == 1:
             if mask is not None:
                 raise ValueError("mask: is for dense labels, (batch, *pixels); leave rows of a classifier out instead")
@@ -84,7 +96,7 @@ class Aim:
                     f"targets: must differ from labels, got the label itself in rows {rows[:5]}; labels are always the"
                     " true classes"
                 )
-            return cls(labels, targets, None, _largest(labels, targets))
+            return cls(labels, targets, None, _largest(labels, targets), 1.0 if nu is None else nu)
         counted = _counted(labels, targets, mask, ignore_index)
         if targets is not None and not bool((counted & (targets != labels)).flatten(1).any(1).all()):
             rows = (~(counted & (targets != labels)).flatten(1).any(1)).nonzero().flatten().tolist()
@@ -94,16 +106,12 @@ class Aim:
             )
         labels = torch.where(counted, labels, 0)
         targets = None if targets is None else torch.where(counted, targets, 0)
-        return cls(labels, targets, counted, _largest(labels, targets))
+        return cls(labels, targets, counted, _largest(labels, targets), NU if nu is None else nu)
 
-    def logits(self, model: Model, x: Tensor) -> Tensor:
-        """The model's logits at x, ``(batch, K, *pixels)``, in evaluation mode; an output's ``.logits`` if it has any.
-
-        Raises ``ValueError`` when they are none, of another shape, or of too few classes.
+    def check(self, logits: Any, x: Tensor) -> None:
+        """``ValueError`` unless ``logits``, the model's output at ``x``, are floats ``(batch, K, *pixels)`` for as many
+        rows as ``x`` has, which may be some of all, and of enough classes.
         """
-        with evaluating(model):
-            output = model(x)
-        logits = getattr(output, "logits", output)
         pixels = self.labels.shape[1:]
         if (
             not isinstance(logits, Tensor)
@@ -125,7 +133,6 @@ class Aim:
                 f"labels: class {self.largest} among labels or targets, but the model has {logits.shape[1]} classes"
                 + ("; give void pixels the ignore_index, or leave them out by mask" if self.dense else "")
             )
-        return logits
 
 
 def _check_classes(name: str, classes: Tensor, inputs: Tensor, labels: Tensor, ignore_index: int) -> None:
@@ -156,7 +163,7 @@ def _counted(labels: Tensor, targets: Tensor | None, mask: Tensor | None, ignore
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != labels.shape:
             got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
             raise ValueError(f"mask: takes booleans of the labels' shape {tuple(labels.shape)}, got {got}")
-        counted = counted & mask.detach().to(labels.device)
+        counted = counted & normal(mask).to(labels.device)
     empty = ~counted.flatten(1).any(1)
     if bool(empty.any()):
         raise ValueError(

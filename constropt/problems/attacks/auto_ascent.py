@@ -3,50 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
-from constropt.problems.attacks.arguments import IGNORE_INDEX, Model
-from constropt.problems.attacks.budgeted import at_budget, seeds_of
-from constropt.problems.attacks.losses import Loss, leading_classes, towards
+from constropt.problem import ConstrainedProblem
+from constropt.problems.attacks.budgets import Attack, BudgetedMethod, seeds_of
+from constropt.problems.attacks.losses import leading_classes, towards
 from constropt.problems.attacks.maximal_loss import MaximalLoss
-from constropt.problems.distances.norms import DistanceLike
+from constropt.problems.attacks.method import Prepared
+from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.solution import Solution, best_of, continued
 from constropt.solvers.balls.auto_projected_gradient import AutoProjectedGradient
-from constropt.solvers.base import Callback
-from constropt.solving import solve
+from constropt.solvers.base import Loop
 
 # The share of a run's steps that every stage but the last gets (Croce & Hein, 2021, Sec. 3.2).
 SHARE = 0.3
 # Between the seeds of the runs towards one class and the next: more than there are restarts.
 STRIDE = 1009
 
+Stages = Sequence[tuple[float, int]]
 
-def apgd(
-    model: Model,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    eps: float | Tensor | None = None,
-    targets: Tensor | None = None,
-    mask: Tensor | None = None,
-    nu: float | None = None,
-    distance: DistanceLike = "linf",
-    loss: str | Loss = "ce",
-    steps: int = 100,
-    restarts: int = 1,
-    target_classes: int | Sequence[int] = 9,
-    radii: Sequence[float] | None = None,
-    seed: int | None = 0,
-    searches: int = 13,
-    ignore_index: int = IGNORE_INDEX,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    callback: Callback | None = None,
-) -> Solution:
+
+@dataclass(frozen=True)
+class APGD(BudgetedMethod):
     """The APGD attack: :class:`MaximalLoss` by :class:`AutoProjectedGradient`, at a budget or minimal.
 
     ``restarts`` runs of ``steps`` steps each, from random points that ``seed`` fixes and that are the same in all rows;
@@ -55,14 +38,10 @@ def apgd(
     forward pass; fewer where there are fewer), ``restarts`` times; a sequence picks them by rank, 0 the likeliest.
     ``radii``, relative to ``eps``, splits a run into stages in balls of these radii, each from the result of the one
     before and each but the last with 30 % of the steps: ``(3.0, 2.0, 1.0)`` by default in "l1" (the multi-eps form),
-    ``(1.0,)``, a single stage, in the others.
+    ``(1.0,)``, a single stage, in the others. The objective at a budget is the opposite of the loss, of "targeted dlr"
+    that towards the best class.
 
-    ``eps=None`` searches the smallest radius that succeeds, by ``searches`` bisections that are each a full attack.
-    ``Solution.objective`` is then the distance, otherwise the opposite of the loss (of "targeted dlr": towards the
-    best class). The other arguments are those of :class:`MaximalLoss`.
-
-    Raises what :class:`MaximalLoss` raises, and ``ValueError`` for counts below 1, ``radii`` that are not positive
-    or do not end with 1, or more of them than steps.
+    ``ValueError`` for counts below 1, ``radii`` that are not positive or do not end with 1, or more of them than steps.
 
     >>> import torch
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
@@ -70,79 +49,77 @@ def apgd(
     >>> [apgd(lambda x: x @ weight.T, x, labels, eps=eps, loss="dlr").feasible.tolist() for eps in (0.1, 0.2)]
     [[False], [True]]
     """
-    within = partial(
-        MaximalLoss,
-        model,
-        inputs,
-        labels,
-        distance=distance,
-        loss=loss,
-        targets=targets,
-        mask=mask,
-        nu=nu,
-        ignore_index=ignore_index,
-        bounds=bounds,
-    )
-    require_whole(steps=steps, restarts=restarts, searches=searches)
-    ranks = _ranks(target_classes)
-    seeds = seeds_of(seed, restarts)
-    problem = within(eps=0.0 if eps is None else eps)
-    if radii is None:
-        radii = (3.0, 2.0, 1.0) if problem.distance.name == "l1" and steps >= 3 else (1.0,)
-    stages = _stages(radii, steps)
-    classes: list[tuple[int, Tensor]] = []
-    if loss == "targeted dlr" and targets is None:
+
+    restarts: int = 1
+    target_classes: int | Sequence[int] = 9
+    radii: Sequence[float] | None = None
+    seed: int | None = 0
+
+    def __post_init__(self) -> None:
+        require_whole(restarts=self.restarts)
+        _ranks(self.target_classes)
+
+    def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
+        """One stage of a run."""
+        return problem, AutoProjectedGradient()
+
+    def within(self, problem: MaximalLoss, x0: Tensor, loop: Loop) -> tuple[Attack, int]:
+        """The best of the runs, from every seed towards every class."""
+        radii, steps = self.radii, loop.steps
+        if radii is None:
+            radii = (3.0, 2.0, 1.0) if problem.measure.name == "l1" and steps >= 3 else (1.0,)
+        stages, seeds = _stages(radii, steps), seeds_of(self.seed, self.restarts)
+        classes = self._classes(problem)
+
+        def attack(radius: Tensor) -> Solution:
+            if not classes:
+                return best_of(*(_run(problem, radius, x0, seed, stages, loop) for seed in seeds))
+            judge = replace(problem, eps=radius)
+            runs = (
+                # every class from another point
+                _run(
+                    replace(problem, loss=towards(c)),
+                    radius,
+                    x0,
+                    None if seed is None else seed + STRIDE * rank,
+                    stages,
+                    loop,
+                )
+                for seed in seeds
+                for rank, c in classes
+            )
+            return best_of(*(_judged(found, judge) for found in runs))
+
+        return attack, int(bool(classes))
+
+    def _classes(self, problem: MaximalLoss) -> list[tuple[int, Tensor]]:
+        """The classes to run towards and their ranks, by one look at the inputs; none where it is not asked for."""
+        if problem.loss != "targeted dlr" or problem.targets is not None:
+            return []
         if problem.aim.dense:
             raise ValueError("loss: 'targeted dlr' without targets is for classifiers; for dense predictions use 'dlr'")
+        ranks = _ranks(self.target_classes)
         with torch.no_grad():
             logits = problem.forward(problem.inputs)
         leading = leading_classes(logits, problem.labels, max(ranks) + 1)
         classes = [(rank, leading[:, rank]) for rank in ranks if rank < leading.shape[1]]
         if not classes:
             raise ValueError(f"target_classes: the model has {leading.shape[1]} other classes, got ranks {ranks}")
-
-    def attack(radius: Tensor) -> Solution:
-        if not classes:
-            return best_of(*(_run(within, radius, seed, stages, callback) for seed in seeds))
-        judge = within(eps=radius)
-        runs = (
-            # every class from another point
-            _run(
-                partial(within, loss=towards(c)),
-                radius,
-                None if seed is None else seed + STRIDE * rank,
-                stages,
-                callback,
-            )
-            for seed in seeds
-            for rank, c in classes
-        )
-        return best_of(*(_judged(found, judge) for found in runs))
-
-    found = at_budget(attack, within, AutoProjectedGradient(), eps=eps, searches=searches)
-    return replace(found, forwards=found.forwards + 1) if classes else found
+        return classes
 
 
-def _run(
-    within: partial[MaximalLoss],
-    radius: Tensor,
-    seed: int | None,
-    stages: Sequence[tuple[float, int]],
-    callback: Callback | None,
-) -> Solution:
+def _run(problem: MaximalLoss, radius: Tensor, x0: Tensor, seed: int | None, stages: Stages, loop: Loop) -> Solution:
     """One run: a stage in a ball of ``factor`` times the radius for each pair ``(factor, steps)``; passes add up."""
     solver, earlier = AutoProjectedGradient(), None
     for factor, steps in stages:
-        problem = within(eps=factor * radius)
+        stage = replace(problem, eps=factor * radius)
         if earlier is not None:
             # the sparsity of what has been found is the one to go on with
             solver, start = replace(solver, density=None), earlier.x
         else:
-            start = problem.inputs if seed is None else problem.random_start(seed)
-        found = solve(problem, solver, start, steps=steps, callback=callback)
-        if earlier is not None:
-            found = continued(earlier, found)
-        earlier = found
+            start = x0 if seed is None else stage.random_start(seed)
+        found = loop(stage, solver, start, steps=steps)
+        earlier = found if earlier is None else continued(earlier, found)
     assert earlier is not None
     return earlier
 
@@ -173,3 +150,6 @@ def _stages(radii: Sequence[float], steps: int) -> list[tuple[float, int]]:
     if last < 1:
         raise ValueError(f"radii: {len(radii)} stages share steps={steps}, and none is left for the last")
     return [(factor, early) for factor in radii[:-1]] + [(1.0, last)]
+
+
+apgd = BudgetedRecipe("apgd", APGD, steps=100, reference="Croce & Hein, 2020, 2021")
