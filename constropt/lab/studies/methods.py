@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from constropt.lab.runs.references import load_reference
@@ -54,6 +55,18 @@ def build(spec: RecipeSpec, methods: Mapping[str, Method], available: Mapping[st
     if not isinstance(loss, nn.Module):
         raise ValueError(f"{what}: {spec.label} gave a {type(loss).__name__}, not a torch.nn.Module")
     return loss
+
+
+def made_network(spec: RecipeSpec, available: Mapping[str, Any], seed: int) -> nn.Module:
+    """The network that the factory of ``spec`` makes of those of ``available`` that it takes, its weights drawn by
+    ``seed``; the global generator is left as it was. Raises as :func:`call_with`, ``ValueError`` if it is no module.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = call_with(load_reference(spec.reference, what="model"), available, spec, what="model")
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"model: {spec.label} gave a {type(network).__name__}, not a torch.nn.Module")
+    return network
 
 
 def call_with(make: Any, available: Mapping[str, Any], spec: RecipeSpec, *, what: str) -> Any:

@@ -5,7 +5,7 @@ from constropt.problems.distances.color import srgb_to_lab
 from constropt.problems.distances.images import ImageDistance
 from constropt.problems.distances.lpips import LPIPS
 from constropt.problems.distances.norms import L0, L0_PIXELS, L1, L2, Distance, DistanceLike, Linf, Norm
-from constropt.problems.distances.registry import as_distance, names, with_gradient
+from constropt.problems.distances.registry import UnsupportedDistance, as_distance, names, with_gradient
 from constropt.problems.distances.ssim import MSSSIM, SSIM
 from constropt.problems.distances.wasserstein import Wasserstein
 
@@ -18,6 +18,7 @@ __all__ = [
     "LPIPS",
     "MSSSIM",
     "SSIM",
+    "UnsupportedDistance",
     "Distance",
     "DistanceLike",
     "ImageDistance",

@@ -12,6 +12,10 @@ from constropt.problems.distances.norms import L0, L0_PIXELS, L1, L2, Distance, 
 from constropt.problems.distances.ssim import MSSSIM, SSIM
 from constropt.problems.distances.wasserstein import Wasserstein
 
+class UnsupportedDistance(ValueError):
+    """A distance that a method does not take; the message says which it takes."""
+
+
 # Built at first use: LPIPS reads files.
 _BY_NAME: dict[str, Callable[[], Distance]] = {
     "l0": lambda: L0,
@@ -44,9 +48,9 @@ def _named(name: str) -> Distance:
 def as_distance(distance: DistanceLike, allowed: tuple[str, ...] | None = None) -> Distance:
     """A name, a :class:`Distance` or a callable ``(x, reference) -> (batch,)`` as a :class:`Distance`.
 
-    ``allowed`` restricts the names, for a solver that needs more of a distance than its gradient. Raises ``ValueError``
-    for an unknown name, listing the known and the near ones, and for one that is not allowed here, naming recipes that
-    take it; ``TypeError`` for anything else.
+    ``allowed`` restricts the names, for a solver that needs more of a distance than its gradient. Raises
+    :class:`UnsupportedDistance` (a ``ValueError``) for an unknown name, listing the known and the near ones, and for
+    one that is not allowed here, naming recipes that take it; ``TypeError`` for anything else.
 
     >>> as_distance("l1").first_step
     0.5
@@ -61,7 +65,7 @@ def as_distance(distance: DistanceLike, allowed: tuple[str, ...] | None = None) 
         hint = near_names(name, known, "; did you mean {}?", cutoff=0.5)
         if isinstance(distance, Distance) or name in _BY_NAME:
             hint = "; this attack needs its projection or proximity operator, alma, cw and pdgd only its gradient"
-        raise ValueError(f"distance: takes one of {known} here, got {name!r}{hint}")
+        raise UnsupportedDistance(f"distance: takes one of {known} here, got {name!r}{hint}")
     if callable(distance) and allowed is None:
         return Distance(getattr(distance, "__name__", type(distance).__name__), distance)
     takes = "a name, a Distance or a callable (x, reference) -> (batch,)" if allowed is None else f"one of {[*allowed]}"
@@ -69,14 +73,14 @@ def as_distance(distance: DistanceLike, allowed: tuple[str, ...] | None = None) 
 
 
 def with_gradient(distance: DistanceLike) -> Distance:
-    """:func:`as_distance` for attacks that follow its gradient; ``ValueError``, naming others, where it has none.
+    """:func:`as_distance` for attacks that follow its gradient; :class:`UnsupportedDistance` where it has none.
 
     >>> with_gradient("l2").name
     'l2'
     """
     measure = as_distance(distance)
     if not measure.smooth:
-        raise ValueError(
+        raise UnsupportedDistance(
             f"distance: {measure.name!r} has no gradient, which this attack follows; fmn, sigma_zero, brendel_bethge"
             " and jsma count entries"
         )

@@ -15,7 +15,7 @@ from constropt.lab.studies.metric_learning.study_data import (
     retrieval_data,
 )
 from constropt.lab.studies.metric_learning.training import embed
-from constropt.lab.studies.study import Study
+from constropt.lab.studies.study import Study, outdated
 from constropt.plotting import require_matplotlib
 from constropt.problems.metric_learning.pairs import unit
 from constropt.weights import load_weights
@@ -37,7 +37,7 @@ def write_figures(study: Study) -> list[Path]:
         weights = study.weights(method, seed)
         path = study.out / f"map-{weights.parent.name.rpartition('-')[0]}.png"
         written.append(path)
-        if path.is_file() and path.stat().st_mtime > weights.stat().st_mtime:
+        if not outdated(path, [weights]):
             continue
         if seed not in splits:
             splits[seed] = retrieval_data(given, seed=seed)

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from constropt.lab.cli.shared import DeviceOption, ProgressOption, clean_errors, named_bar, usable_device
+from constropt.lab.cli.shared import DeviceOption, ProgressOption, clean_errors
 from constropt.lab.cli.studies import (
     AugmentOption,
     BatchOption,
     DecayOption,
     EpochsOption,
     FreshOption,
+    Launch,
     OptimizerOption,
     RateOption,
     ScheduleOption,
     SeedsOption,
-    seeds_of,
-    show_study,
+    run_and_show,
 )
-from constropt.lab.runs.references import load_reference
-from constropt.plotting import require_matplotlib
-
-# by name: the library does not import its own problems
-_PACKAGE = "constropt.problems.calibration"
-_SETTINGS = "constropt.lab.studies.epochs:TrainingSettings"
+from constropt.lab.models.small import digits_cnn
+from constropt.lab.runs.specs import reference_of
+from constropt.lab.studies.calibration.kind import CALIBRATION
+from constropt.lab.studies.calibration.study import CalibrationSetup
+from constropt.lab.studies.calibration.study_data import DataSettings
+from constropt.lab.studies.epochs import TrainingSettings
 
 MethodsOption = Annotated[
     list[str] | None,
@@ -79,36 +79,24 @@ def train_calibration(
     progress: ProgressOption = None,
 ) -> None:
     """Train with calibration losses, the same split, weights and batches for all; compare before and after scaling."""
-    settings = _load("study_data:DataSettings")(
-        data=data, test=test_data, held_out=held_out, long_tail=long_tail, samples=samples, test_samples=test_samples
+    setup = CalibrationSetup(
+        data=DataSettings(
+            data=data,
+            test=test_data,
+            held_out=held_out,
+            long_tail=long_tail,
+            samples=samples,
+            test_samples=test_samples,
+        ),
+        training=TrainingSettings(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            augment=augment,
+        ),
+        model=reference_of(digits_cnn) if model is None and data == "digits" else model,
     )
-    training = load_reference(_SETTINGS, what="training")(
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        lr=lr,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        augment=augment,
-    )
-    if figures:
-        require_matplotlib()
-    if model is None and data == "digits":
-        model = "constropt.lab.models.small:digits_cnn"
-    with named_bar("epochs", progress) as shown:
-        study = _load("study:run_study")(
-            method or ["ce", "cals-alm"],
-            seeds_of(seeds),
-            out=out,
-            data=settings,
-            training=training,
-            model=model,
-            device=usable_device(device),
-            fresh=fresh,
-            progress=shown,
-        )
-    show_study(study, "calibration.study_report", "calibration.study_figures" if figures else None)
-
-
-def _load(name: str) -> Any:
-    return load_reference(f"{_PACKAGE}.{name}", what="calibration")
+    run_and_show(CALIBRATION, setup, method or ["ce", "cals-alm"], seeds, Launch(out, figures, fresh, device, progress))
