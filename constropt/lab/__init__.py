@@ -4,12 +4,12 @@ from constropt.checks import MissingExtra
 from constropt.lab.attacks.outputs import write_evaluation
 from constropt.lab.attacks.plots import plot_curve, plot_grid
 from constropt.lab.attacks.report import CONVENTIONS, AttackReport
-from constropt.lab.attacks.table_runs import reproduce, write_reproduction
 from constropt.lab.attacks.results_table import results_table
 from constropt.lab.attacks.rounding import round_to_8_bits
 from constropt.lab.attacks.run import evaluate
 from constropt.lab.attacks.sharded import AttackEvaluation, RunSettings, run_evaluation
 from constropt.lab.attacks.signs import Sign
+from constropt.lab.attacks.table_runs import reproduce, write_reproduction
 from constropt.lab.attacks.targets import choose_targets
 from constropt.lab.data.labelled import LabelledData
 from constropt.lab.data.load import KINDS, load_data

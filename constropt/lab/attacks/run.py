@@ -15,6 +15,7 @@ from constropt.checks import require_whole
 from constropt.lab.attacks.columns import NORMS, Measure, verified
 from constropt.lab.attacks.counting import PassCounter, counted, synchronize, time_pass
 from constropt.lab.attacks.recipe_options import check_options, setting
+from constropt.lab.attacks.recipe_options import takes as takes  # for problems.attacks.worst_case
 from constropt.lab.attacks.report import AttackReport
 from constropt.problems.attacks.constraints import NU
 from constropt.problems.dense_metrics import mean_iou_of

@@ -85,6 +85,9 @@ class RunSettings:
     look_for_signs: bool = True
 
 
+DEFAULTS = RunSettings()
+
+
 class _Task(NamedTuple):
     """One batch of one cell on one model."""
 
@@ -102,7 +105,7 @@ def run_evaluation(
     labels: Tensor,
     *,
     out: str | Path,
-    settings: RunSettings = RunSettings(),
+    settings: RunSettings = DEFAULTS,
     warn: Callable[[Sign], None] | None = None,
     progress: Progress | None = None,
 ) -> AttackEvaluation:

@@ -17,7 +17,7 @@ from constropt.lab.attacks.outputs import passes, percent
 from constropt.lab.attacks.recipe_options import check_options, takes
 from constropt.lab.attacks.results import AVERAGE, GEOMETRIC_MEAN, LEAST_LIKELY, WORST_CASE
 from constropt.lab.attacks.results_table import number
-from constropt.lab.attacks.sharded import AttackEvaluation, Progress, RunSettings, run_evaluation
+from constropt.lab.attacks.sharded import DEFAULTS, AttackEvaluation, Progress, RunSettings, run_evaluation
 from constropt.lab.attacks.signs import Model, Sign
 from constropt.lab.attacks.thesis_tables import TABLES, TableRow, ThesisTable
 from constropt.lab.runs.references import load_recipe
@@ -57,7 +57,7 @@ def reproduce(
     *,
     out: str | Path,
     steps: int | None = None,
-    settings: RunSettings = RunSettings(),
+    settings: RunSettings = DEFAULTS,
     warn: Callable[[Sign], None] | None = None,
     progress: Progress | None = None,
 ) -> Reproduction:

@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import nn
 
 from constropt.lab.attacks.plots import plot_curve, plot_failures, plot_grid, plot_label_maps
+from constropt.lab.attacks.recipe_options import takes
 from constropt.lab.attacks.report import AttackReport
 from constropt.lab.attacks.results_table import results_table
-from constropt.lab.attacks.recipe_options import takes
 from constropt.lab.attacks.run import classes_of, evaluate
 from constropt.lab.attacks.targets import choose_targets, dense_targets
 from constropt.lab.cli.shared import (

@@ -1,4 +1,4 @@
-"""The tables that ``constropt reproduce`` knows, by kind: what may be typed beside the name of one, and what runs it."""
+"""The tables that ``constropt reproduce`` knows, by kind: what may be typed beside a name, and what runs the table."""
 
 from __future__ import annotations
 

@@ -25,13 +25,16 @@ class TableSettings:
     fresh: bool = False
 
 
+DEFAULTS = TableSettings()
+
+
 def run_table(
     kind: StudyKind,
     table: str,
     *,
     out: str | Path,
     root: str | Path,
-    settings: TableSettings = TableSettings(),
+    settings: TableSettings = DEFAULTS,
     progress: Callable[[str, int, int], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> tuple[list[Block], Path]:
