@@ -26,7 +26,7 @@ from constropt.lab.attacks.results import (
 )
 from constropt.lab.attacks.run import classes_of, device_of, run_batch
 from constropt.lab.attacks.signs import Model, Sign, left_in_training_mode
-from constropt.lab.runs.manifest import fingerprint, model_fingerprint, open_run
+from constropt.lab.runs.manifest import FILE, fingerprint, model_fingerprint, open_run
 from constropt.lab.runs.shards import batch_rows, is_complete, read_adversarial, read_shard, shard_path, write_shard
 from constropt.lab.runs.specs import RecipeSpec, parse_recipe
 from constropt.modes import evaluating
@@ -173,6 +173,8 @@ def run_evaluation(
                         raise
                     gone.add(task.cell.key)
                     notes += [note] if note not in notes else []
+                    if len(gone) == len(cells):
+                        (out / FILE).unlink()  # nothing was computed: the folder is free for another run
                     require_cells([cell for cell in cells if cell.key not in gone], notes)
             if progress is not None:
                 progress(f"{task.model}: {task.cell.spec.label}", place + 1, len(tasks))

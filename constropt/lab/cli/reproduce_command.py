@@ -8,13 +8,7 @@ from typing import Annotated
 import typer
 
 from constropt.lab.cli.calibration_command import MethodsOption
-from constropt.lab.cli.evaluate_command import (
-    FreshOption,
-    ModelsOption,
-    ShardOption,
-    ShardsOption,
-    WeightsOption,
-)
+from constropt.lab.cli.evaluate_command import FreshOption, ModelsOption, ShardOption, ShardsOption, WeightsOption
 from constropt.lab.cli.shared import DeviceOption, ProgressOption, SeedOption, clean_errors
 from constropt.lab.cli.studies import DATA, DEFAULT_FOLDER, SeedsOption
 from constropt.lab.cli.table_kinds import Request, table_kinds

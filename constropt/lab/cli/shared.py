@@ -22,7 +22,7 @@ from constropt.lab.data.load import KINDS, load_data
 from constropt.lab.models.classifier import train_classifier
 from constropt.lab.models.segmenter import train_segmenter
 from constropt.lab.models.small import digits_cnn, small_cnn
-from constropt.lab.models.unet import unet
+from constropt.lab.models.u_net import unet
 from constropt.lab.models.weights import load_model, save_weights
 from constropt.lab.runs.specs import reference_of
 from constropt.problems.dense_metrics import pixel_accuracy

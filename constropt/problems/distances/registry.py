@@ -12,6 +12,7 @@ from constropt.problems.distances.norms import L0, L0_PIXELS, L1, L2, Distance, 
 from constropt.problems.distances.ssim import MSSSIM, SSIM
 from constropt.problems.distances.wasserstein import Wasserstein
 
+
 class UnsupportedDistance(ValueError):
     """A distance that a method does not take; the message says which it takes."""
 
