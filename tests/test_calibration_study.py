@@ -19,7 +19,7 @@ from constropt.lab.studies.augment import AUGMENTATIONS, shift
 from constropt.lab.studies.calibration import benchmarks
 from constropt.lab.studies.calibration import study_data as study_data_module
 from constropt.lab.studies.calibration.kind import CALIBRATION
-from constropt.lab.studies.calibration.methods import METHODS, build_loss, parse_method, title_of
+from constropt.lab.studies.calibration.methods import METHODS, build_loss
 from constropt.lab.studies.calibration.study import CalibrationSetup
 from constropt.lab.studies.calibration.study_data import DataSettings, build_network, load_pools, study_data
 from constropt.lab.studies.calibration.study_figures import write_figures
@@ -107,7 +107,7 @@ def test_options_come_before_what_a_method_brings():
     assert build_loss("cals-alm[margin=3,penalty=P2]", 5, text=True).margin == 3
     assert build_loss("cals-alm[preset=official]", 5).lagrangian == build_loss("cals-alm-official", 5).lagrangian
     assert build_loss("cals-alm-p2", 5).lagrangian == build_loss("cals-alm[penalty=P2]", 5).lagrangian
-    assert title_of(parse_method("cals-alm[margin=3]")) == "CALS-ALM [margin=3]"
+    assert CALIBRATION.title_of("cals-alm[margin=3]") == "CALS-ALM [margin=3]"
     assert isinstance(build_loss("torch.nn:CrossEntropyLoss[label_smoothing=0.1]", 5), nn.CrossEntropyLoss)
 
 

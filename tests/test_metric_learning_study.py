@@ -15,7 +15,7 @@ from constropt.lab.models.embedders import Embedder, small_embedder
 from constropt.lab.studies.metric_learning.curves import SETTINGS, figure_one
 from constropt.lab.studies.metric_learning.figures import embedding_map, principal_components
 from constropt.lab.studies.metric_learning.kind import RETRIEVAL
-from constropt.lab.studies.metric_learning.methods import METHODS, build_loss, parse_loss
+from constropt.lab.studies.metric_learning.methods import METHODS, build_loss
 from constropt.lab.studies.metric_learning.study import RetrievalSetup
 from constropt.lab.studies.metric_learning.study_data import (
     RetrievalSettings,
@@ -272,4 +272,4 @@ def test_relative_labels_train_too():
         optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.7 * values[0] and embed(model, images).shape == (32, 4)
-    assert str(parse_loss("ce")) == "ce"
+    assert str(RETRIEVAL.parse("ce")) == "ce"

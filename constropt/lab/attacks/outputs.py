@@ -20,6 +20,7 @@ from constropt.lab.attacks.plots import plot_curve
 from constropt.lab.attacks.results import CONVENTIONS, CellResult
 from constropt.lab.attacks.results_table import number
 from constropt.lab.attacks.sharded import AttackEvaluation
+from constropt.lab.text_tables import markdown_table
 from constropt.solution import Status
 
 GRID = 100  # intervals of the curves that are written as numbers
@@ -90,9 +91,7 @@ def markdown(evaluation: AttackEvaluation) -> str:
     parts = []
     for caption, rows in _blocks(evaluation):
         header, lines = _layout(rows)
-        parts += [f"## {caption}", ""]
-        parts += ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)]
-        parts.append("")
+        parts += [f"## {caption}", "", *markdown_table(header, lines), ""]
     parts += [CONVENTIONS, ""]
     for heading, texts in (("Warnings", evaluation.signs), ("Left out", evaluation.notes)):
         if texts:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 
 from constropt.files import finite, replacing
@@ -23,6 +22,7 @@ from constropt.lab.attacks.thesis_tables import TABLES, TableRow, ThesisTable
 from constropt.lab.runs.references import load_recipe
 from constropt.lab.runs.specs import RecipeSpec
 from constropt.lab.runs.table_names import named_table
+from constropt.lab.text_tables import markdown_table, terminal_table
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def write_reproduction(found: Reproduction) -> Path:
     """Write ``TABLE.md`` and ``TABLE.json`` into the run's folder; returns the path of the former."""
     path = found.evaluation.out / f"{found.table.name}.md"
     head = [f"# {found.table.name}: {found.table.title}", "", _what(found), ""]
-    body = ["| " + " | ".join(line) + " |" for line in (found.header, ["---"] * len(found.header), *found.lines)]
+    body = markdown_table(found.header, found.lines)
     tail = ["", *(f"- {remark}" for remark in found.remarks), ""]
     with replacing(path) as unfinished:
         unfinished.write_text("\n".join([*head, *body, *tail]), encoding="utf-8")
@@ -235,17 +235,9 @@ def write_reproduction(found: Reproduction) -> Path:
 
 def reproduction_table(found: Reproduction) -> Table:
     """The table for a terminal."""
-    table = Table(title=f"{found.table.name}: {found.table.title}. {_what(found)}", caption_justify="left")
-    for name in found.header:
-        table.add_column(name, justify="left" if name in ("distance", "attack", "model") else "right")
-    previous = None
-    for line in found.lines:
-        if previous not in (None, line[0]) and found.header[0] != "attack":
-            table.add_section()
-        previous = line[0]
-        table.add_row(*map(escape, line))
-    table.caption = escape("\n".join(found.remarks))
-    return table
+    title = f"{found.table.name}: {found.table.title}. {_what(found)}"
+    texts, sections = ("distance", "attack", "model"), found.header[0] != "attack"
+    return terminal_table(title, found.header, found.lines, found.remarks, texts=texts, sections=sections)
 
 
 def _what(found: Reproduction) -> str:

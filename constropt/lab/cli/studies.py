@@ -10,11 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from constropt.lab.cli.shared import named_bar, usable_device
 from constropt.lab.studies.kind import Setup, StudyKind
+from constropt.lab.text_tables import terminal_table
 from constropt.plotting import require_matplotlib
 
 DATA, DEFAULT_FOLDER = "CONSTROPT_DATA", "../shared/data"
@@ -44,12 +43,7 @@ def seeds_of(text: str) -> list[int]:
 
 def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
     """A table on stdout, the remarks below it."""
-    table = Table(title=escape(title), caption=escape("\n".join(remarks)), caption_justify="left")
-    for place, name in enumerate(header):
-        table.add_column(escape(name), justify="right" if place else "left")
-    for line in lines:
-        table.add_row(*map(escape, line))
-    Console().print(table)
+    Console().print(terminal_table(title, header, lines, remarks))
 
 
 @dataclass(frozen=True)

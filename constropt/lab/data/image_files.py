@@ -60,8 +60,9 @@ class ImageFiles:
         with opened_image(path, f"{path}: no image that can be read") as opened:
             image = opened.convert("RGB")
             width, height = image.size
-            scale = self.resize / min(width, height)
-            wide, high = (round(width * scale), round(height * scale)) if self.keep_ratio else (self.resize,) * 2
+            shorter, wide, high = min(width, height), self.resize, self.resize
+            if self.keep_ratio:
+                wide, high = round(width * self.resize / shorter), round(height * self.resize / shorter)
             box = _patch((wide, high), draws) if self.random else _middle((wide, high), self.size)
             image = image.resize((wide, high), BILINEAR).resize((self.size, self.size), BILINEAR, box=box)
         pixels = np.array(image)

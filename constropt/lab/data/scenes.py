@@ -145,7 +145,7 @@ def _read_png(path: Path, mode: str | None, size: tuple[int, int] | None) -> np.
     with opened_image(path, f"{path}: no PNG image", "data 'camvid' needs") as opened:
         image = opened if mode is None else opened.convert(mode)
         if size is not None:
-            image = image.resize(size[::-1], NEAREST if mode is None else BOX)
+            image = image.resize((size[1], size[0]), NEAREST if mode is None else BOX)
         return np.array(image)
 
 

@@ -63,12 +63,6 @@ def layout(study: Study, methods: Mapping[str, Method], columns: Sequence[Column
     lines = []
     for method in ordered(list(study.results), methods):
         runs = list(study.results[method].values())
-        title = title_of(parse_recipe(method), methods)
+        title = title_of(method, methods)
         lines.append([title, str(len(runs)), *(column.text(runs) for column in shown)])
     return ["method", "seeds", *(column.header for column in shown)], lines
-
-
-def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table in Markdown."""
-    rule = ["---"] * len(header)
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (header, rule, *lines)]

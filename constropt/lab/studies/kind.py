@@ -19,12 +19,13 @@ import torch
 from torch import nn
 
 from constropt.files import finite, replacing
-from constropt.lab.runs.specs import RecipeSpec, parse_recipe
-from constropt.lab.studies.columns import Column, layout, markdown_table, ordered
+from constropt.lab.runs.specs import RecipeSpec
+from constropt.lab.studies.columns import Column, layout, ordered
 from constropt.lab.studies.epochs import History, TrainingSettings
 from constropt.lab.studies.methods import Method, parse_method, title_of
 from constropt.lab.studies.study import Run, Study, complete, distinct, trained
 from constropt.lab.studies.tables import Benchmark, StudyTable
+from constropt.lab.text_tables import markdown_table
 
 Split = TypeVar("Split")
 Network = TypeVar("Network", bound=nn.Module)
@@ -99,7 +100,7 @@ class StudyKind:
 
     def title_of(self, method: str) -> str:
         """The name of a method in a table, its options beside it."""
-        return title_of(parse_recipe(method), self.methods)
+        return title_of(method, self.methods)
 
     def run(
         self,

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from constropt.files import replacing
-from constropt.lab.studies.columns import markdown_table
-from constropt.lab.studies.methods import known
+from constropt.lab.runs.factories import known
 from constropt.lab.studies.study import Study
+from constropt.lab.text_tables import markdown_table
 
 if TYPE_CHECKING:
     from constropt.lab.studies.kind import Setup

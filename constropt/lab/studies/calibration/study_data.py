@@ -17,9 +17,9 @@ from constropt.lab.data.omniglot import load_omniglot
 from constropt.lab.data.scenes import IGNORED
 from constropt.lab.data.text import Vocabulary, load_newsgroups_splits
 from constropt.lab.models.calibration import deeplab, gpcn, small_resnet18
+from constropt.lab.runs.factories import made_network
 from constropt.lab.runs.manifest import fingerprint
 from constropt.lab.runs.specs import parse_recipe, reference_of
-from constropt.lab.studies.methods import made_network
 from constropt.problems.calibration.splits import held_out, long_tailed
 
 # by kind of data

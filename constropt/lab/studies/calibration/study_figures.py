@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from constropt.lab.studies.calibration.methods import parse_method, title_of
+from constropt.lab.studies.calibration.methods import METHODS
 from constropt.lab.studies.calibration.study_data import DataSettings, StudyPools, build_network, load_pools
 from constropt.lab.studies.calibration.training import predict
+from constropt.lab.studies.methods import title_of
 from constropt.lab.studies.study import Study, outdated, read_history
 from constropt.plotting import require_matplotlib
 from constropt.problems.calibration.diagrams import multiplier_curves, reliability_diagram
@@ -45,13 +46,13 @@ def write_figures(study: Study) -> list[Path]:
                 bins=_BINS,
                 ignore_index=data.ignore_index,
                 path=written[-1],
-                title=title_of(parse_method(method)),
+                title=title_of(method, METHODS),
             )
         multipliers = histories[method].get("multipliers")
         if multipliers is not None and bool((multipliers != multipliers[0]).any()):
             written.append(study.out / f"multipliers-{name}.png")
             if outdated(written[-1], weights.values()):
-                errors = {title_of(parse_method(m)): history["ece"].tolist() for m, history in histories.items()}
+                errors = {title_of(m, METHODS): history["ece"].tolist() for m, history in histories.items()}
                 multiplier_curves(multipliers, path=written[-1], ece=errors)
     return written
 

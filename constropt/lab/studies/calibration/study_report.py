@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from constropt.lab.studies.calibration.methods import METHODS, parse_method, title_of
+from constropt.lab.studies.calibration.methods import METHODS
 from constropt.lab.studies.columns import Column, average
+from constropt.lab.studies.methods import title_of
 from constropt.lab.studies.study import Study
 
 RIVALS = ("ce", "ls", "fl", "mbls")  # what CALS-ALM is held against
@@ -78,7 +79,7 @@ def remarks(study: Study) -> list[str]:
     scaled = {method: mean for method, mean in means.items() if mean is not None}
     if scaled:
         best = min(scaled, key=scaled.__getitem__)
-        title = title_of(parse_method(best))
+        title = title_of(best, METHODS)
         lines.append(f"lowest ECE with temperature scaling: {title} ({100 * scaled[best]:.2f})")
     return lines
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from constropt.lab.studies.calibration.methods import METHODS, parse_method, title_of
+from constropt.lab.studies.calibration.methods import METHODS
 from constropt.lab.studies.calibration.study_report import described, remarks
 from constropt.lab.studies.columns import Column, ordered
+from constropt.lab.studies.methods import title_of
 from constropt.lab.studies.study import Study
 from constropt.lab.studies.tables import Block, StudyTable
 
@@ -35,7 +36,7 @@ class CalibrationTable(StudyTable):
         lines = []
         for method in ordered([method for method in methods if method in study.results], METHODS):
             runs = list(study.results[method].values())
-            line = [title_of(parse_method(method)), str(len(runs)), *(column.text(runs) for column in columns)]
+            line = [title_of(method, METHODS), str(len(runs)), *(column.text(runs) for column in columns)]
             lines.append([*line, *(self._published(name, method, column) for column in beside)])
         return Block(f"{title}: {described(study)}", header, lines, remarks(study))
 

@@ -15,9 +15,9 @@ from constropt.lab.data.load import load_data
 from constropt.lab.data.omniglot import load_omniglot
 from constropt.lab.data.retrieval_sets import LAYOUTS, ImageList
 from constropt.lab.models.embedders import Embedder, dimension_of, small_embedder
+from constropt.lab.runs.factories import known, made_network
 from constropt.lab.runs.manifest import fingerprint
 from constropt.lab.runs.specs import parse_recipe, reference_of
-from constropt.lab.studies.methods import known, made_network
 from constropt.weights import fill_weights, load_weights
 
 _NETWORK = reference_of(small_embedder)

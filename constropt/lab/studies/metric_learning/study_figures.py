@@ -7,7 +7,7 @@ from pathlib import Path
 
 from constropt.lab.studies.methods import title_of
 from constropt.lab.studies.metric_learning.figures import embedding_map
-from constropt.lab.studies.metric_learning.methods import METHODS, parse_loss
+from constropt.lab.studies.metric_learning.methods import METHODS
 from constropt.lab.studies.metric_learning.study_data import (
     RetrievalData,
     RetrievalSettings,
@@ -50,6 +50,6 @@ def write_figures(study: Study) -> list[Path]:
             unit(embed(network, data.query.images)),
             data.query.labels,
             path=path,
-            title=title_of(parse_loss(method), METHODS),
+            title=title_of(method, METHODS),
         )
     return written

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from constropt.lab.runs.specs import parse_recipe
 from constropt.lab.studies.columns import Column, average
-from constropt.lab.studies.metric_learning.methods import parse_loss
 from constropt.lab.studies.metric_learning.study import DISTANCES, KS
 from constropt.lab.studies.study import Study
 
@@ -56,7 +56,7 @@ def remarks(study: Study) -> list[str]:
         for method, runs in study.results.items()
     }
     named = {
-        name: [method for method in means if parse_loss(method).reference in names] for name, names in _GROUPS.items()
+        name: [method for method in means if parse_recipe(method).reference in names] for name, names in _GROUPS.items()
     }
     best = {name: max(found, key=means.__getitem__) for name, found in named.items() if found}
     lines = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from constropt.lab.studies.columns import ordered
 from constropt.lab.studies.methods import title_of
-from constropt.lab.studies.metric_learning.methods import METHODS, parse_loss
+from constropt.lab.studies.metric_learning.methods import METHODS
 from constropt.lab.studies.metric_learning.study import KS, RetrievalSetup
 from constropt.lab.studies.metric_learning.study_data import RetrievalSettings
 from constropt.lab.studies.metric_learning.study_report import columns, described, remarks
@@ -33,7 +33,7 @@ class RetrievalTable(StudyTable):
         for method in ordered([method for method in methods if method in study.results], METHODS):
             runs = list(study.results[method].values())
             for distance, found in by_distance.items():
-                shown = title_of(parse_loss(method), METHODS)
+                shown = title_of(method, METHODS)
                 lines.append([shown, str(len(runs)), distance, *(column.text(runs) for column in found)])
         for distance, figures in self.published.get(name, {}).items():
             lines.append(["CE (thesis, ResNet-50)", "-", distance, *(f"{value:g}" for value in figures), "-"])
