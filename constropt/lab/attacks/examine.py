@@ -25,10 +25,9 @@ from constropt.lab.attacks.signs import (
     transfer_beats,
     zero_gradients,
 )
-from constropt.lab.runs.references import load_recipe, recipe_entries
+from constropt.problems.attacks import pgd
 
 SAMPLES = 100  # looked at where a sign costs passes of its own
-_BUDGETED = "pgd"  # the installed recipe that is set free, by name
 _NOISE = ("l1", "l2", "linf")
 
 
@@ -83,9 +82,9 @@ def signs_after(
             for origin, images in others.items():
                 clean, truth, foreign = inputs.to(device), labels.to(device), images.to(device)
                 signs.append(transfer_beats(model, clean, truth, foreign, own, distance, origin=origin, name=name))
-        if labels.dim() == 1 and _BUDGETED in recipe_entries():
+        if labels.dim() == 1:
             options: dict[str, Any] = {} if bounds == (0.0, 1.0) else {"bounds": bounds}
-            signs.append(fails_unbounded(load_recipe(_BUDGETED), model, x, y, bounds=bounds, name=name, **options))
+            signs.append(fails_unbounded(pgd, model, x, y, bounds=bounds, name=name, **options))
     return [sign for sign in signs if sign is not None]
 
 

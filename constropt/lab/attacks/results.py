@@ -73,9 +73,7 @@ class CellResult:
     def row(self, radii: Sequence[float] = ()) -> dict[str, Any]:
         """Its figures as plain numbers (:data:`CONVENTIONS`), ``accuracy_at`` the ``radii`` among them."""
         found = figures_of(self.columns, self.forwards, self.backwards)
-        if np.isnan(
-            self.columns["distance_8bit"][self.columns["success_8bit"]]
-        ).any():  # a distance of the recipe's own
+        if np.isnan(self.columns["distance_8bit"][self.columns["success_8bit"]]).any():
             found["median_distance_8bit"] = math.nan
         return {
             "model": self.model,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Annotated
 
 import typer
@@ -20,6 +20,7 @@ from constropt.lab.cli.solve_command import solve_command
 from constropt.lab.cli.train_command import app as train_app
 from constropt.lab.runs.references import load_recipe, recipe_entries
 
+PLUGINS = "constropt.lab"
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("solve")(solve_command)
 app.command("evaluate")(evaluate_command)
@@ -28,7 +29,12 @@ app.add_typer(train_app, name="train")
 
 
 def main() -> None:
-    """The entry point of the ``constropt`` script."""
+    """The entry point of the ``constropt`` script.
+
+    Entry points of the group ``constropt.lab`` are modules that are imported before: they add studies and data formats.
+    """
+    for entry in entry_points(group=PLUGINS):
+        entry.load()
     app()
 
 
