@@ -24,15 +24,9 @@ CONVENTIONS = RESULT_CONVENTIONS + (
 )
 # the figures of a row that have a mean over models
 FIGURES = (
-    "clean_accuracy",
-    "success_rate",
-    "median_distance",
-    "mean_distance",
-    "forwards",
-    "backwards",
-    "success_rate_8bit",
-    "median_distance_8bit",
-)
+    "clean_accuracy", "success_rate", "median_distance", "mean_distance", "forwards", "backwards",
+    "success_rate_8bit", "median_distance_8bit",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,9 @@ from typing import Annotated
 
 import typer
 
+from constropt.lab.cli import studies
 from constropt.lab.cli.shared import DeviceOption, ProgressOption, clean_errors
-from constropt.lab.cli.studies import (
-    AugmentOption,
-    BatchOption,
-    DecayOption,
-    EpochsOption,
-    FreshOption,
-    Launch,
-    OptimizerOption,
-    RateOption,
-    ScheduleOption,
-    SeedsOption,
-    run_and_show,
-)
+from constropt.lab.cli.studies import Launch, run_and_show
 from constropt.lab.models.small import digits_cnn
 from constropt.lab.runs.specs import reference_of
 from constropt.lab.studies.calibration.kind import CALIBRATION
@@ -42,7 +31,7 @@ MethodsOption = Annotated[
 def train_calibration(
     out: Annotated[Path, typer.Option(help="The folder of the study; a killed one continues there.")],
     method: MethodsOption = None,
-    seeds: SeedsOption = "0",
+    seeds: studies.SeedsOption = "0",
     data: Annotated[
         str,
         typer.Option(
@@ -58,13 +47,13 @@ def train_calibration(
             " takes them. Default: a small CNN for digits, ResNet-18, DeepLab or GPCN else."
         ),
     ] = None,
-    epochs: EpochsOption = 40,
-    batch_size: BatchOption = 64,
-    optimizer: OptimizerOption = "adamw",
-    lr: RateOption = None,
-    weight_decay: DecayOption = None,
-    schedule: ScheduleOption = "cosine",
-    augment: AugmentOption = "none",
+    epochs: studies.EpochsOption = 40,
+    batch_size: studies.BatchOption = 64,
+    optimizer: studies.OptimizerOption = "adamw",
+    lr: studies.RateOption = None,
+    weight_decay: studies.DecayOption = None,
+    schedule: studies.ScheduleOption = "cosine",
+    augment: studies.AugmentOption = "none",
     held_out: Annotated[
         float, typer.Option(help="Held out for multipliers and temperatures: a fraction, or how many of each class.")
     ] = 0.2,
@@ -74,7 +63,7 @@ def train_calibration(
     samples: Annotated[int | None, typer.Option(min=1, help="Of the training split; default: all.")] = None,
     test_samples: Annotated[int | None, typer.Option(min=1, help="Of the test split; default: all.")] = None,
     figures: Annotated[bool, typer.Option(help="Draw reliability diagrams and multipliers (extra plot).")] = True,
-    fresh: FreshOption = False,
+    fresh: studies.FreshOption = False,
     device: DeviceOption = "cpu",
     progress: ProgressOption = None,
 ) -> None:

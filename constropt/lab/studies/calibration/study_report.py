@@ -26,20 +26,9 @@ TEMPERATURE_SEARCHED = Column("T (ECE)", ("temperature", "ece"), False)
 SHIFTED = Column("ECE % noise 5", ("shift", "5"))
 
 COLUMNS = (
-    ACCURACY,
-    MIOU,
-    ECE,
-    AECE,
-    CWCE,
-    BRIER,
-    NLL,
-    ECE_SCALED,
-    TEMPERATURE,
-    NLL_SCALED,
-    ECE_SEARCHED,
-    TEMPERATURE_SEARCHED,
-    SHIFTED,
-)
+    ACCURACY, MIOU, ECE, AECE, CWCE, BRIER, NLL, ECE_SCALED, TEMPERATURE, NLL_SCALED, ECE_SEARCHED,
+    TEMPERATURE_SEARCHED, SHIFTED,
+)  # fmt: skip
 NOTES = (
     "mean ± standard deviation over seeds; a seed draws the held-out part, the initial weights and the order of the"
     " batches, the same for all methods; TS: one temperature of least NLL on the held-out part (Guo et al.), or of"
