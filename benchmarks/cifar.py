@@ -24,7 +24,7 @@ from peer_attacks import CASES
 from peers import adv_lib
 from torch import nn
 
-from constropt.lab import LabelledData, RecipeSpec, run_evaluation
+from constropt.lab import LabelledData, RecipeSpec, RunSettings, run_evaluation
 
 DISTANCES = ("l0", "l1", "l2", "linf", "ciede2000", "ssim")
 PEER = "adv_lib"
@@ -86,11 +86,13 @@ def figures(
             {"net": model},
             *data,
             out=place,
-            distances=[distance],
-            batch_size=len(data.labels),
-            shards=2,  # of one batch, the first: the second computes nothing
-            shard=0 if run else 1,
-            look_for_signs=False,
+            settings=RunSettings(
+                distances=[distance],
+                batch_size=len(data.labels),
+                shards=2,  # of one batch, the first: the second computes nothing
+                shard=0 if run else 1,
+                look_for_signs=False,
+            ),
         )
     except Exception as error:  # one that fails must not end the run of the others
         print(f"{spec.label}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

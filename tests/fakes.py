@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.lab import load_data
+from constropt.lab import RunSettings, load_data, run_evaluation
 from constropt.solution import Solution, Status
 
 
@@ -25,6 +25,11 @@ class NearestMean(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.linear(images.flatten(1))
+
+
+def run_with(recipes: Any, models: Any, inputs: Tensor, labels: Tensor, *, out: Any, warn: Any = None, **settings: Any):
+    """``run_evaluation`` with its settings as keywords."""
+    return run_evaluation(recipes, models, inputs, labels, out=out, settings=RunSettings(**settings), warn=warn)
 
 
 def nearest_mean() -> nn.Module:

@@ -14,25 +14,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from constropt.lab.data.omniglot import load_omniglot
+from constropt.lab.runs.table_names import named_table
 from constropt.lab.studies.augment import AUGMENTATIONS, shift
 from constropt.lab.studies.calibration import benchmarks
 from constropt.lab.studies.calibration import study_data as study_data_module
-from constropt.lab.studies.calibration import thesis_table as tables
-from constropt.lab.studies.calibration.methods import METHODS, build_loss, parse_method, title_of
-from constropt.lab.studies.calibration.study import run_study
+from constropt.lab.studies.calibration.kind import CALIBRATION
+from constropt.lab.studies.calibration.methods import METHODS, build_loss
+from constropt.lab.studies.calibration.study import CalibrationSetup
 from constropt.lab.studies.calibration.study_data import DataSettings, build_network, load_pools, study_data
 from constropt.lab.studies.calibration.study_figures import write_figures
-from constropt.lab.studies.calibration.study_report import (
-    COLUMNS,
-    ECE,
-    ECE_SCALED,
-    SHIFTED,
-    remarks,
-    write_report,
-)
+from constropt.lab.studies.calibration.study_report import COLUMNS, ECE, ECE_SCALED, SHIFTED, remarks
 from constropt.lab.studies.calibration.training import predict, train
 from constropt.lab.studies.columns import layout, with_spread
 from constropt.lab.studies.epochs import TrainingSettings
+from constropt.lab.studies.reproduction import TableSettings, run_table
 from constropt.lab.studies.study import read_history, read_study
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
 from constropt.problems.calibration.metrics import expected_calibration_error
@@ -60,6 +55,11 @@ TINY = f"{__name__}:Tiny"
 SMALL_MARGIN = "cals-alm[margin=0.5]"  # which a few epochs exceed
 DIGITS = DataSettings("digits", samples=300, test_samples=200)
 TWO = TrainingSettings(epochs=2, batch_size=32, lr=3e-3)
+
+
+def run_study(methods, seeds, *, data, training, model, **options):
+    setup = CalibrationSetup(data=data, training=training, model=model)
+    return CALIBRATION.run(setup, methods, seeds, **options)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_options_come_before_what_a_method_brings():
     assert build_loss("cals-alm[margin=3,penalty=P2]", 5, text=True).margin == 3
     assert build_loss("cals-alm[preset=official]", 5).lagrangian == build_loss("cals-alm-official", 5).lagrangian
     assert build_loss("cals-alm-p2", 5).lagrangian == build_loss("cals-alm[penalty=P2]", 5).lagrangian
-    assert title_of(parse_method("cals-alm[margin=3]")) == "CALS-ALM [margin=3]"
+    assert CALIBRATION.title_of("cals-alm[margin=3]") == "CALS-ALM [margin=3]"
     assert isinstance(build_loss("torch.nn:CrossEntropyLoss[label_smoothing=0.1]", 5), nn.CrossEntropyLoss)
 
 
@@ -456,7 +456,7 @@ def test_finished_runs_are_not_repeated_and_others_join(study, tmp_path):
 
 def test_reports_and_diagrams(study):
     pytest.importorskip("matplotlib")
-    written = [*write_report(study), *write_figures(study)]
+    written = [*CALIBRATION.write_report(study), *write_figures(study)]
     names = {path.name for path in written}
     assert {
         "results.md",
@@ -519,13 +519,16 @@ def test_tables_have_the_published_figures():
 
 def test_tables_share_runs_and_fall_back_to_digits(tmp_path):
     notes, seen = [], []
-    options = {"out": tmp_path / "out", "root": tmp_path, "methods": ["ce", "cals-alm"], "seeds": [0], "epochs": 1}
-    options |= {"warn": notes.append, "progress": lambda run, done, total: seen.append(run)}
-    blocks, path = tables.reproduce("table-6.3", **options)
+    options = {"out": tmp_path / "out", "root": tmp_path, "warn": notes.append}
+    options |= {"settings": TableSettings(methods=("ce", "cals-alm"), seeds=(0,), epochs=1)}
+    options |= {"progress": lambda run, done, total: seen.append(run)}
+    blocks, path = run_table(CALIBRATION, "table-6.3", **options)
     assert len(blocks) == 1 and "running on digits instead" in notes[0] and len(seen) == 2
     assert [line[0] for line in blocks[0].lines] == ["CE", "CALS-ALM"] and path.name == "table-6.3.md"
-    blocks, path = tables.reproduce("table-V-1", **options)
+    blocks, path = run_table(CALIBRATION, "table-V-1", **options)
     assert len(seen) == 2 and "ECE % + TS (ECE)" in blocks[0].header and path.is_file()
-    assert tables.table_name("6.2") == "table-6.2" and tables.table_name("7.1") is None
+    assert named_table("6.2", CALIBRATION.tables) == "table-6.2"
+    with pytest.raises(ValueError, match="unknown '7.1'"):
+        named_table("7.1", CALIBRATION.tables)
     with pytest.raises(ValueError, match="near names: long-tailed"):
-        tables.reproduce("table-6.1", **options, benchmarks=["long-tail"])
+        run_table(CALIBRATION, "table-6.1", **options | {"settings": TableSettings(benchmarks=("long-tail",))})

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from test_cli import error, run
 from test_cli_evaluate import files
+
+from constropt.lab.studies.calibration.benchmarks import BENCHMARKS
 
 TESTS = Path(__file__).resolve().parent
 SMALL = ["--samples", "300", "--test-samples", "100", "--no-figures", "--model", "test_calibration_study:Tiny"]
@@ -84,7 +87,8 @@ def test_reproduce_falls_back_to_digits_and_shows_published_figures(tmp_path, mo
 def test_reproduce_on_real_data_stands_beside_the_thesis(tmp_path, monkeypatch, real_data):
     if not (real_data / "fashion_mnist").is_dir():
         pytest.skip("no Fashion-MNIST")
-    monkeypatch.setattr("constropt.lab.studies.calibration.thesis_table.BENCHMARKS", _quick())
+    for name, quick in _quick().items():
+        monkeypatch.setitem(BENCHMARKS, name, quick)
     monkeypatch.setenv("CONSTROPT_DATA", str(real_data))
     command = ["--method", "ce", "--method", "mbls", "--seeds", "0", "--epochs", "1", "--out", str(tmp_path)]
     result = run("reproduce", "table-6.1", *command, "--data", "long-tailed,fashion")
@@ -95,13 +99,9 @@ def test_reproduce_on_real_data_stands_beside_the_thesis(tmp_path, monkeypatch, 
 
 def _quick():
     """The benchmarks on a few samples and a linear model."""
-    from dataclasses import replace
-
-    from constropt.lab.studies.calibration.benchmarks import BENCHMARKS
-
-    linear = "test_cli_calibration:linear"
-    few = {name: replace(b.data, samples=500, held_out=0.2, test_samples=100) for name, b in BENCHMARKS.items()}
-    return {name: replace(b, data=few[name], model=linear) for name, b in BENCHMARKS.items()}
+    few = {name: replace(b.setup.data, samples=500, held_out=0.2, test_samples=100) for name, b in BENCHMARKS.items()}
+    setups = {n: replace(b.setup, data=few[n], model="test_cli_calibration:linear") for n, b in BENCHMARKS.items()}
+    return {name: replace(benchmark, setup=setups[name]) for name, benchmark in BENCHMARKS.items()}
 
 
 def linear(num_classes: int, channels: int, image_size: int):

@@ -72,7 +72,7 @@ def test_labels_of_another_size_are_refused(scene):
 
 def test_the_command_line_draws_label_maps(tmp_path):
     out = tmp_path / "out"
-    arguments = ["solve", "alma_prox", "--data", "scenes", "--model", "constropt.lab.models.unet:unet"]
+    arguments = ["solve", "alma_prox", "--data", "scenes", "--model", "constropt.lab.models.u_net:unet"]
     arguments += ["--samples", "2", "--steps", "3", "--targets", "0", "--out", str(out)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

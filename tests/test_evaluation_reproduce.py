@@ -9,7 +9,7 @@ from fakes import nearest_mean
 from torch import nn
 
 from constropt.lab import RecipeSpec, load_data
-from constropt.lab.attacks.reproduce import reproduce, reproduction_table, thesis_table, write_reproduction
+from constropt.lab.attacks.table_runs import reproduce, reproduction_table, thesis_table, write_reproduction
 from constropt.lab.attacks.thesis_tables import TABLES, TableRow, ThesisTable
 
 STEPS = "fakes:sign_steps"

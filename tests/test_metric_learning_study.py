@@ -14,8 +14,9 @@ from constropt.lab.data.sampling import class_batches
 from constropt.lab.models.embedders import Embedder, small_embedder
 from constropt.lab.studies.metric_learning.curves import SETTINGS, figure_one
 from constropt.lab.studies.metric_learning.figures import embedding_map, principal_components
-from constropt.lab.studies.metric_learning.methods import METHODS, build_loss, parse_loss
-from constropt.lab.studies.metric_learning.study import remarks, run_study, write_report
+from constropt.lab.studies.metric_learning.kind import RETRIEVAL
+from constropt.lab.studies.metric_learning.methods import METHODS, build_loss
+from constropt.lab.studies.metric_learning.study import RetrievalSetup
 from constropt.lab.studies.metric_learning.study_data import (
     RetrievalSettings,
     Samples,
@@ -23,8 +24,10 @@ from constropt.lab.studies.metric_learning.study_data import (
     retrieval_data,
 )
 from constropt.lab.studies.metric_learning.study_figures import write_figures
-from constropt.lab.studies.metric_learning.thesis_table import BENCHMARKS, reproduce
+from constropt.lab.studies.metric_learning.study_report import remarks
+from constropt.lab.studies.metric_learning.thesis_table import BENCHMARKS
 from constropt.lab.studies.metric_learning.training import RetrievalTraining, embed, train_embedder
+from constropt.lab.studies.reproduction import TableSettings, run_table
 from constropt.lab.studies.study import read_history
 from constropt.problems.metric_learning import SPCE, MemoryBank, MultiSimilarity
 from constropt.problems.metric_learning.snca import SNCA
@@ -32,6 +35,10 @@ from constropt.problems.metric_learning.snca import SNCA
 QUICK = RetrievalTraining(epochs=2, batch_size=64, optimizer="adam", lr=3e-3, schedule="cosine")
 SMALL = "constropt.lab.models.embedders:small_embedder[width=4,dimension=8]"
 DIGITS = RetrievalSettings("digits", validation=0.3)
+
+
+def run_study(losses, seeds, *, out, **setup):
+    return RETRIEVAL.run(RetrievalSetup(**setup), losses, seeds, out=out)
 
 
 @settings(max_examples=60, deadline=None)
@@ -173,7 +180,7 @@ def test_a_study_continues_and_reports(tmp_path):
     assert read_history(study, "ce-plain", 1)["recall"].shape == (2,)
     again = run_study([*losses, "snca"], [0], out=tmp_path, data=DIGITS, training=QUICK, model=SMALL, ks=(1, 2))
     assert again.results["ce-plain"] == study.results["ce-plain"] and set(again.results["snca"]) == {0}
-    text = write_report(again)[0].read_text()
+    text = RETRIEVAL.write_report(again)[0].read_text()
     assert "| Triplet [margin=0.3] | 2 |" in text and "R@2 l2" in text and "pairwise loss (" in text
     assert "±" in text and any("of CE (ce-plain) minus" in line for line in remarks(again))
     maps = write_figures(again)
@@ -239,13 +246,13 @@ def test_table_stands_beside_the_thesis_where_there_is_data(tmp_path, monkeypatc
 
     root = tmp_path / "data"
     make_sop(root / "Stanford_Online_Products")
-    quick = {
-        name: replace(benchmark, model=SMALL, frozen=False, training=replace(QUICK, batch_size=8))
-        for name, benchmark in BENCHMARKS.items()
-    }
-    quick["sop"] = replace(quick["sop"], data=RetrievalSettings("sop:{}/Stanford_Online_Products[size=16]"))
-    monkeypatch.setattr("constropt.lab.studies.metric_learning.thesis_table.BENCHMARKS", quick)
-    blocks, path = reproduce("table-2.4", out=tmp_path / "out", root=root, methods=["ce"], seeds=[0], epochs=1)
+    for name, benchmark in BENCHMARKS.items():
+        quick = replace(benchmark.setup, model=SMALL, frozen=False, training=replace(QUICK, batch_size=8))
+        if name == "sop":
+            quick = replace(quick, data=RetrievalSettings("sop:{}/Stanford_Online_Products[size=16]"))
+        monkeypatch.setitem(BENCHMARKS, name, replace(benchmark, setup=quick))
+    settings = TableSettings(methods=("ce",), seeds=(0,), epochs=1)
+    blocks, path = run_table(RETRIEVAL, "table-2.4", out=tmp_path / "out", root=root, settings=settings)
     text = path.read_text()
     assert len(blocks) == 1 and "| CE (thesis, ResNet-50) | - | cosine | 81.1 | 91.7 | 96.3 | 98.8 | - |" in text
 
@@ -265,4 +272,4 @@ def test_relative_labels_train_too():
         optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.7 * values[0] and embed(model, images).shape == (32, 4)
-    assert str(parse_loss("ce")) == "ce"
+    assert str(RETRIEVAL.parse("ce")) == "ce"

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from constropt.lab import load_model, save_weights
-from constropt.lab.models.segmenter import predict, train_segmenter
-from constropt.lab.models.unet import UNet, unet
+from constropt.lab.models.segmenter import PixelSettings, predict, train_segmenter
+from constropt.lab.models.u_net import UNet, unet
 from constropt.problems.dense_metrics import mean_iou, pixel_accuracy
 
 
@@ -50,7 +50,7 @@ def test_the_default_loads_by_reference(tmp_path):
     torch.manual_seed(1)
     model = unet().eval()
     save_weights(model, tmp_path / "unet.safetensors")
-    loaded = load_model("constropt.lab.models.unet:unet", tmp_path / "unet.safetensors")
+    loaded = load_model("constropt.lab.models.u_net:unet", tmp_path / "unet.safetensors")
     x = torch.rand(1, 3, 16, 16)
     assert torch.equal(loaded(x), model(x))
 
@@ -86,8 +86,9 @@ def head() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout(0.5), nn.Conv2d(4, 3, 1))
 
 
-def weights_after(images, labels, **options) -> torch.Tensor:
-    model = train_segmenter(head(), images, labels, epochs=2, batch_size=3, **options)
+def weights_after(images, labels, seed: int = 0, **pixels) -> torch.Tensor:
+    pixels = PixelSettings(**pixels)
+    model = train_segmenter(head(), images, labels, epochs=2, batch_size=3, seed=seed, pixels=pixels)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -111,7 +112,7 @@ def test_ignored_pixels_do_not_count_even_where_a_batch_has_no_other():
     assert torch.equal(weights_after(images, labels), weights_after(changed, labels))
     assert weights_after(images, labels).isfinite().all()
     with pytest.raises(ValueError, match="every pixel is ignore_index, 7"):
-        train_segmenter(head(), images, torch.full_like(labels, 7), ignore_index=7)
+        train_segmenter(head(), images, torch.full_like(labels, 7), pixels=PixelSettings(ignore_index=7))
 
 
 def test_class_weights_and_augmentation_are_used():

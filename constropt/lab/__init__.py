@@ -4,12 +4,12 @@ from constropt.checks import MissingExtra
 from constropt.lab.attacks.outputs import write_evaluation
 from constropt.lab.attacks.plots import plot_curve, plot_grid
 from constropt.lab.attacks.report import CONVENTIONS, AttackReport
-from constropt.lab.attacks.reproduce import reproduce, write_reproduction
 from constropt.lab.attacks.results_table import results_table
 from constropt.lab.attacks.rounding import round_to_8_bits
 from constropt.lab.attacks.run import evaluate
-from constropt.lab.attacks.sharded import Evaluation, run_evaluation
+from constropt.lab.attacks.sharded import AttackEvaluation, RunSettings, run_evaluation
 from constropt.lab.attacks.signs import Sign
+from constropt.lab.attacks.table_runs import reproduce, write_reproduction
 from constropt.lab.attacks.targets import choose_targets
 from constropt.lab.data.labelled import LabelledData
 from constropt.lab.data.load import KINDS, load_data
@@ -20,34 +20,9 @@ from constropt.lab.runs.store import read_results, write_adversarial, write_resu
 from constropt.weights import load_weights
 
 __all__ = [
-    "CONVENTIONS",
-    "KINDS",
-    "AttackReport",
-    "Evaluation",
-    "LabelledData",
-    "MissingExtra",
-    "RecipeSpec",
-    "Sign",
-    "choose_targets",
-    "evaluate",
-    "load_data",
-    "load_model",
-    "load_recipe",
-    "load_reference",
-    "load_weights",
-    "parse_recipe",
-    "plot_curve",
-    "plot_grid",
-    "read_results",
-    "recipe_entries",
-    "reproduce",
-    "results_table",
-    "round_to_8_bits",
-    "run_evaluation",
-    "save_weights",
-    "write_adversarial",
-    "write_evaluation",
-    "write_reproduction",
-    "write_results",
-    "write_summary",
-]
+    "CONVENTIONS", "KINDS", "AttackEvaluation", "AttackReport", "LabelledData", "MissingExtra", "RecipeSpec",
+    "RunSettings", "Sign", "choose_targets", "evaluate", "load_data", "load_model", "load_recipe", "load_reference",
+    "load_weights", "parse_recipe", "plot_curve", "plot_grid", "read_results", "recipe_entries", "reproduce",
+    "results_table", "round_to_8_bits", "run_evaluation", "save_weights", "write_adversarial", "write_evaluation",
+    "write_reproduction", "write_results", "write_summary",
+]  # fmt: skip

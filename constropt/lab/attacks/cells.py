@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from constropt.lab.attacks.columns import NORMS, Measure
-from constropt.lab.attacks.run import check_options, device_of, measure_of, takes
+from constropt.lab.attacks.recipe_options import check_options, refusal, takes
+from constropt.lab.attacks.run import measure_of
 from constropt.lab.attacks.targets import choose_targets
 from constropt.lab.runs.specs import RecipeSpec
+from constropt.problems.distances import UnsupportedDistance
 from constropt.solution import Solution
 
 
@@ -66,17 +67,14 @@ def plan(
     goals: Sequence[str | None],
     common: Mapping[str, Any],
     seed: int,
-    model: Callable[[Tensor], Any],
-    inputs: Tensor,
-    labels: Tensor,
 ) -> tuple[list[Cell], list[str]]:
     """The cells of a run, without doubles, and a note for every combination that is left out.
 
-    ``common`` options go to every recipe that takes them, and a recipe's own replace them. Whether a recipe supports a
-    distance is asked by calling it with one sample: attacks check their arguments before they call the model.
+    ``common`` options go to every recipe that takes them, and a recipe's own replace them. A recipe that declares its
+    distances is left out at the others; one that does not may still refuse when it is first run (:func:`left_out`).
 
-    Raises ``ValueError`` for a common option that no recipe takes, an option that its recipe does not take, whatever
-    else a recipe raises before its first model call, and if nothing is left to run.
+    Raises ``ValueError`` for a common option that no recipe takes, an option that its recipe does not take, and if
+    nothing is left to run.
     """
     functions = {spec: spec.load() for spec in dict.fromkeys(specs)}
     for option in common:
@@ -86,9 +84,9 @@ def plan(
     notes: list[str] = []
     for spec, function in functions.items():
         for distance, options in _variants(spec, function, distances, common, seed):
-            refusal = None if distance is None else _refusal(function, spec, options, model, inputs, labels)
-            if refusal:
-                notes.append(f"{spec.label} is left out at distance {distance}: {refusal}")
+            reason = None if distance is None else refusal(function, distance)
+            if reason:
+                notes.append(_note(spec, distance, reason))
                 continue
             for goal in goals:
                 if goal is not None and not takes(function, "targets"):
@@ -96,9 +94,30 @@ def plan(
                     continue
                 cell = Cell(spec, distance, goal, options, function)
                 cells.setdefault(cell.key, cell)
+    require_cells(list(cells.values()), notes)
+    return list(cells.values()), notes
+
+
+def require_cells(cells: Sequence[Cell], notes: Sequence[str]) -> None:
+    """``ValueError`` where no cell is left to run, with the reasons."""
     if not cells:
         raise ValueError(f"recipes: nothing to run; {'; '.join(notes) or 'no recipe is given'}")
-    return list(cells.values()), notes
+
+
+def left_out(cell: Cell, error: Exception) -> str | None:
+    """The note for a cell whose first batch failed by ``error``, if it is one that does not fit the recipe or lacks a
+    package; ``None`` for a mistake.
+
+    A distance that is no norm may need files or images of another size, and says so in errors of its own.
+    """
+    fits_not = (UnsupportedDistance, ImportError)
+    own = cell.distance is not None and cell.distance not in NORMS and isinstance(error, (ValueError, TypeError))
+    return _note(cell.spec, cell.distance, str(error)) if own or isinstance(error, fits_not) else None
+
+
+def _note(spec: RecipeSpec, distance: str | None, reason: str) -> str:
+    place = "" if distance is None else f" at distance {distance}"
+    return f"{spec.label} is left out{place}: {' '.join(reason.split())}"
 
 
 def _variants(
@@ -113,43 +132,3 @@ def _variants(
         return [(None, options)]
     asked = [options["distance"]] if "distance" in options else distances
     return [(distance, {**options, "distance": distance}) for distance in dict.fromkeys(asked)]
-
-
-class _Reached(BaseException):
-    """The recipe has called the model: no ``Exception``, so that no recipe handles it."""
-
-
-def _refusal(
-    function: Callable[..., Any],
-    spec: RecipeSpec,
-    options: Mapping[str, Any],
-    model: Callable[[Tensor], Any],
-    inputs: Tensor,
-    labels: Tensor,
-) -> str | None:
-    """Why ``function`` does not take the distance in its ``options``; ``None`` if it does."""
-
-    def stop(*_: Any) -> Any:
-        raise _Reached
-
-    device = device_of(model, inputs)
-    watched: Any = model
-    handle = model.register_forward_pre_hook(stop) if isinstance(model, nn.Module) else None
-    if handle is None:
-        watched = stop
-    try:
-        with torch.random.fork_rng(devices=[]):
-            function(watched, inputs[:1].to(device), labels[:1].to(device), **options)
-    except _Reached:
-        return None
-    except (ValueError, TypeError, ImportError) as error:
-        # a distance that is no norm may need files or images of another size, and says so in words of its own
-        about_distance = str(error).startswith("distance") or options["distance"] not in NORMS
-        if about_distance or isinstance(error, ImportError):
-            return " ".join(str(error).split())
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"recipe {spec.label!r}: {error}") from error
-    finally:
-        if handle is not None:
-            handle.remove()
-    return None

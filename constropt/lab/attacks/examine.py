@@ -9,26 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from constropt.lab.attacks import signs as look
 from constropt.lab.attacks.cells import Cell
 from constropt.lab.attacks.report import failed_as_infinite
 from constropt.lab.attacks.results import CellResult
 from constropt.lab.attacks.run import device_of
-from constropt.lab.attacks.signs import (
-    Model,
-    Sign,
-    fails_unbounded,
-    noise_beats,
-    outside_bounds,
-    probabilities,
-    stochastic,
-    success_falls,
-    transfer_beats,
-    zero_gradients,
-)
-from constropt.lab.runs.references import load_recipe, recipe_entries
+from constropt.lab.attacks.signs import Model, Sign
+from constropt.problems.attacks import pgd
 
 SAMPLES = 100  # looked at where a sign costs passes of its own
-_BUDGETED = "pgd"  # the installed recipe that is set free, by name
 _NOISE = ("l1", "l2", "linf")
 
 
@@ -36,13 +25,13 @@ def signs_before(
     models: Mapping[str, Model], inputs: Tensor, labels: Tensor, bounds: tuple[float, float]
 ) -> list[Sign]:
     """What can be seen of the models and the clean inputs alone; the models are in evaluation mode."""
-    signs = [outside_bounds(inputs, bounds)]
+    signs = [look.outside_bounds(inputs, bounds)]
     for name, model in models.items():
         device = device_of(model, inputs)
         x, y = inputs[:SAMPLES].to(device), labels[:SAMPLES].to(device)
-        signs += [stochastic(model, x, name), probabilities(model, x, name)]
+        signs += [look.stochastic(model, x, name), look.probabilities(model, x, name)]
         if labels.dim() == 1:
-            signs.append(zero_gradients(model, x, y, name))
+            signs.append(look.zero_gradients(model, x, y, name))
     return [sign for sign in signs if sign is not None]
 
 
@@ -70,22 +59,24 @@ def signs_after(
                 (cell.spec.label.partition("[")[0], cell.options, float(result.columns["success"].mean()))
                 for cell, result in cells
             ]
-            signs += success_falls(rates, name)
+            signs += look.success_falls(rates, name)
             if labels.dim() > 1 or distance not in (*_NOISE, "l0"):
                 continue
             own = white_box(cells)
             if distance in _NOISE:
-                signs.append(noise_beats(model, x, y, own[:SAMPLES], distance, bounds=bounds, seed=seed, name=name))
+                signs.append(
+                    look.noise_beats(model, x, y, own[:SAMPLES], distance, bounds=bounds, seed=seed, name=name)
+                )
             others = dict(transfer)
             for other, theirs in found.items():
                 if other != name and distance in theirs:
                     others[other] = _nearest(theirs[distance], lambda cell, other=other: adversarial(other, cell))
             for origin, images in others.items():
                 clean, truth, foreign = inputs.to(device), labels.to(device), images.to(device)
-                signs.append(transfer_beats(model, clean, truth, foreign, own, distance, origin=origin, name=name))
-        if labels.dim() == 1 and _BUDGETED in recipe_entries():
+                signs.append(look.transfer_beats(model, clean, truth, foreign, own, distance, origin=origin, name=name))
+        if labels.dim() == 1:
             options: dict[str, Any] = {} if bounds == (0.0, 1.0) else {"bounds": bounds}
-            signs.append(fails_unbounded(load_recipe(_BUDGETED), model, x, y, bounds=bounds, name=name, **options))
+            signs.append(look.fails_unbounded(pgd, model, x, y, bounds=bounds, name=name, **options))
     return [sign for sign in signs if sign is not None]
 
 

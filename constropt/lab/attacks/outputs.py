@@ -19,14 +19,15 @@ from constropt.files import finite, replacing
 from constropt.lab.attacks.plots import plot_curve
 from constropt.lab.attacks.results import CONVENTIONS, CellResult
 from constropt.lab.attacks.results_table import number
-from constropt.lab.attacks.sharded import Evaluation
+from constropt.lab.attacks.sharded import AttackEvaluation
+from constropt.lab.text_tables import markdown_table
 from constropt.solution import Status
 
 GRID = 100  # intervals of the curves that are written as numbers
 Row = dict[str, Any]
 
 
-def write_evaluation(evaluation: Evaluation) -> list[str]:
+def write_evaluation(evaluation: AttackEvaluation) -> list[str]:
     """Write what a complete run found into its folder; returns remarks on what could not be written.
 
     ``summary.md`` and ``summary.json``: the figures with conventions, notes and signs; ``summary.parquet``: the figures
@@ -66,7 +67,7 @@ def write_evaluation(evaluation: Evaluation) -> list[str]:
     return []
 
 
-def terminal_tables(evaluation: Evaluation) -> list[Table]:
+def terminal_tables(evaluation: AttackEvaluation) -> list[Table]:
     """A table for every model and distance and, of several models, those of the geometric means; the conventions stand
     below the last one."""
     tables = []
@@ -85,14 +86,12 @@ def terminal_tables(evaluation: Evaluation) -> list[Table]:
     return tables
 
 
-def markdown(evaluation: Evaluation) -> str:
+def markdown(evaluation: AttackEvaluation) -> str:
     """The same tables, conventions, notes and signs as Markdown."""
     parts = []
     for caption, rows in _blocks(evaluation):
         header, lines = _layout(rows)
-        parts += [f"## {caption}", ""]
-        parts += ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)]
-        parts.append("")
+        parts += [f"## {caption}", "", *markdown_table(header, lines), ""]
     parts += [CONVENTIONS, ""]
     for heading, texts in (("Warnings", evaluation.signs), ("Left out", evaluation.notes)):
         if texts:
@@ -100,7 +99,7 @@ def markdown(evaluation: Evaluation) -> str:
     return "\n".join(parts)
 
 
-def _blocks(evaluation: Evaluation) -> list[tuple[str, list[Row]]]:
+def _blocks(evaluation: AttackEvaluation) -> list[tuple[str, list[Row]]]:
     """The rows that compare, those of a model and a distance, with a caption."""
     blocks: dict[tuple[str, str, bool], list[Row]] = {}
     for row in [*evaluation.rows, *evaluation.means]:
@@ -180,7 +179,7 @@ def _by_axis(results: Sequence[CellResult]) -> dict[tuple[str, str], list[CellRe
     return grouped
 
 
-def _write_curves(evaluation: Evaluation) -> None:
+def _write_curves(evaluation: AttackEvaluation) -> None:
     """``curves.csv``: the robust accuracy of every result at equally spaced radii, 0 to the farthest of its picture."""
     with replacing(evaluation.out / "curves.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

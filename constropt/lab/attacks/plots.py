@@ -215,5 +215,3 @@ def _colored(labels: Tensor, colors: np.ndarray, ignore_index: int) -> np.ndarra
 def _image(image: Tensor) -> np.ndarray:
     """``(height, width)`` or ``(height, width, 3)``, as matplotlib takes it."""
     return image.detach().cpu().float().permute(1, 2, 0).squeeze(2).numpy()
-
-

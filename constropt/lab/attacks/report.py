@@ -66,6 +66,24 @@ def robust_accuracy(distances: np.ndarray, clean_correct: np.ndarray | None) -> 
     return radii, accuracy
 
 
+def figures_of(columns: Mapping[str, np.ndarray], forwards: int, backwards: int | None) -> dict[str, Any]:
+    """The figures of samples as plain numbers; the passes are those of all of them, ``None`` if not counted."""
+    success, samples = columns["success"], len(columns["success"])
+    return {
+        "clean_accuracy": float(columns["clean_correct"].mean()),
+        "success_rate": float(success.mean()),
+        "median_distance": float(np.median(failed_as_infinite(columns))),
+        "mean_distance": float(columns["distance"][success].mean()) if success.any() else float("nan"),
+        "forwards": forwards / samples,
+        "backwards": None if backwards is None else backwards / samples,
+        "success_rate_8bit": float(columns["success_8bit"].mean()),
+        "median_distance_8bit": float(np.median(failed_as_infinite(columns, "_8bit"))),
+        "unreproduced": int((columns["claimed"] & ~success).sum()),
+        "reported_forwards": float(columns["forwards"].mean()),
+        "reported_backwards": float(columns["backwards"].mean()),
+    }
+
+
 @dataclass(frozen=True)
 class AttackReport:
     """The result of one recipe on one data set.
@@ -131,26 +149,14 @@ class AttackReport:
 
         ``unreproduced`` counts samples that the recipe called solved and the clean forward pass did not confirm.
         """
-        success, columns = self.columns["success"], self.columns
-        backwards = self.counted_backwards
-        dense = {"mean_apsr": float(columns["apsr"].mean()), **self.figures} if self.dense else {}
+        dense = {"mean_apsr": float(self.columns["apsr"].mean()), **self.figures} if self.dense else {}
         return {
             "distance": self.distance_name,
             "targeted": self.targeted,
             "samples": self.samples,
             "steps": self.steps,
-            "clean_accuracy": float(columns["clean_correct"].mean()),
-            "success_rate": float(success.mean()),
-            "median_distance": float(np.median(self.distances())),
-            "mean_distance": float(columns["distance"][success].mean()) if success.any() else float("nan"),
-            "success_rate_8bit": float(columns["success_8bit"].mean()),
-            "median_distance_8bit": float(np.median(failed_as_infinite(columns, "_8bit"))),
-            "unreproduced": int((columns["claimed"] & ~success).sum()),
-            "forwards": self.counted_forwards / self.samples,
-            "backwards": None if backwards is None else backwards / self.samples,
-            "reported_forwards": float(columns["forwards"].mean()),
-            "reported_backwards": float(columns["backwards"].mean()),
-            "status": dict(Counter(columns["status"].tolist())),
+            **figures_of(self.columns, self.counted_forwards, self.counted_backwards),
+            "status": dict(Counter(self.columns["status"].tolist())),
             "wall_time": self.wall_time,
             "model_time": self.model_time,
             "time_over_model_time": self.time_over_model_time,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from constropt.lab.attacks.columns import NORMS
-from constropt.lab.attacks.report import RESULT_CONVENTIONS, failed_as_infinite, robust_accuracy
+from constropt.lab.attacks.report import RESULT_CONVENTIONS, failed_as_infinite, figures_of, robust_accuracy
 from constropt.lab.runs.shards import Shard
 
 WORST_CASE = "worst case"
@@ -24,15 +24,9 @@ CONVENTIONS = RESULT_CONVENTIONS + (
 )
 # the figures of a row that have a mean over models
 FIGURES = (
-    "clean_accuracy",
-    "success_rate",
-    "median_distance",
-    "mean_distance",
-    "forwards",
-    "backwards",
-    "success_rate_8bit",
-    "median_distance_8bit",
-)
+    "clean_accuracy", "success_rate", "median_distance", "mean_distance", "forwards", "backwards",
+    "success_rate_8bit", "median_distance_8bit",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,31 +64,18 @@ class CellResult:
         places = [np.searchsorted(steps, radius * (1 + 1e-6), side="right") - 1 for radius in radii]
         return [float(accuracy[place]) for place in places]
 
-    def _median_8bit(self) -> float:
-        unknown = np.isnan(self.columns["distance_8bit"][self.columns["success_8bit"]]).any()
-        return math.nan if unknown else float(np.median(failed_as_infinite(self.columns, "_8bit")))
-
     def row(self, radii: Sequence[float] = ()) -> dict[str, Any]:
         """Its figures as plain numbers (:data:`CONVENTIONS`), ``accuracy_at`` the ``radii`` among them."""
-        columns, samples = self.columns, len(self.columns["success"])
-        success = columns["success"]
+        found = figures_of(self.columns, self.forwards, self.backwards)
+        if np.isnan(self.columns["distance_8bit"][self.columns["success_8bit"]]).any():
+            found["median_distance_8bit"] = math.nan
         return {
             "model": self.model,
             "distance": self.distance_name,
             "targets": self.goal,
             "recipe": self.name,
-            "samples": samples,
-            "clean_accuracy": float(columns["clean_correct"].mean()),
-            "success_rate": float(success.mean()),
-            "median_distance": float(np.median(self.distances())),
-            "mean_distance": float(columns["distance"][success].mean()) if success.any() else math.nan,
-            "forwards": self.forwards / samples,
-            "backwards": None if self.backwards is None else self.backwards / samples,
-            "success_rate_8bit": float(columns["success_8bit"].mean()),
-            "median_distance_8bit": self._median_8bit(),
-            "unreproduced": int((columns["claimed"] & ~success).sum()),
-            "reported_forwards": float(columns["forwards"].mean()),
-            "reported_backwards": float(columns["backwards"].mean()),
+            "samples": len(self.columns["success"]),
+            **found,
             "accuracy_at": dict(zip(map(float, radii), self.accuracy_at(radii))),
         }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ from torch import Tensor, nn
 from constropt.checks import require_whole
 from constropt.lab.attacks.columns import NORMS, Measure, verified
 from constropt.lab.attacks.counting import PassCounter, counted, synchronize, time_pass
+from constropt.lab.attacks.recipe_options import check_options, setting
+from constropt.lab.attacks.recipe_options import takes as takes  # for problems.attacks.worst_case
 from constropt.lab.attacks.report import AttackReport
-from constropt.near_names import near_names
+from constropt.problems.attacks.constraints import NU
 from constropt.problems.dense_metrics import mean_iou_of
+from constropt.problems.model_calls import logits_of
 from constropt.solution import Solution
-
-NU = 0.99  # the fraction of pixels at which a dense prediction counts as fooled (Sec. 5.5.3)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def evaluate(
 
     columns = {"index": np.arange(inputs.shape[0])}
     columns |= {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-    steps = _setting(options, _parameters(recipe)[0], "steps", None)
+    steps = setting(recipe, options, "steps", None)
     if not isinstance(steps, int):  # a recipe without a budget in steps: as many as the model was asked
         steps = max(1, round(counter.forwards / inputs.shape[0]))
     return AttackReport(
@@ -138,14 +138,13 @@ def run_batch(
 
 def measure_of(recipe: Callable[..., Any], options: Mapping[str, Any], measure: str | None = None) -> Measure:
     """How the results of ``recipe`` under these ``options`` are judged; ``measure`` replaces its own distance."""
-    named, _ = _parameters(recipe)
-    distance = measure or _setting(options, named, "distance", "objective")
-    nu = _setting(options, named, "nu", None)
+    distance = measure or setting(recipe, options, "distance", "objective")
+    nu = setting(recipe, options, "nu", None)
     return Measure(
         distance if isinstance(distance, str) else getattr(distance, "__name__", type(distance).__name__),
-        _checked_bounds(_setting(options, named, "bounds", (0.0, 1.0))),
+        _checked_bounds(setting(recipe, options, "bounds", (0.0, 1.0))),
         float(NU if nu is None else nu),
-        int(_setting(options, named, "ignore_index", 255)),
+        int(setting(recipe, options, "ignore_index", 255)),
     )
 
 
@@ -161,37 +160,16 @@ def _dense_figures(confusions: dict[str, Tensor]) -> dict[str, float]:
     }
 
 
-def _parameters(recipe: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """Names and defaults of what the recipe takes, and whether it takes any other name (or does not say)."""
-    try:
-        parameters = inspect.signature(recipe).parameters.values()
-    except (TypeError, ValueError):
-        return {}, True
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    named = {p.name: p.default for p in parameters if p.kind not in variadic}
-    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def takes(recipe: Callable[..., Any], option: str, *, by_name: bool = False) -> bool:
-    """Whether ``recipe`` has a parameter of that name or, unless ``by_name``, takes any.
-
-    >>> takes(lambda model, inputs, labels, *, steps=100: None, "distance")
-    False
-    """
-    named, anything = _parameters(recipe)
-    return option in named or (anything and not by_name)
-
-
-def _setting(options: Mapping[str, Any], named: dict[str, Any], name: str, otherwise: Any) -> Any:
-    """What the recipe will use for ``name``: the option, else its own default, else ``otherwise``."""
-    value = options.get(name, named.get(name, otherwise))
-    return otherwise if value is inspect.Parameter.empty else value
-
-
 def device_of(model: Callable[[Tensor], Any], inputs: Tensor) -> torch.device:
     """Where the model's parameters are; where it has none, where the inputs are."""
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return inputs.device if parameter is None else parameter.device
+
+
+@torch.no_grad()
+def classes_of(model: Callable[[Tensor], Any], inputs: Tensor) -> int:
+    """How many classes the model has, by one pass of one of the ``inputs``."""
+    return logits_of(model(inputs[:1].to(device_of(model, inputs)))).shape[1]
 
 
 def _check_data(
@@ -226,15 +204,3 @@ def _checked_bounds(bounds: Any) -> tuple[float, float]:
     except (TypeError, ValueError):
         pass
     raise ValueError(f"bounds: takes a pair of numbers (low, high) with low < high, got {bounds!r}")
-
-
-def check_options(recipe: Callable[..., Any], name: str, options: Mapping[str, Any]) -> None:
-    """``ValueError`` for an option that ``recipe`` does not take, naming the near ones and all that it takes."""
-    if not callable(recipe):
-        raise TypeError(f"recipe: takes a function, got {type(recipe).__name__}")
-    named, anything = _parameters(recipe)
-    for option in options:
-        if option not in named and not anything:
-            hint = near_names(option, named, "did you mean {}? ")
-            known = ", ".join(list(named)[3:]) or "none"  # the first three are model, inputs and labels
-            raise ValueError(f"recipe {name!r}: no option {option!r}; {hint}it takes {known}")

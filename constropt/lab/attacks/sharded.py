@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
-from constropt.lab.attacks.cells import Cell, plan
+from constropt.lab.attacks.cells import Cell, left_out, plan, require_cells
 from constropt.lab.attacks.examine import signs_after, signs_before
 from constropt.lab.attacks.results import (
     CellResult,
@@ -24,20 +24,19 @@ from constropt.lab.attacks.results import (
     over_targets,
     worst_case,
 )
-from constropt.lab.attacks.run import device_of, run_batch
+from constropt.lab.attacks.run import classes_of, device_of, run_batch
 from constropt.lab.attacks.signs import Model, Sign, left_in_training_mode
-from constropt.lab.runs.manifest import fingerprint, model_fingerprint, open_run
+from constropt.lab.runs.manifest import FILE, fingerprint, model_fingerprint, open_run
 from constropt.lab.runs.shards import batch_rows, is_complete, read_adversarial, read_shard, shard_path, write_shard
 from constropt.lab.runs.specs import RecipeSpec, parse_recipe
 from constropt.modes import evaluating
-from constropt.problems.model_calls import logits_of
 
 Progress = Callable[[str, int, int], None]
 Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class AttackEvaluation:
     """What a run found, or, where batches are still missing, how far it is.
 
     ``results`` hold the samples of every recipe, model and distance, the worst case over recipes among them; ``rows``
@@ -60,6 +59,35 @@ class Evaluation:
         return self.done == self.total
 
 
+@dataclass(frozen=True)
+class RunSettings:
+    """How a run is made; all but how it is shared and looked at is part of what its folder is recognised by.
+
+    ``options`` go to every recipe that takes them. ``targets``: ``None``, a kind that
+    :func:`~constropt.lab.attacks.targets.choose_targets` takes, or "all": every other class, reported as the average
+    and the least likely class. ``radii``: where to report the robust accuracy. ``batch_size`` samples are solved
+    together. Of ``shards`` processes that share the folder, the one with number ``shard`` computes every ``shards``-th
+    batch. ``fresh`` removes the run that is there. ``about`` is anything that describes models and data. ``transfer``:
+    inputs made on other models, by origin, to be tried on these, if ``look_for_signs``.
+    """
+
+    distances: Sequence[str] = ("l2",)
+    targets: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 500
+    seed: int = 0
+    radii: Sequence[float] = ()
+    shard: int = 0
+    shards: int = 1
+    fresh: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
+    transfer: Mapping[str, Tensor] = field(default_factory=dict)
+    look_for_signs: bool = True
+
+
+DEFAULTS = RunSettings()
+
+
 class _Task(NamedTuple):
     """One batch of one cell on one model."""
 
@@ -77,43 +105,28 @@ def run_evaluation(
     labels: Tensor,
     *,
     out: str | Path,
-    distances: Sequence[str] = ("l2",),
-    targets: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    batch_size: int = 500,
-    seed: int = 0,
-    radii: Sequence[float] = (),
-    shard: int = 0,
-    shards: int = 1,
-    fresh: bool = False,
-    about: Mapping[str, Any] | None = None,
-    transfer: Mapping[str, Tensor] | None = None,
-    look_for_signs: bool = True,
+    settings: RunSettings = DEFAULTS,
     warn: Callable[[Sign], None] | None = None,
     progress: Progress | None = None,
-) -> Evaluation:
-    """Run every recipe on every model at each of the ``distances``, and summarise once all batches are there.
+) -> AttackEvaluation:
+    """Run every recipe on every model at each of the distances of ``settings``, and summarise once all batches are
+    there.
 
     ``recipes`` are names, "module:function", either with options (``"fmn[steps=50]"``), or specs. ``models`` are
-    callables from ``inputs`` ``(samples, *event)`` to logits, by names that serve as file names. ``options`` go to
-    every recipe that takes them. ``targets``: ``None``, a kind that
-    :func:`~constropt.lab.attacks.targets.choose_targets` takes, or "all": every other class, reported as the average
-    and the least likely class. ``radii``: where to report the robust accuracy.
+    callables from ``inputs`` ``(samples, *event)`` to logits, by names that serve as file names.
 
-    Each batch of ``batch_size`` samples is one file below ``out/shards``, written whole or not at all; a batch that is
-    there is not computed again, so that the same call after a kill continues. Of ``shards`` processes that share the
-    folder, the one with number ``shard`` computes every ``shards``-th batch. A folder that was made with other
-    settings (data, models, recipes, options, seed, batch size, or ``about``, anything that describes them) is refused,
-    unless ``fresh`` removes its run. ``transfer``: inputs made on other models, by origin, to be tried on these.
-    ``warn`` is called with each sign as it is seen, ``progress(what, done, total)`` after each batch. The global random
-    state stays as it is; batches draw from seeds of their own.
+    Each batch is one file below ``out/shards``, written whole or not at all; a batch that is there is not computed
+    again, so that the same call after a kill continues. A folder that was made with other settings (data, models,
+    recipes, options, seed, batch size, ...) is refused. First every recipe is run on its first batch: one that turns
+    out not to take a distance, or to lack a package, is left out with a note. ``warn`` is called with each sign as it
+    is seen, ``progress(what, done, total)`` after each batch. The global random state stays as it is; batches draw from
+    seeds of their own.
 
     Raises ``ValueError``/``TypeError`` for arguments that do not fit, before the first model call.
     """
     out = Path(out)
-    _check(models, inputs, labels, batch_size, shard, shards, fresh, targets, transfer or {})
-    options = dict(options or {})
-    bounds = _bounds(options)
+    _check(models, inputs, labels, settings)
+    bounds = _bounds(settings.options)
     signs: list[Sign] = []
 
     def seen(found: Sequence[Sign | None]) -> None:
@@ -128,39 +141,53 @@ def run_evaluation(
             seen([left_in_training_mode(model, name)])
             stack.enter_context(evaluating(model))
         stack.enter_context(_own_random_state(models, inputs))
-        torch.manual_seed(seed)
-        if look_for_signs:
+        torch.manual_seed(settings.seed)
+        if settings.look_for_signs:
             seen(signs_before(models, inputs, labels, bounds))
-        classes = {name: _classes(model, inputs) for name, model in models.items()}
-        goals = _goals(targets, min(classes.values()))
+        classes = {name: classes_of(model, inputs) for name, model in models.items()}
+        goals = _goals(settings.targets, min(classes.values()))
         specs = [parse_recipe(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
-        cells, notes = plan(specs, distances, goals, options, seed, next(iter(models.values())), inputs, labels)
-        settings = {
-            **(about or {}),
+        cells, notes = plan(specs, settings.distances, goals, settings.options, settings.seed)
+        described = {
+            **settings.about,
             "inputs": fingerprint(inputs, labels),
             "samples": len(inputs),
-            "batch_size": batch_size,
-            "seed": seed,
-            "distances": list(distances),
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+            "distances": list(settings.distances),
             "models": {name: model_fingerprint(model) for name, model in models.items()},
             "recipes": [cell.settings() for cell in cells],
         }
-        run = open_run(out, settings, fresh=fresh)
-        tasks = list(_tasks(out, list(models), cells, len(inputs), batch_size))
-        for place, task in enumerate(tasks):
-            if task.number % shards == shard and not is_complete(task.path, run, task.rows):
-                _compute(task, models[task.model], inputs, labels, classes[task.model], seed, run)
+        run = open_run(out, described, fresh=settings.fresh)
+        tasks = list(_tasks(out, list(models), cells, len(inputs), settings.batch_size))
+        gone: set[str] = set()  # the keys of cells that refused
+        # the first batch of every cell first: what does not fit is known before hours of work
+        for place, task in enumerate(sorted(tasks, key=lambda task: task.number > 0)):
+            own = task.number % settings.shards == settings.shard and task.cell.key not in gone
+            if own and not is_complete(task.path, run, task.rows):
+                try:
+                    _compute(task, models[task.model], inputs, labels, classes[task.model], settings.seed, run)
+                except (ValueError, TypeError, ImportError) as error:
+                    note = None if task.path.parent.is_dir() else left_out(task.cell, error)
+                    if note is None:
+                        raise
+                    gone.add(task.cell.key)
+                    notes += [note] if note not in notes else []
+                    if len(gone) == len(cells):
+                        (out / FILE).unlink()  # nothing was computed: the folder is free for another run
+                    require_cells([cell for cell in cells if cell.key not in gone], notes)
             if progress is not None:
                 progress(f"{task.model}: {task.cell.spec.label}", place + 1, len(tasks))
+        tasks = [task for task in tasks if task.cell.key not in gone]
         done = sum(is_complete(task.path, run, task.rows) for task in tasks)
         if done < len(tasks):
-            return Evaluation(out, settings, done, len(tasks), notes=notes, signs=signs)
-        found, collected = _collect(tasks, distances, notes)
-        if look_for_signs:
+            return AttackEvaluation(out, described, done, len(tasks), notes=notes, signs=signs)
+        found, collected = _collect(tasks, settings.distances, notes)
+        if settings.look_for_signs:
             paths: dict[tuple[str, str], list[Path]] = {}
             for task in tasks:
                 paths.setdefault((task.model, task.cell.key), []).append(task.path)
-            torch.manual_seed(seed)
+            torch.manual_seed(settings.seed)
             seen(
                 signs_after(
                     models,
@@ -168,13 +195,13 @@ def run_evaluation(
                     labels,
                     found,
                     lambda model, cell: read_adversarial(paths[model, cell.key]),
-                    transfer or {},
+                    settings.transfer,
                     bounds,
-                    seed,
+                    settings.seed,
                 )
             )
-    rows = [result.row(radii) for result in collected]
-    return Evaluation(out, settings, done, len(tasks), collected, rows, geometric_means(rows), notes, signs)
+    rows = [result.row(settings.radii) for result in collected]
+    return AttackEvaluation(out, described, done, len(tasks), collected, rows, geometric_means(rows), notes, signs)
 
 
 def _tasks(out: Path, models: Sequence[str], cells: Sequence[Cell], samples: int, batch_size: int) -> Iterator[_Task]:
@@ -238,11 +265,6 @@ def _goals(targets: str | None, classes: int) -> list[str | None]:
     return [f"+{k}" for k in range(1, classes)] if targets == "all" else [targets]
 
 
-@torch.no_grad()
-def _classes(model: Model, inputs: Tensor) -> int:
-    return logits_of(model(inputs[:1].to(device_of(model, inputs)))).shape[1]
-
-
 def _own_random_state(models: Mapping[str, Model], inputs: Tensor) -> Any:
     devices = {device_of(model, inputs) for model in models.values()}
     return torch.random.fork_rng(devices=[device.index or 0 for device in devices if device.type == "cuda"])
@@ -253,17 +275,8 @@ def _bounds(options: Mapping[str, Any]) -> Bounds:
     return float(low), float(high)
 
 
-def _check(
-    models: Mapping[str, Model],
-    inputs: Tensor,
-    labels: Tensor,
-    batch_size: int,
-    shard: int,
-    shards: int,
-    fresh: bool,
-    targets: str | None,
-    transfer: Mapping[str, Tensor],
-) -> None:
+def _check(models: Mapping[str, Model], inputs: Tensor, labels: Tensor, settings: RunSettings) -> None:
+    shard, shards = settings.shard, settings.shards
     if not models:
         raise ValueError("models: takes at least one model")
     for name in models:
@@ -273,14 +286,14 @@ def _check(
         raise ValueError(
             f"inputs: takes (samples, *event) with a label each, got {tuple(inputs.shape)} and {tuple(labels.shape)}"
         )
-    require_whole(batch_size=batch_size, shards=shards)
+    require_whole(batch_size=settings.batch_size, shards=shards)
     if not 0 <= shard < shards:
         raise ValueError(f"shard: of {shards}, takes a number from 0 to {shards - 1}, got {shard}")
-    if fresh and shards > 1:
+    if settings.fresh and shards > 1:
         raise ValueError("fresh: would remove what the other processes write; begin anew with one process, then share")
-    if targets is not None and labels.dim() > 1:
+    if settings.targets is not None and labels.dim() > 1:
         raise ValueError("targets: are for classifiers here; for a label per pixel use `constropt solve --targets`")
-    for origin, images in transfer.items():
+    for origin, images in settings.transfer.items():
         if images.shape != inputs.shape:
             raise ValueError(
                 f"transfer: takes inputs of shape {tuple(inputs.shape)}, those of {origin} are {tuple(images.shape)}"

@@ -48,12 +48,7 @@ def _quality(success: float, median: float | None, forwards: float, backwards: f
 
 
 def _first(success: float, mean: float, median: float, gradients: float) -> dict[str, float]:
-    return {
-        "success_rate": success / 100,
-        "mean_distance": mean,
-        "median_distance": median,
-        "backwards": gradients,
-    }
+    return {"success_rate": success / 100, "mean_distance": mean, "median_distance": median, "backwards": gradients}
 
 
 def _scenarios(average: float, mean: float, least: float, least_mean: float) -> dict[str, float]:

@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import inspect
 import re
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Annotated
 
 import typer
 
-from constropt.lab.cli import train
-from constropt.lab.cli.evaluate import evaluate as evaluate_command
-from constropt.lab.cli.reproduce import reproduce as reproduce_command
+from constropt.lab.cli.evaluate_command import evaluate_command
+from constropt.lab.cli.reproduce_command import reproduce_command
 from constropt.lab.cli.shared import clean_errors
-from constropt.lab.cli.solve import solve as solve_command
+from constropt.lab.cli.solve_command import solve_command
+from constropt.lab.cli.train_command import app as train_app
 from constropt.lab.runs.references import load_recipe, recipe_entries
 
+PLUGINS = "constropt.lab"
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("solve")(solve_command)
 app.command("evaluate")(evaluate_command)
 app.command("reproduce")(reproduce_command)
-app.add_typer(train.app, name="train")
+app.add_typer(train_app, name="train")
 
 
 def main() -> None:
-    """The entry point of the ``constropt`` script."""
+    """The entry point of the ``constropt`` script.
+
+    Entry points of the group ``constropt.lab`` are modules that are imported before: they add studies and data formats.
+    """
+    for entry in entry_points(group=PLUGINS):
+        entry.load()
     app()
 
 

@@ -19,20 +19,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from constropt.lab.data.load import KINDS, load_data
+from constropt.lab.models.classifier import train_classifier
+from constropt.lab.models.segmenter import train_segmenter
+from constropt.lab.models.small import digits_cnn, small_cnn
+from constropt.lab.models.u_net import unet
 from constropt.lab.models.weights import load_model, save_weights
-from constropt.lab.runs.references import load_reference
+from constropt.lab.runs.specs import reference_of
 from constropt.problems.dense_metrics import pixel_accuracy
 from constropt.problems.model_calls import logits_of
 
-# by name: the library does not import its own problems, and these are only the defaults of what a user may type
-_TRAINERS = {  # by whether labels are dense
-    False: "constropt.lab.models.classifier:train_classifier",
-    True: "constropt.lab.models.segmenter:train_segmenter",
-}
-_ARCHITECTURES: dict[tuple[int, ...], str] = {
-    (1, 8, 8): "constropt.lab.models.small:digits_cnn",
-    (1, 28, 28): "constropt.lab.models.small:small_cnn",
-    (3, 64, 64): "constropt.lab.models.unet:unet",
+_ARCHITECTURES: dict[tuple[int, ...], str] = {  # by the shape of an image
+    (1, 8, 8): reference_of(digits_cnn),
+    (1, 28, 28): reference_of(small_cnn),
+    (3, 64, 64): reference_of(unet),
 }
 EMBEDDED = {"digits": 10, "scenes": 5}  # data that a model is trained on by default, and for how many epochs
 
@@ -74,10 +73,7 @@ def load_network(
 ) -> tuple[nn.Module, str]:
     """The model to run on and a description of it; trained here only where the user names neither model nor weights."""
     if reference is None and weights is None:
-        if data not in EMBEDDED:
-            known = " and ".join(EMBEDDED)
-            raise ValueError(f"--model: needed for data {data!r} (only for {known} a model is trained by default)")
-        return trained(None, data, device, seed, EMBEDDED[data], progress)
+        return trained(None, data, device, seed, _default_epochs(data), progress)
     if reference is None:
         reference = _architecture(load_data(data).inputs.shape[1:])
     origin = f" from {weights}" if weights else ""
@@ -103,17 +99,15 @@ def named_networks(
             f"--weights: takes one file per --model in the same order, got {len(weights)} for {len(models)}"
         )
     if not models:
-        if data not in EMBEDDED:
-            known = " and ".join(EMBEDDED)
-            raise ValueError(f"--model: needed for data {data!r} (only for {known} a model is trained by default)")
+        epochs = _default_epochs(data)
         reference = _architecture(load_data(data).inputs.shape[1:])
         path = out / f"trained-{data}-{seed}.safetensors"
         if not path.is_file():
-            network, what = trained(None, data, device, seed, EMBEDDED[data], progress)
+            network, what = trained(None, data, device, seed, epochs, progress)
             save_weights(network, path)
             typer.echo(f"{what}\nwritten to {path}", err=True)
         name = reference.rpartition(":")[2]
-        what = f"{reference} trained on {data} for {EMBEDDED[data]} epochs with seed {seed}"
+        what = f"{reference} trained on {data} for {epochs} epochs with seed {seed}"
         return {name: load_model(reference, path, device=device)}, {name: what}
     networks: dict[str, nn.Module] = {}
     described: dict[str, str] = {}
@@ -127,6 +121,13 @@ def named_networks(
         networks[name] = load_model(reference, file, device=device)
         described[name] = reference
     return networks, described
+
+
+def _default_epochs(data: str) -> int:
+    if data not in EMBEDDED:
+        known = " and ".join(EMBEDDED)
+        raise ValueError(f"--model: needed for data {data!r} (only for {known} a model is trained by default)")
+    return EMBEDDED[data]
 
 
 def unused_name(reference: str, weights: Path | None, taken: Container[str]) -> str:
@@ -148,7 +149,7 @@ def trained(
     train, test = (load_data(data, split=split) for split in ("train", "test"))
     reference = reference or _architecture(train.inputs.shape[1:])
     network = load_model(reference, device=device)
-    trainer = load_reference(_TRAINERS[train.labels.dim() > 1], what="trainer")
+    trainer = train_segmenter if train.labels.dim() > 1 else train_classifier
     start = time.perf_counter()
     with bar("training", progress) as advance:
         trainer(network, train.inputs, train.labels, epochs=epochs, seed=seed, progress=lambda e, n, _: advance(e, n))
@@ -165,11 +166,6 @@ def _architecture(shape: Sequence[int]) -> str:
     if known is None:
         raise ValueError(f"--model: needed for images of shape {tuple(shape)}, for which there is no default")
     return known
-
-
-@torch.no_grad()
-def classes_of(network: nn.Module, inputs: torch.Tensor) -> int:
-    return logits_of(network(inputs[:1].to(next(network.parameters()).device))).shape[1]
 
 
 @contextmanager

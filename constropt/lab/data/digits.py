@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from constropt.checks import MissingExtra
+from constropt.lab.data.labelled import require_split
 
 _DIGITS_TEST = 500  # the last ones; the first 1,297 are for training
 
 
 def read_digits(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images ``(samples, 8, 8)`` in [0, 1] and labels of a split; they come with the package, ``location`` is empty."""
+    require_split(split)
     try:
         from sklearn.datasets import load_digits
     except ImportError:

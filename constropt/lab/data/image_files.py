@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from constropt.checks import MissingExtra
+from constropt.lab.data.pillow import BILINEAR, opened_image
 
 _AREA, _RATIO = (0.16, 1.0), (3 / 4, 4 / 3)  # of the patches: share of the image, width over height
 _JITTER = 0.25  # the factors of brightness, contrast and saturation lie within 1 +- this
@@ -58,22 +57,14 @@ class ImageFiles:
         return _jittered(images, draws[:, 5:]) if self.random and self.jitter else images
 
     def _read(self, path: Path, draws: Sequence[float]) -> np.ndarray:
-        image_module, unidentified = _pillow()
-        try:
-            with image_module.open(path) as image:
-                image = image.convert("RGB")
-                width, height = image.size
-                shorter = min(width, height)
-                sides = (
-                    (round(width * self.resize / shorter), round(height * self.resize / shorter))
-                    if self.keep_ratio
-                    else (self.resize, self.resize)
-                )
-                image = image.resize(sides, image_module.Resampling.BILINEAR)
-                box = _patch(sides, draws) if self.random else _middle(sides, self.size)
-                image = image.resize((self.size, self.size), image_module.Resampling.BILINEAR, box=box)
-        except (unidentified, OSError, SyntaxError) as error:
-            raise ValueError(f"{path}: no image that can be read ({error})") from None
+        with opened_image(path, f"{path}: no image that can be read") as opened:
+            image = opened.convert("RGB")
+            width, height = image.size
+            shorter, wide, high = min(width, height), self.resize, self.resize
+            if self.keep_ratio:
+                wide, high = round(width * self.resize / shorter), round(height * self.resize / shorter)
+            box = _patch((wide, high), draws) if self.random else _middle((wide, high), self.size)
+            image = image.resize((wide, high), BILINEAR).resize((self.size, self.size), BILINEAR, box=box)
         pixels = np.array(image)
         return pixels[:, ::-1].copy() if self.random and draws[4] < 0.5 else pixels
 
@@ -102,11 +93,3 @@ def _jittered(images: Tensor, draws: Tensor) -> Tensor:
     images = torch.lerp(grey.mean((2, 3), keepdim=True), images, contrast)
     grey = (images * weights).sum(1, keepdim=True)
     return torch.lerp(grey, images, saturation).clamp(0, 1)
-
-
-def _pillow() -> tuple[Any, type[Exception]]:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise MissingExtra("image files need Pillow: pip install constropt[plot]") from None
-    return Image, UnidentifiedImageError

@@ -1,4 +1,4 @@
-"""Samples with labels, in memory."""
+"""Samples with labels, in memory, and the splits that they come in."""
 
 from __future__ import annotations
 
@@ -14,3 +14,16 @@ class LabelledData(NamedTuple):
 
     inputs: Tensor
     labels: Tensor
+
+
+def require_split(split: str, splits: tuple[str, ...] = ("train", "test")) -> None:
+    """``ValueError`` unless ``split`` is one of the ``splits``.
+
+    >>> require_split("val")
+    Traceback (most recent call last):
+    ...
+    ValueError: split: takes 'train' or 'test', got 'val'
+    """
+    if split not in splits:
+        *others, last = map(repr, splits)
+        raise ValueError(f"split: takes {', '.join(others)} or {last}, got {split!r}")

@@ -4,31 +4,55 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from constropt.lab.data.digits import read_digits
 from constropt.lab.data.huggingface import load_huggingface
 from constropt.lab.data.idx import find_idx, read_idx
-from constropt.lab.data.labelled import LabelledData
+from constropt.lab.data.labelled import LabelledData, require_split
 from constropt.lab.data.scenes import digit_scenes, load_camvid
 
 _SCENES = {"train": 500, "test": 100}
 
-KINDS = {
-    "digits": "the 1,797 8x8 digits embedded in scikit-learn; the last 500 are the test split",
-    "mnist:DIR": "IDX files train-* and t10k-*, gzip or not",
-    "fashion-mnist:DIR": "the same for Fashion-MNIST",
-    "idx:DIR": "the same for any other set",
-    "npz:FILE": "keys images, labels or {train,test}_images, {train,test}_labels; uint8, or floats in [0, 1]",
-    "cifar10:FILE": "an npz file of 32x32 color images",
-    "safetensors:FILE": "tensors inputs and labels",
-    "scenes": "colored digits on 64x64 backgrounds with a label per pixel, 500 to train and 100 to test",
-    "hf:NAME": "a Hugging Face data set of images and labels, or a folder that save_to_disk wrote",
-    "camvid:DIR": "CamVid's road scenes with a label per pixel: {train,test}/*.png and {train,test}annot/*.png",
-}
+
+@dataclass(frozen=True)
+class DataFormat:
+    """A kind of data set: the ``form`` of its specification, what it is in a line of ``help``, and its reader.
+
+    ``read(location, split)`` returns images ``(samples, height, width)`` or with channels, first or last, uint8 or
+    floats in [0, 1], and integer labels, one per image or pixel. ``location`` is what stands after the colon of the
+    specification; a ``form`` without a colon takes none.
+    """
+
+    form: str
+    help: str
+    read: Callable[[str, str], tuple[np.ndarray, np.ndarray]]
+
+    @property
+    def name(self) -> str:
+        """What a specification of this kind begins with."""
+        return self.form.partition(":")[0]
+
+
+FORMATS: dict[str, DataFormat] = {}
+KINDS: dict[str, str] = {}  # the help of each form
+
+
+def add_format(format: DataFormat) -> DataFormat:
+    """Make a kind of data known to :func:`load_data` and the command line; returns it.
+
+    Raises ``ValueError`` for a name that another has.
+    """
+    if format.name in FORMATS:
+        raise ValueError(f"format: the kind {format.name!r} is there already; give it another name")
+    FORMATS[format.name], KINDS[format.form] = format, format.help
+    return format
 
 
 def load_data(spec: str, *, split: str = "test") -> LabelledData:
@@ -42,16 +66,14 @@ def load_data(spec: str, *, split: str = "test") -> LabelledData:
     >>> inputs.shape, inputs.dtype, labels.shape
     (torch.Size([500, 1, 8, 8]), torch.float32, torch.Size([500]))
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split: takes 'train' or 'test', got {split!r}")
+    require_split(split)
     kind, _, location = spec.partition(":")
-    if kind not in _LOADERS:
+    if kind not in FORMATS:
         known = "; ".join(f"{name} ({text})" for name, text in KINDS.items())
         raise ValueError(f"data: unknown kind {kind!r} in {spec!r}; known are {known}")
-    takes = next(name for name in KINDS if name.split(":")[0] == kind)
-    if bool(location) != (":" in takes):
-        raise ValueError(f"data: {spec!r} should read {takes}")
-    inputs, labels = _LOADERS[kind](location, split)
+    if bool(location) != (":" in FORMATS[kind].form):
+        raise ValueError(f"data: {spec!r} should read {FORMATS[kind].form}")
+    inputs, labels = FORMATS[kind].read(location, split)
     return _checked(spec, inputs, labels)
 
 
@@ -77,9 +99,6 @@ def _cifar10(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _safetensors(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     path = _existing_file(location)
     try:
         return _pick(str(path), load_file(path), split, ("inputs", "labels"))
@@ -95,20 +114,6 @@ def _scenes(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
 def _camvid(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     scenes = load_camvid(location, split)
     return scenes.inputs.numpy(), scenes.labels.numpy()
-
-
-_LOADERS: dict[str, Callable[[str, str], tuple[np.ndarray, np.ndarray]]] = {
-    "digits": read_digits,
-    "mnist": _idx,
-    "fashion-mnist": _idx,
-    "idx": _idx,
-    "npz": _npz,
-    "cifar10": _cifar10,
-    "safetensors": _safetensors,
-    "scenes": _scenes,
-    "camvid": _camvid,
-    "hf": load_huggingface,
-}
 
 
 def _existing_file(location: str) -> Path:
@@ -151,3 +156,24 @@ def _checked(spec: str, images: np.ndarray, labels: np.ndarray) -> LabelledData:
     if not (low >= 0 and high <= 1):  # written so that NaN fails too
         raise ValueError(f"data {spec!r}: images must lie in [0, 1], got values from {low:g} to {high:g}")
     return LabelledData(inputs, torch.from_numpy(labels.astype(np.int64)))
+
+
+_NPZ = "keys images, labels or {train,test}_images, {train,test}_labels; uint8, or floats in [0, 1]"
+_CAMVID = "CamVid's road scenes with a label per pixel: {train,test}/*.png and {train,test}annot/*.png"
+for _format in (
+    DataFormat("digits", "the 1,797 8x8 digits embedded in scikit-learn; the last 500 are the test split", read_digits),
+    DataFormat("mnist:DIR", "IDX files train-* and t10k-*, gzip or not", _idx),
+    DataFormat("fashion-mnist:DIR", "the same for Fashion-MNIST", _idx),
+    DataFormat("idx:DIR", "the same for any other set", _idx),
+    DataFormat("npz:FILE", _NPZ, _npz),
+    DataFormat("cifar10:FILE", "an npz file of 32x32 color images", _cifar10),
+    DataFormat("safetensors:FILE", "tensors inputs and labels", _safetensors),
+    DataFormat(
+        "scenes", "colored digits on 64x64 backgrounds with a label per pixel, 500 to train and 100 to test", _scenes
+    ),
+    DataFormat(
+        "hf:NAME", "a Hugging Face data set of images and labels, or a folder that save_to_disk wrote", load_huggingface
+    ),
+    DataFormat("camvid:DIR", _CAMVID, _camvid),
+):
+    add_format(_format)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from constropt.checks import MissingExtra
+from constropt.lab.data.labelled import require_split
+from constropt.lab.data.pillow import BOX, opened_image
 
 _MEMBER = re.compile(r"(?:^|/)([^/]+)/(character\d+)/([^/]+)\.png$")
 _TEST_SHARE = 0.25  # of the images of each class: 5 of 20
@@ -37,15 +38,14 @@ def load_omniglot(folder: str | Path, split: str = "test", *, size: int = 28, se
     averages over areas.
 
     Raises ``ValueError`` for another split or size, a folder without such archives, and files that are no images;
-    :class:`~constropt.lab.data.load.MissingExtra` without Pillow, which matplotlib brings.
+    :class:`~constropt.lab.MissingExtra` without Pillow, which matplotlib brings.
 
     >>> load_omniglot("no/such/folder")
     Traceback (most recent call last):
     ...
     ValueError: omniglot: looked for archives *.zip of ALPHABET/characterNN/*.png in no/such/folder: not there
     """
-    if split not in ("train", "test", "all"):
-        raise ValueError(f"split: takes 'train', 'test' or 'all', got {split!r}")
+    require_split(split, ("train", "test", "all"))
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"size: takes a whole number of pixels, got {size!r}")
     folder = Path(folder)
@@ -86,12 +86,5 @@ def _read(path: Path, size: int, skipped: set[str]) -> dict[tuple[str, str], lis
 
 
 def _pixels(content: bytes, path: Path, member: str, size: int) -> np.ndarray:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise MissingExtra("data 'omniglot' needs Pillow: pip install constropt[plot]") from None
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.array(image.convert("L").resize((size, size), Image.Resampling.BOX))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: {member} is no PNG image ({error})") from None
+    with opened_image(io.BytesIO(content), f"{path}: {member} is no PNG image", "data 'omniglot' needs") as image:
+        return np.array(image.convert("L").resize((size, size), BOX))

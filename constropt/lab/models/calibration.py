@@ -240,16 +240,10 @@ class GPCN(nn.Module):
         super().__init__()
         require_whole(vocabulary=vocabulary, classes=classes, embedding=embedding, width=width)
         self.embedding = nn.Embedding(vocabulary, embedding, padding_idx=0)
-        self.convolutions = nn.Sequential(
-            nn.Conv1d(embedding, width, 5),
-            nn.ReLU(),
-            nn.MaxPool1d(5, 1),
-            nn.Conv1d(width, width, 5),
-            nn.ReLU(),
-            nn.MaxPool1d(5, 1),
-            nn.Conv1d(width, width, 5),
-            nn.ReLU(),
-        )
+        layers: list[nn.Module] = []
+        for inputs in (embedding, width, width):
+            layers += [nn.Conv1d(inputs, width, 5), nn.ReLU(), nn.MaxPool1d(5, 1)]
+        self.convolutions = nn.Sequential(*layers[:-1])
         self.classifier = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, classes)
         )

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from constropt.lab.models.one_cycle import OneCycle
+from constropt.modes import evaluating
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -40,35 +43,19 @@ def train_classifier(
     """
     if inputs.shape[0] == 0 or labels.shape != inputs.shape[:1]:
         raise ValueError(f"labels: takes one label per input, got {tuple(labels.shape)} for {tuple(inputs.shape)}")
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr)):
-        if not value > 0:
-            raise ValueError(f"{name}: takes a positive number, got {value!r}")
+    cycle = OneCycle(epochs, batch_size, lr, seed)
     if device is not None:
         model.to(device)
     device = next(model.parameters()).device
     inputs, labels = inputs.to(device), labels.to(device)
-    samples = inputs.shape[0]
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    steps = epochs * -(-samples // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), torch.enable_grad():
-        torch.manual_seed(seed)  # dropout draws from the global generator: seeded here, put back afterwards
-        shuffle = torch.Generator().manual_seed(seed)
-        model.train()
-        for epoch in range(epochs):
-            total = torch.zeros((), device=device)
-            for rows in torch.randperm(samples, generator=shuffle).to(device).split(batch_size):
-                loss = functional.cross_entropy(model(inputs[rows]), labels[rows])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total += loss.detach() * len(rows)
-            if progress is not None:
-                progress(epoch + 1, epochs, total.item() / samples)
-    optimizer.zero_grad(set_to_none=True)
-    return model.eval()
+
+    def loss_of(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = rows.to(device)
+        loss = functional.cross_entropy(model(inputs[rows]), labels[rows])
+        return loss, loss * (len(rows) / len(inputs))
+
+    cycle.train(model, len(inputs), loss_of, progress)
+    return model
 
 
 def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: int = 1000) -> float:
@@ -77,11 +64,6 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: in
     >>> accuracy(nn.Flatten(), torch.eye(3), torch.tensor([0, 1, 1]))
     0.6666666666666666
     """
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            hits = [model(x).argmax(1) == y for x, y in zip(inputs.split(batch_size), labels.split(batch_size))]
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad():
+        hits = [model(x).argmax(1) == y for x, y in zip(inputs.split(batch_size), labels.split(batch_size))]
     return torch.cat(hits).double().mean().item()

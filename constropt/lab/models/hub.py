@@ -106,8 +106,4 @@ _LOADERS: dict[str, Callable[[str, bool], nn.Module]] = {
     "timm": _timm,
     "hf": _transformers,
 }
-_FORMS = {
-    "robustbench": "robustbench:NAME:DATASET:THREAT",
-    "timm": "timm:NAME",
-    "hf": "hf:NAME",
-}
+_FORMS = {"robustbench": "robustbench:NAME:DATASET:THREAT", "timm": "timm:NAME", "hf": "hf:NAME"}

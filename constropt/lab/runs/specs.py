@@ -105,6 +105,15 @@ def parse_options(given: Sequence[str], own_flags: frozenset[str] | set[str] = f
     return options
 
 
+def reference_of(function: Callable[..., Any]) -> str:
+    """The "module:function" by which a user names ``function``, and manifests do.
+
+    >>> reference_of(parse_recipe)
+    'constropt.lab.runs.specs:parse_recipe'
+    """
+    return f"{function.__module__}:{function.__qualname__}"
+
+
 def option_name(text: str) -> str:
     """The keyword that a user means: ``step-size`` is ``step_size``."""
     return text.strip().replace("-", "_")

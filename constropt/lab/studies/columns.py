@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
-from constropt.files import finite, replacing
 from constropt.lab.runs.specs import parse_recipe
 from constropt.lab.studies.methods import Method, title_of
 from constropt.lab.studies.study import Study
@@ -69,41 +63,6 @@ def layout(study: Study, methods: Mapping[str, Method], columns: Sequence[Column
     lines = []
     for method in ordered(list(study.results), methods):
         runs = list(study.results[method].values())
-        title = title_of(parse_recipe(method), methods)
+        title = title_of(method, methods)
         lines.append([title, str(len(runs)), *(column.text(runs) for column in shown)])
     return ["method", "seeds", *(column.header for column in shown)], lines
-
-
-def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table in Markdown."""
-    rule = ["---"] * len(header)
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (header, rule, *lines)]
-
-
-def write_results(
-    study: Study,
-    methods: Mapping[str, Method],
-    columns: Sequence[Column],
-    *,
-    title: str,
-    described: str,
-    remarks: Sequence[str],
-    notes: str,
-) -> list[Path]:
-    """Write ``results.md``, ``results.json`` and ``results.parquet``, a row per run, into the study's folder."""
-    header, lines = layout(study, methods, columns)
-    text = [f"# {title}", "", described, "", *markdown_table(header, lines), ""]
-    text += [f"- {remark}" for remark in [*remarks, notes]] + [""]
-    found = study.results
-    runs = [found[m][seed] for m in ordered(list(found), methods) for seed in sorted(found[m])]
-    paths = [study.out / f"results.{kind}" for kind in ("md", "json", "parquet")]
-    with replacing(paths[0]) as unfinished:
-        unfinished.write_text("\n".join(text), encoding="utf-8")
-    content = {"settings": study.settings, "remarks": list(remarks), "runs": runs}
-    with replacing(paths[1]) as unfinished:
-        unfinished.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    cells: dict[str, list[Any]] = {name: [run[name] for run in runs] for name in ("method", "seed")}
-    cells |= {"_".join(column.path): [column.of(run) for run in runs] for column in columns}
-    with replacing(paths[2]) as unfinished:
-        pyarrow.parquet.write_table(pyarrow.table(cells), unfinished)
-    return paths

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from constropt.checks import require_whole
 from constropt.files import replacing
+from constropt.lab.runs.factories import known
 from constropt.lab.studies.augment import AUGMENTATIONS
-from constropt.lab.studies.methods import known
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,

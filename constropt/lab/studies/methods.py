@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from constropt.lab.runs.factories import known, module_of
 from constropt.lab.runs.references import load_reference
 from constropt.lab.runs.specs import RecipeSpec, parse_recipe
-from constropt.near_names import near_names
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,6 @@ class Method:
 
     title: str
     make: Callable[..., nn.Module]
-
-
-def known(name: str, value: str, choices: Mapping[str, Any]) -> None:
-    """``ValueError`` that lists near names unless ``value`` is among ``choices``."""
-    if value not in choices:
-        hint = near_names(value, choices, cutoff=0.4)
-        raise ValueError(f"{name}: unknown name {value!r}{hint}; known are {', '.join(choices)}")
 
 
 def parse_method(text: str, methods: Mapping[str, Method], what: str) -> RecipeSpec:
@@ -39,8 +31,13 @@ def parse_method(text: str, methods: Mapping[str, Method], what: str) -> RecipeS
     return spec
 
 
-def title_of(spec: RecipeSpec, methods: Mapping[str, Method]) -> str:
-    """The method's name in a table, its options beside it."""
+def title_of(method: str, methods: Mapping[str, Method]) -> str:
+    """The name of a method in a table, its options beside it.
+
+    >>> title_of("ls[alpha=0.1]", {"ls": Method("LS", nn.Identity)})
+    'LS [alpha=0.1]'
+    """
+    spec = parse_recipe(method)
     label = spec.label
     name = label.partition("[")[0]
     title = methods[spec.reference].title if spec.reference in methods else name
@@ -50,33 +47,4 @@ def title_of(spec: RecipeSpec, methods: Mapping[str, Method]) -> str:
 def build(spec: RecipeSpec, methods: Mapping[str, Method], available: Mapping[str, Any], *, what: str) -> nn.Module:
     """The loss of ``spec``, which gets those of ``available`` that it takes; ``ValueError`` if it is no module."""
     make = methods[spec.reference].make if spec.reference in methods else load_reference(spec.reference, what=what)
-    loss = call_with(make, available, spec, what=what)
-    if not isinstance(loss, nn.Module):
-        raise ValueError(f"{what}: {spec.label} gave a {type(loss).__name__}, not a torch.nn.Module")
-    return loss
-
-
-def call_with(make: Any, available: Mapping[str, Any], spec: RecipeSpec, *, what: str) -> Any:
-    """``make`` called with those of ``available`` that it takes, and the options of ``spec``, which come first.
-
-    Raises ``ValueError``, which begins with ``what``, for what can't be called, an option that it does not take, and a
-    parameter that nothing is given for.
-    """
-    if not callable(make):
-        raise ValueError(f"{what}: {spec.reference} is a {type(make).__name__}, not a factory")
-    try:
-        parameters = inspect.signature(make).parameters
-    except (TypeError, ValueError):
-        return make(**spec.options)
-    named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
-        for name in spec.options:
-            known(f"{what}: option of {spec.reference}", name, named)
-    given = {name: value for name, value in available.items() if name in named} | dict(spec.options)
-    fixed = (p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.default is p.empty)
-    missing = [p.name for p in fixed if p.name not in given]
-    if missing:
-        raise ValueError(
-            f"{what}: {spec.reference} needs {', '.join(missing)}; give {spec.reference}[{missing[0]}=...]"
-        )
-    return make(**given)
+    return module_of(make, available, spec, what=what)

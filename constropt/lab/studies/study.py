@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,6 +72,11 @@ def trained(run: Run, network: nn.Module, train: Callable[[Path], History]) -> N
         checkpoint.unlink(missing_ok=True)
     network.load_state_dict(load_weights(weights))
     network.eval()
+
+
+def outdated(picture: Path, weights: Iterable[Path]) -> bool:
+    """Whether a ``picture`` is missing, or one of the ``weights`` that it shows is as new as it is."""
+    return not picture.is_file() or picture.stat().st_mtime <= max(path.stat().st_mtime for path in weights)
 
 
 def distinct(specs: Sequence[RecipeSpec], seeds: Sequence[int]) -> tuple[list[RecipeSpec], list[int]]:

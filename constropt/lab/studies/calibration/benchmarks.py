@@ -8,9 +8,11 @@ Newsgroups, with networks that a CPU trains in a minute. They tell the order of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+from constropt.lab.models.calibration import deeplab, gpcn, small_resnet18
+from constropt.lab.models.small import digits_cnn
+from constropt.lab.runs.specs import reference_of
+from constropt.lab.studies.calibration.study import CalibrationSetup
 from constropt.lab.studies.calibration.study_data import DataSettings
 from constropt.lab.studies.calibration.study_report import (
     ACCURACY,
@@ -23,105 +25,75 @@ from constropt.lab.studies.calibration.study_report import (
     SHIFTED,
     TEMPERATURE_SEARCHED,
 )
-from constropt.lab.studies.columns import Column
+from constropt.lab.studies.calibration.thesis_table import CalibrationTable
 from constropt.lab.studies.epochs import TrainingSettings
+from constropt.lab.studies.tables import Benchmark
 
-_NETWORKS = "constropt.lab.models.calibration"
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A data set, network and training; ``{}`` in ``data`` is the data folder. ``needs``: what must be in it."""
-
-    title: str
-    data: DataSettings
-    training: TrainingSettings
-    model: str | None = None
-    needs: tuple[str, ...] = ()
-
-    def located(self, root: Path) -> DataSettings:
-        """The data settings with the folder filled in."""
-        test = self.data.test
-        return replace(self.data, data=self.data.data.format(root), test=None if test is None else test.format(root))
-
-    def present(self, root: Path) -> bool:
-        """Whether all its files are there."""
-        return all((root / name).exists() for name in self.needs)
-
-
-_RESNET = f"{_NETWORKS}:small_resnet18[width=8]"
+_RESNET = f"{reference_of(small_resnet18)}[width=8]"
 # settings chosen on cross-entropy alone: long enough that it over-fits, as the hundred and more epochs published do
-BENCHMARKS: Mapping[str, Benchmark] = {
+BENCHMARKS: dict[str, Benchmark] = {
     "many-class": Benchmark(
         "Omniglot",
-        DataSettings("omniglot:{}/omniglot[size=16]", held_out=3),
-        TrainingSettings(epochs=20, optimizer="sgd"),
-        _RESNET,
+        CalibrationSetup(
+            data=DataSettings("omniglot:{}/omniglot[size=16]", held_out=3),
+            training=TrainingSettings(epochs=20, optimizer="sgd"),
+            model=_RESNET,
+        ),
         ("omniglot",),
     ),
     "long-tailed": Benchmark(
         "CIFAR-10-LT",
-        DataSettings(
-            "cifar10:{}/cifar10/cifar10_train8k.npz[size=16]",
-            "cifar10:{}/cifar10/cifar10_test.npz",
-            held_out=50,
-            long_tail=100.0,
-            test_samples=3000,
+        CalibrationSetup(
+            data=DataSettings(
+                "cifar10:{}/cifar10/cifar10_train8k.npz[size=16]",
+                "cifar10:{}/cifar10/cifar10_test.npz",
+                held_out=50,
+                long_tail=100.0,
+                test_samples=3000,
+            ),
+            training=TrainingSettings(epochs=20, optimizer="sgd", augment="shift-mirror"),
+            model=_RESNET,
         ),
-        TrainingSettings(epochs=20, optimizer="sgd", augment="shift-mirror"),
-        _RESNET,
         ("cifar10/cifar10_train8k.npz", "cifar10/cifar10_test.npz"),
     ),
     "fashion": Benchmark(
         "Fashion-MNIST",
-        DataSettings("npz:{}/fashion_mnist/fashion_mnist_40k.npz[size=14]", samples=3000, test_samples=3000),
-        TrainingSettings(epochs=20, optimizer="sgd"),
-        _RESNET,
+        CalibrationSetup(
+            data=DataSettings("npz:{}/fashion_mnist/fashion_mnist_40k.npz[size=14]", samples=3000, test_samples=3000),
+            training=TrainingSettings(epochs=20, optimizer="sgd"),
+            model=_RESNET,
+        ),
         ("fashion_mnist/fashion_mnist_40k.npz",),
     ),
     "segmentation": Benchmark(
         "CamVid",
-        DataSettings("camvid:{}/camvid[size=[90,120]]"),
-        TrainingSettings(epochs=40, batch_size=8),
-        f"{_NETWORKS}:deeplab[width=8]",
+        CalibrationSetup(
+            data=DataSettings("camvid:{}/camvid[size=[90,120]]"),
+            training=TrainingSettings(epochs=40, batch_size=8),
+            model=f"{reference_of(deeplab)}[width=8]",
+        ),
         ("camvid/train", "camvid/test"),
     ),
     "text": Benchmark(
         "20 Newsgroups",
-        DataSettings(
-            "newsgroups:{}/newsgroups20/20news_bydate.jsonl.gz[length=100,vocabulary=8000]",
-            held_out=45,
-            test_samples=4000,
+        CalibrationSetup(
+            data=DataSettings(
+                "newsgroups:{}/newsgroups20/20news_bydate.jsonl.gz[length=100,vocabulary=8000]",
+                held_out=45,
+                test_samples=4000,
+            ),
+            training=TrainingSettings(epochs=16, optimizer="adam", lr=2e-3, schedule="half"),
+            model=f"{reference_of(gpcn)}[embedding=32,width=32]",
         ),
-        TrainingSettings(epochs=16, optimizer="adam", lr=2e-3, schedule="half"),
-        f"{_NETWORKS}:gpcn[embedding=32,width=32]",
         ("newsgroups20/20news_bydate.jsonl.gz",),
     ),
     "digits": Benchmark(
         "digits",
-        DataSettings("digits"),
-        TrainingSettings(epochs=20),
-        "constropt.lab.models.small:digits_cnn",
+        CalibrationSetup(
+            data=DataSettings("digits"), training=TrainingSettings(epochs=20), model=reference_of(digits_cnn)
+        ),
     ),
 }
-
-Published = Mapping[str, Sequence[float | None]]
-
-
-@dataclass(frozen=True)
-class CalibrationTable:
-    """Methods by columns on some benchmarks; ``published[benchmark][method]`` has the thesis' figures in the order of
-    the columns, per cent, from the data set named by ``source[benchmark]``.
-    """
-
-    title: str
-    benchmarks: tuple[str, ...]
-    methods: tuple[str, ...]
-    columns: tuple[Column, ...]
-    published: Mapping[str, Published] = field(default_factory=dict)
-    source: Mapping[str, str] = field(default_factory=dict)
-
-
 _ALL = ("ce", "mmce", "ecp", "ls", "fl", "flsd", "cpc", "mbls", "cals-hr", "cals-alm")
 _SCALED = ("ce", "ls", "fl", "flsd", "cpc", "mbls", "cals-hr", "cals-alm")
 
@@ -134,11 +106,11 @@ def _rows(methods: Sequence[str], *columns: Sequence[float | None]) -> dict[str,
 _SOURCE = {"many-class": "Tiny-ImageNet", "long-tailed": "ImageNet-LT", "text": "20 Newsgroups", "segmentation": "VOC"}
 TABLES: Mapping[str, CalibrationTable] = {
     "table-6.1": CalibrationTable(
-        "Calibration of image classifiers",
-        ("many-class", "long-tailed", "fashion"),
-        _ALL,
-        (ACCURACY, ECE, AECE, ECE_SCALED),
-        {
+        title="Calibration of image classifiers",
+        benchmarks=("many-class", "long-tailed", "fashion"),
+        methods=_ALL,
+        columns=(ACCURACY, ECE, AECE, ECE_SCALED),
+        published={
             "many-class": _rows(
                 _ALL,
                 (65.02, 65.34, 64.90, 65.78, 63.09, 64.09, 64.49, 64.74, 65.09, 65.03),
@@ -154,14 +126,14 @@ TABLES: Mapping[str, CalibrationTable] = {
                 (3.72, None, None, 3.32, 2.52, 3.40, 3.22, 2.60, 2.83, 1.81),
             ),
         },
-        _SOURCE,
+        source=_SOURCE,
     ),
     "table-6.2": CalibrationTable(
-        "Calibration of segmentation",
-        ("segmentation",),
-        ("ce", "ecp", "ls", "fl", "mbls", "cals-alm"),
-        (ECE, MIOU, ACCURACY, ECE_SCALED),
-        {
+        title="Calibration of segmentation",
+        benchmarks=("segmentation",),
+        methods=("ce", "ecp", "ls", "fl", "mbls", "cals-alm"),
+        columns=(ECE, MIOU, ACCURACY, ECE_SCALED),
+        published={
             "segmentation": _rows(
                 ("ce", "ecp", "ls", "fl", "mbls", "cals-alm"),
                 (14.75, 5.15, 6.90, 10.87, 5.22, 4.66),
@@ -170,14 +142,14 @@ TABLES: Mapping[str, CalibrationTable] = {
                 (None,) * 6,
             )
         },
-        _SOURCE,
+        source=_SOURCE,
     ),
     "table-6.3": CalibrationTable(
-        "Calibration of text classifiers",
-        ("text",),
-        _ALL,
-        (ECE, ACCURACY, ECE_SCALED),
-        {
+        title="Calibration of text classifiers",
+        benchmarks=("text",),
+        methods=_ALL,
+        columns=(ECE, ACCURACY, ECE_SCALED),
+        published={
             "text": _rows(
                 _ALL,
                 (22.75, 23.02, 22.97, 8.07, 10.80, 10.87, 9.46, 5.40, None, 2.04),
@@ -185,14 +157,14 @@ TABLES: Mapping[str, CalibrationTable] = {
                 (3.01, None, None, 3.69, 3.33, 4.10, 4.35, 2.09, 3.14, 1.86),
             )
         },
-        _SOURCE,
+        source=_SOURCE,
     ),
     "table-V-1": CalibrationTable(
-        "ECE before and after temperature scaling",
-        ("many-class", "long-tailed", "text"),
-        _SCALED,
-        (ECE, ECE_SEARCHED, TEMPERATURE_SEARCHED, ECE_SCALED),
-        {
+        title="ECE before and after temperature scaling",
+        benchmarks=("many-class", "long-tailed", "text"),
+        methods=_SCALED,
+        columns=(ECE, ECE_SEARCHED, TEMPERATURE_SEARCHED, ECE_SCALED),
+        published={
             "many-class": _rows(
                 _SCALED,
                 (3.73, 3.17, 2.96, 2.91, 4.88, 1.64, 2.50, 1.54),
@@ -215,22 +187,22 @@ TABLES: Mapping[str, CalibrationTable] = {
                 (None,) * 8,
             ),
         },
-        _SOURCE,
+        source=_SOURCE,
     ),
     "table-V-2": CalibrationTable(
-        "Class-wise calibration error",
-        ("many-class", "long-tailed"),
-        _SCALED,
-        (CWCE,),
-        {"long-tailed": _rows(_SCALED, (0.090, 0.072, 0.087, 0.087, 0.078, 0.072, 0.071, 0.069))},
-        _SOURCE,
+        title="Class-wise calibration error",
+        benchmarks=("many-class", "long-tailed"),
+        methods=_SCALED,
+        columns=(CWCE,),
+        published={"long-tailed": _rows(_SCALED, (0.090, 0.072, 0.087, 0.087, 0.078, 0.072, 0.071, 0.069))},
+        source=_SOURCE,
     ),
     "table-V-3": CalibrationTable(
-        "ECE under Gaussian noise of severity 5",
-        ("long-tailed", "many-class"),
-        ("ce", "ls", "fl", "mbls", "cals-alm"),
-        (SHIFTED,),
-        {"long-tailed": _rows(("ce", "ls", "fl", "mbls", "cals-alm"), (19.99, 27.51, 15.80, 15.40, 12.91))},
-        _SOURCE,
+        title="ECE under Gaussian noise of severity 5",
+        benchmarks=("long-tailed", "many-class"),
+        methods=("ce", "ls", "fl", "mbls", "cals-alm"),
+        columns=(SHIFTED,),
+        published={"long-tailed": _rows(("ce", "ls", "fl", "mbls", "cals-alm"), (19.99, 27.51, 15.80, 15.40, 12.91))},
+        source=_SOURCE,
     ),
 }

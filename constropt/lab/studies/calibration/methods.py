@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from constropt.lab.runs.specs import RecipeSpec
-from constropt.lab.studies import methods as studies
-from constropt.lab.studies.methods import Method
+from constropt.lab.studies.methods import Method, build, parse_method
 from constropt.problems.calibration.cpc import CPC
 from constropt.problems.calibration.focal import FLSD, FocalLoss
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
@@ -54,27 +53,8 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def parse_method(text: str) -> RecipeSpec:
-    """A method and options in ``NAME`` or ``NAME[KEY=VALUE,...]``; the name is one of :data:`METHODS`, or
-    ``module:factory`` of a loss of one's own. Raises ``ValueError``, listing near names for an unknown one.
-
-    >>> str(parse_method("cals-alm[margin=6]"))
-    'cals-alm[margin=6]'
-    """
-    return studies.parse_method(text, METHODS, "method")
-
-
-def title_of(spec: RecipeSpec) -> str:
-    """The method's name in a table, its options beside it.
-
-    >>> title_of(parse_method("ls[alpha=0.1]"))
-    'LS [alpha=0.1]'
-    """
-    return studies.title_of(spec, METHODS)
-
-
 def build_loss(spec: RecipeSpec | str, num_classes: int, *, text: bool = False, ignore_index: int = -100) -> nn.Module:
-    """The loss of a method for ``num_classes``; ``text`` makes the margin 6 instead of 10.
+    """The loss of a method, as ``NAME[KEY=VALUE,...]``, for ``num_classes``; ``text`` makes the margin 6 instead of 10.
 
     A factory named as ``module:factory`` gets those of ``num_classes``, ``margin`` and ``ignore_index`` that it takes.
     Raises ``ValueError`` for an unknown name or option and for one whose result is no ``nn.Module``.
@@ -82,7 +62,7 @@ def build_loss(spec: RecipeSpec | str, num_classes: int, *, text: bool = False, 
     >>> build_loss("mbls", 20, text=True).margin
     6.0
     """
-    spec = parse_method(spec) if isinstance(spec, str) else spec
+    spec = parse_method(spec, METHODS, "method") if isinstance(spec, str) else spec
     margin = TEXT_MARGIN if text else MARGIN
     available = {"num_classes": num_classes, "classes": num_classes, "margin": margin, "ignore_index": ignore_index}
-    return studies.build(spec, METHODS, available, what="method")
+    return build(spec, METHODS, available, what="method")

@@ -1,16 +1,16 @@
-"""A study of calibration: methods x seeds on one data set, each run in a folder of its own, and what they found."""
+"""What a study of calibration trains and measures: one split, network and training for all methods of a seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from constropt.lab.studies.calibration.methods import build_loss, parse_method
+from constropt.lab.runs.specs import RecipeSpec
+from constropt.lab.studies.calibration.methods import build_loss
 from constropt.lab.studies.calibration.study_data import (
     DataSettings,
     StudyData,
@@ -19,8 +19,9 @@ from constropt.lab.studies.calibration.study_data import (
     load_pools,
 )
 from constropt.lab.studies.calibration.training import predict, train
-from constropt.lab.studies.epochs import TrainingSettings
-from constropt.lab.studies.study import Run, Study, complete, distinct, trained
+from constropt.lab.studies.epochs import History
+from constropt.lab.studies.kind import Setup
+from constropt.lab.studies.study import Run
 from constropt.problems.calibration.metrics import (
     accuracy,
     adaptive_calibration_error,
@@ -37,73 +38,50 @@ from constropt.problems.model_calls import logits_of
 SCALINGS = ("nll", "ece")  # the temperature of least NLL, and of least ECE (the thesis), both on held-out data
 
 
-def run_study(
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    out: str | Path,
-    data: DataSettings,
-    training: TrainingSettings,
-    model: str | None = None,
-    device: torch.device | str = "cpu",
-    fresh: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Study:
-    """Train ``model`` on ``data`` with each of the ``methods`` (see :func:`parse_method`) from each of the ``seeds``.
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSetup(Setup[StudyData, nn.Module]):
+    """``data`` with a held-out part for multipliers and temperatures, and what is trained on it.
 
-    The seed draws the split into training and held-out part, the initial weights and the order of the batches: all
-    methods have the same. Each run leaves its weights, the history of its epochs and its figures in ``out``; a run that
-    is there is not repeated, and one that was killed continues after its last epoch. ``progress(run, done, total)`` is
-    called after each epoch. Returns all finished runs of the folder, those of earlier calls too.
-
-    Raises ``ValueError`` for unknown methods, before anything is trained, for no methods or seeds, for a folder of a
-    study with other settings (``fresh`` removes it), and as :func:`study_data` and :func:`train`.
+    ``model`` as :func:`build_network` takes it. Raises what :func:`study_data` and :func:`train` raise.
     """
-    specs, chosen = distinct([parse_method(text) for text in methods], seeds)
-    pools = load_pools(data)
-    first = pools.split(chosen[0])
-    for spec in specs:  # what can't be built is said before hours of training
-        build_loss(spec, pools.classes, text=pools.kind == "text", ignore_index=pools.ignore_index)
-    build_network(model, first, seed=0)
-    settings = {
-        "data": asdict(data) | {"kind": pools.kind, "classes": pools.classes},
-        "model": describe_network(model, pools.kind),
-        "training": asdict(training),
-    }
-    return complete(
-        specs,
-        chosen,
-        out=Path(out),
-        settings=settings,
-        data=lambda seed: first if seed == chosen[0] else pools.split(seed),
-        run=lambda run, split: _run(run, split, model, training, device),
-        fresh=fresh,
-        progress=progress,
-    )
 
+    data: DataSettings
 
-def _run(
-    run: Run, data: StudyData, model: str | None, training: TrainingSettings, device: torch.device | str
-) -> dict[str, Any]:
-    """Train, unless the weights are there, and measure."""
-    network = build_network(model, data, seed=run.seed).to(device)
-    loss = build_loss(run.spec, data.classes, text=data.kind == "text", ignore_index=data.ignore_index)
-    trained(
-        run,
-        network,
-        lambda checkpoint: train(
+    def splits(self) -> Callable[[int], StudyData]:
+        return load_pools(self.data).split
+
+    def network(self, split: StudyData, seed: int) -> nn.Module:
+        return build_network(self.model, split, seed=seed)
+
+    def loss(self, spec: RecipeSpec, split: StudyData, network: nn.Module) -> nn.Module:
+        return build_loss(spec, split.classes, text=split.kind == "text", ignore_index=split.ignore_index)
+
+    def train(self, network: nn.Module, loss: nn.Module, split: StudyData, run: Run, checkpoint: Path) -> History:
+        return train(
             network,
             loss,
-            data.train,
-            data.held_out,
-            training,
+            split.train,
+            split.held_out,
+            self.training,
             seed=run.seed,
-            ignore_index=data.ignore_index,
+            ignore_index=split.ignore_index,
             checkpoint=checkpoint,
             progress=run.progress,
-        ),
-    )
-    return {"data": data.fingerprint(), **measured(network, data)}
+        )
+
+    def measured(self, network: nn.Module, split: StudyData) -> dict[str, Any]:
+        return {"data": split.fingerprint(), **measured(network, split)}
+
+    def settings(self, split: StudyData, network: nn.Module) -> dict[str, Any]:
+        return {
+            "data": asdict(self.data) | {"kind": split.kind, "classes": split.classes},
+            "model": describe_network(self.model, split.kind),
+            "training": asdict(self.training),
+        }
+
+    def located(self, root: Path) -> CalibrationSetup:
+        test = None if self.data.test is None else self.data.test.format(root)
+        return replace(self, data=replace(self.data, data=self.data.data.format(root), test=test))
 
 
 def measured(network: nn.Module, data: StudyData) -> dict[str, Any]:

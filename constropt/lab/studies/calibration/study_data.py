@@ -16,18 +16,14 @@ from constropt.lab.data.load import load_data
 from constropt.lab.data.omniglot import load_omniglot
 from constropt.lab.data.scenes import IGNORED
 from constropt.lab.data.text import Vocabulary, load_newsgroups_splits
+from constropt.lab.models.calibration import deeplab, gpcn, small_resnet18
+from constropt.lab.runs.factories import made_network
 from constropt.lab.runs.manifest import fingerprint
-from constropt.lab.runs.references import load_reference
-from constropt.lab.runs.specs import parse_recipe
-from constropt.lab.studies.methods import call_with
+from constropt.lab.runs.specs import parse_recipe, reference_of
 from constropt.problems.calibration.splits import held_out, long_tailed
 
-_NETWORKS = "constropt.lab.models.calibration"
-_DEFAULT_NETWORKS = {  # by kind of data
-    "image": f"{_NETWORKS}:small_resnet18",
-    "dense": f"{_NETWORKS}:deeplab",
-    "text": f"{_NETWORKS}:gpcn",
-}
+# by kind of data
+_DEFAULT_NETWORKS = {"image": reference_of(small_resnet18), "dense": reference_of(deeplab), "text": reference_of(gpcn)}
 _OWN_OPTIONS = {"newsgroups": ("length", "vocabulary", "headers")}  # options of a kind of data; of all others: size
 
 
@@ -218,12 +214,7 @@ def build_network(model: str | None, data: StudyData, *, seed: int) -> nn.Module
     else:
         _, channels, height, _ = data.train.inputs.shape
         available |= {"channels": channels, "in_channels": channels, "image_size": height}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = call_with(load_reference(spec.reference, what="model"), available, spec, what="model")
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"model: {spec.label} gave a {type(network).__name__}, not a torch.nn.Module")
-    return network
+    return made_network(spec, available, seed)
 
 
 def describe_network(model: str | None, kind: str) -> str:

@@ -1,20 +1,19 @@
-"""What a study found, as a table with mean and spread over seeds, as files, and as one sentence per comparison."""
+"""What a study found: the columns of its tables, and one sentence per comparison."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from constropt.lab.studies.calibration.methods import METHODS, parse_method, title_of
-from constropt.lab.studies.columns import Column, average, layout, write_results
+from constropt.lab.studies.calibration.methods import METHODS
+from constropt.lab.studies.columns import Column, average
+from constropt.lab.studies.methods import title_of
 from constropt.lab.studies.study import Study
 
 RIVALS = ("ce", "ls", "fl", "mbls")  # what CALS-ALM is held against
 SLACK = 0.005  # of accuracy that may be lost to cross-entropy
-
 
 ACCURACY, MIOU = Column("Acc %", ("before", "accuracy")), Column("mIoU %", ("before", "miou"))
 ECE, AECE = Column("ECE %", ("before", "ece")), Column("AECE %", ("before", "aece"))
@@ -27,22 +26,9 @@ TEMPERATURE_SEARCHED = Column("T (ECE)", ("temperature", "ece"), False)
 SHIFTED = Column("ECE % noise 5", ("shift", "5"))
 
 COLUMNS = (
-    ACCURACY,
-    MIOU,
-    ECE,
-    AECE,
-    CWCE,
-    BRIER,
-    NLL,
-    ECE_SCALED,
-    TEMPERATURE,
-    NLL_SCALED,
-    ECE_SEARCHED,
-    TEMPERATURE_SEARCHED,
-    SHIFTED,
-)
-
-
+    ACCURACY, MIOU, ECE, AECE, CWCE, BRIER, NLL, ECE_SCALED, TEMPERATURE, NLL_SCALED, ECE_SEARCHED,
+    TEMPERATURE_SEARCHED, SHIFTED,
+)  # fmt: skip
 NOTES = (
     "mean ± standard deviation over seeds; a seed draws the held-out part, the initial weights and the order of the"
     " batches, the same for all methods; TS: one temperature of least NLL on the held-out part (Guo et al.), or of"
@@ -82,7 +68,7 @@ def remarks(study: Study) -> list[str]:
     scaled = {method: mean for method, mean in means.items() if mean is not None}
     if scaled:
         best = min(scaled, key=scaled.__getitem__)
-        title = title_of(parse_method(best))
+        title = title_of(best, METHODS)
         lines.append(f"lowest ECE with temperature scaling: {title} ({100 * scaled[best]:.2f})")
     return lines
 
@@ -117,21 +103,3 @@ def described(study: Study) -> str:
         f"{training['epochs']} epochs of {training['optimizer']}{rate}, {training['schedule']}",
     ]
     return ", ".join(parts)
-
-
-def main_table(study: Study) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the table that a terminal has room for."""
-    return layout(study, METHODS, MAIN)
-
-
-def write_report(study: Study) -> list[Path]:
-    """Write ``results.md``, ``results.json`` and ``results.parquet``, a row per run, into the study's folder."""
-    return write_results(
-        study,
-        METHODS,
-        COLUMNS,
-        title="Calibration",
-        described=described(study),
-        remarks=remarks(study),
-        notes=NOTES,
-    )

@@ -91,12 +91,7 @@ def predict(model: nn.Module, inputs: Tensor, *, batch_size: int = 256) -> Tenso
 
 @torch.no_grad()
 def _look(
-    model: nn.Module,
-    criterion: nn.Module,
-    held_out: Pair,
-    batch_size: int,
-    ignore_index: int,
-    history: History,
+    model: nn.Module, criterion: nn.Module, held_out: Pair, batch_size: int, ignore_index: int, history: History
 ) -> None:
     """One pass over held-out data: its figures, and the dual step from the same logits."""
     with evaluating(model):

@@ -41,12 +41,7 @@ def principal_components(embeddings: Tensor, count: int = 2) -> tuple[Tensor, Te
 
 
 def embedding_map(
-    embeddings: Tensor,
-    labels: Tensor,
-    *,
-    classes: int = 12,
-    path: str | Path | None = None,
-    title: str | None = None,
+    embeddings: Tensor, labels: Tensor, *, classes: int = 12, path: str | Path | None = None, title: str | None = None
 ) -> Figure:
     """The embeddings ``(n, d)`` along their two directions of most variance (PCA), ``classes`` classes in colour, the
     others grey.

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from constropt.lab.runs.specs import RecipeSpec
-from constropt.lab.studies import methods as studies
-from constropt.lab.studies.methods import Method
+from constropt.lab.studies.methods import Method, build, parse_method
 from constropt.problems.metric_learning.base import SplitLoss
 from constropt.problems.metric_learning.center import Center
 from constropt.problems.metric_learning.contrastive import Contrastive
@@ -74,16 +73,6 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def parse_loss(text: str) -> RecipeSpec:
-    """A loss and options in ``NAME`` or ``NAME[KEY=VALUE,...]``; the name is one of :data:`METHODS`, or
-    ``module:factory`` of a loss of one's own. Raises ``ValueError``, listing near names for an unknown one.
-
-    >>> str(parse_loss("triplet[margin=0.1]"))
-    'triplet[margin=0.1]'
-    """
-    return studies.parse_method(text, METHODS, "loss")
-
-
 def build_loss(spec: RecipeSpec | str, *, num_classes: int, dimension: int, samples: int) -> nn.Module:
     """The loss for embeddings of ``dimension`` features, of ``samples`` samples in ``num_classes`` classes; it gets
     those of the three that it takes.
@@ -93,6 +82,6 @@ def build_loss(spec: RecipeSpec | str, *, num_classes: int, dimension: int, samp
     >>> build_loss("proxy-nca", num_classes=5, dimension=8, samples=100).proxies.shape
     torch.Size([5, 8])
     """
-    spec = parse_loss(spec) if isinstance(spec, str) else spec
+    spec = parse_method(spec, METHODS, "loss") if isinstance(spec, str) else spec
     available = {"num_classes": num_classes, "dimension": dimension, "samples": samples}
-    return studies.build(spec, METHODS, available, what="loss")
+    return build(spec, METHODS, available, what="loss")

@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from constropt.checks import require_number
 from constropt.lab.data.image_files import ImageFiles
 from constropt.lab.data.load import load_data
 from constropt.lab.data.omniglot import load_omniglot
 from constropt.lab.data.retrieval_sets import LAYOUTS, ImageList
-from constropt.lab.models.embedders import Embedder, dimension_of
+from constropt.lab.models.embedders import Embedder, dimension_of, small_embedder
+from constropt.lab.runs.factories import known, made_network
 from constropt.lab.runs.manifest import fingerprint
-from constropt.lab.runs.references import load_reference
-from constropt.lab.runs.specs import parse_recipe
-from constropt.lab.studies.methods import call_with, known
+from constropt.lab.runs.specs import parse_recipe, reference_of
 from constropt.weights import fill_weights, load_weights
 
-_NETWORK = "constropt.lab.models.embedders:small_embedder"
+_NETWORK = reference_of(small_embedder)
 _JITTERED, _RATIO_KEPT = ("cub", "cars"), ("cub",)  # Sec. 2.5.3.3
 Images = Tensor | ImageFiles
 
@@ -199,11 +198,7 @@ def build_embedder(
     spec = parse_recipe(model or _NETWORK)
     image = data.train.images[torch.arange(1)][0]
     available = {"channels": image.shape[0], "in_channels": image.shape[0], "image_size": image.shape[-1]}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        features = call_with(load_reference(spec.reference, what="model"), available, spec, what="model")
-    if not isinstance(features, nn.Module):
-        raise ValueError(f"model: {spec.label} gave a {type(features).__name__}, not a torch.nn.Module")
+    features = made_network(spec, available, seed)
     if weights is not None:
         fill_weights(features, load_weights(weights), f"weights: {weights} does not fit {spec.label}")
     return Embedder(features, dimension_of(features, image), head_norm=head_norm, frozen=frozen)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from constropt.lab.studies.methods import title_of
 from constropt.lab.studies.metric_learning.figures import embedding_map
-from constropt.lab.studies.metric_learning.methods import METHODS, parse_loss
+from constropt.lab.studies.metric_learning.methods import METHODS
 from constropt.lab.studies.metric_learning.study_data import (
     RetrievalData,
     RetrievalSettings,
@@ -15,7 +15,7 @@ from constropt.lab.studies.metric_learning.study_data import (
     retrieval_data,
 )
 from constropt.lab.studies.metric_learning.training import embed
-from constropt.lab.studies.study import Study
+from constropt.lab.studies.study import Study, outdated
 from constropt.plotting import require_matplotlib
 from constropt.problems.metric_learning.pairs import unit
 from constropt.weights import load_weights
@@ -37,7 +37,7 @@ def write_figures(study: Study) -> list[Path]:
         weights = study.weights(method, seed)
         path = study.out / f"map-{weights.parent.name.rpartition('-')[0]}.png"
         written.append(path)
-        if path.is_file() and path.stat().st_mtime > weights.stat().st_mtime:
+        if not outdated(path, [weights]):
             continue
         if seed not in splits:
             splits[seed] = retrieval_data(given, seed=seed)
@@ -50,6 +50,6 @@ def write_figures(study: Study) -> list[Path]:
             unit(embed(network, data.query.images)),
             data.query.labels,
             path=path,
-            title=title_of(parse_loss(method), METHODS),
+            title=title_of(method, METHODS),
         )
     return written

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from constropt.lab.attacks.outputs import terminal_tables, write_evaluation
-from constropt.lab.attacks.sharded import Evaluation, run_evaluation
+from constropt.lab.attacks.sharded import AttackEvaluation, RunSettings, run_evaluation
 from constropt.lab.attacks.signs import Sign
 from constropt.lab.attacks.transfer import load_transfer
 from constropt.lab.cli.shared import (
@@ -46,7 +46,7 @@ FreshOption = Annotated[bool, typer.Option("--fresh", help="Remove the run that 
 
 
 @clean_errors
-def evaluate(
+def evaluate_command(
     recipe: Annotated[
         list[str],
         typer.Argument(help='Names that `constropt recipes` lists, or module:function; "fmn[steps=50,alpha=2]".'),
@@ -92,6 +92,20 @@ def evaluate(
     dense = labels.dim() > 1
     networks, described = named_networks(model or [], weights or [], data, out, usable_device(device), seed, progress)
     transfer = {} if transfer_from is None else load_transfer(transfer_from, inputs, labels)
+    settings = RunSettings(
+        distances=distance or (["linf"] if dense else ["l2"]),
+        targets=targets,
+        options=options,
+        batch_size=batch_size,
+        seed=seed,
+        radii=radius or [],
+        shard=place,
+        shards=shards,
+        fresh=fresh,
+        about={"data": data, "references": described},
+        transfer=transfer,
+        look_for_signs=signs,
+    )
     with bar("evaluate", progress) as advance:
         found = run_evaluation(
             specs,
@@ -99,18 +113,7 @@ def evaluate(
             inputs,
             labels,
             out=out,
-            distances=distance or (["linf"] if dense else ["l2"]),
-            targets=targets,
-            options=options,
-            batch_size=batch_size,
-            seed=seed,
-            radii=radius or [],
-            shard=place,
-            shards=shards,
-            fresh=fresh,
-            about={"data": data, "references": described},
-            transfer=transfer,
-            look_for_signs=signs,
+            settings=settings,
             warn=warn,
             progress=lambda _, done, total: advance(done, total),
         )
@@ -147,7 +150,7 @@ def warn(sign: Sign) -> None:
     typer.echo(f"warning: {sign}", err=True)
 
 
-def finished(found: Evaluation) -> bool:
+def finished(found: AttackEvaluation) -> bool:
     """Write what a complete run found; otherwise say what is missing. Notes go to stderr."""
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)

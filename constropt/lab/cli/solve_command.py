@@ -13,9 +13,10 @@ from rich.console import Console
 from torch import nn
 
 from constropt.lab.attacks.plots import plot_curve, plot_failures, plot_grid, plot_label_maps
+from constropt.lab.attacks.recipe_options import takes
 from constropt.lab.attacks.report import AttackReport
 from constropt.lab.attacks.results_table import results_table
-from constropt.lab.attacks.run import evaluate, takes
+from constropt.lab.attacks.run import classes_of, evaluate
 from constropt.lab.attacks.targets import choose_targets, dense_targets
 from constropt.lab.cli.shared import (
     DataOption,
@@ -23,7 +24,6 @@ from constropt.lab.cli.shared import (
     ProgressOption,
     SeedOption,
     bar,
-    classes_of,
     clean_errors,
     load_network,
     usable_device,
@@ -39,7 +39,7 @@ _OWN_FLAGS = {"distance", "steps", "penalty", "targets", "batch_size", "name", "
 
 
 @clean_errors
-def solve(
+def solve_command(
     recipe: Annotated[list[str], typer.Argument(help="Names that `constropt recipes` lists, or module:function.")],
     data: DataOption = "digits",
     model: Annotated[str | None, typer.Option(help="module:factory; for digits, default: a CNN trained here.")] = None,

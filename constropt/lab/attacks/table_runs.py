@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 
 from constropt.files import finite, replacing
 from constropt.lab.attacks.outputs import passes, percent
+from constropt.lab.attacks.recipe_options import check_options, takes
 from constropt.lab.attacks.results import AVERAGE, GEOMETRIC_MEAN, LEAST_LIKELY, WORST_CASE
 from constropt.lab.attacks.results_table import number
-from constropt.lab.attacks.run import check_options, takes
-from constropt.lab.attacks.sharded import Evaluation, run_evaluation
-from constropt.lab.attacks.signs import Model
+from constropt.lab.attacks.sharded import DEFAULTS, AttackEvaluation, Progress, RunSettings, run_evaluation
+from constropt.lab.attacks.signs import Model, Sign
 from constropt.lab.attacks.thesis_tables import TABLES, TableRow, ThesisTable
 from constropt.lab.runs.references import load_recipe
 from constropt.lab.runs.specs import RecipeSpec
-from constropt.near_names import near_names
+from constropt.lab.runs.table_names import named_table
+from constropt.lab.text_tables import markdown_table, terminal_table
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Reproduction:
     """
 
     table: ThesisTable
-    evaluation: Evaluation
+    evaluation: AttackEvaluation
     header: list[str]
     lines: list[list[str]]
     figures: list[dict[str, Any]]
@@ -46,11 +46,7 @@ def thesis_table(name: str) -> ThesisTable:
     >>> thesis_table("4.1").title
     'Minimal attacks (MNIST)'
     """
-    full = name if name.startswith("table-") else f"table-{name}"
-    if full not in TABLES:
-        hint = near_names(full, TABLES, cutoff=0.7)
-        raise ValueError(f"table: unknown {name!r}{hint}; known are {', '.join(TABLES)}")
-    return TABLES[full]
+    return TABLES[named_table(name, TABLES)]
 
 
 def reproduce(
@@ -61,31 +57,29 @@ def reproduce(
     *,
     out: str | Path,
     steps: int | None = None,
-    **settings: Any,
+    settings: RunSettings = DEFAULTS,
+    warn: Callable[[Sign], None] | None = None,
+    progress: Progress | None = None,
 ) -> Reproduction:
     """Run the rows of ``table`` on ``models`` by :func:`~constropt.lab.attacks.sharded.run_evaluation`.
 
     ``steps`` is the most that a row may take: larger budgets are cut to it, and rows that then coincide stand once;
     ``None`` for those published. A row whose recipe is not installed, or does not take what the row asks for, stays in
-    the table, empty, with the reason below it. ``settings`` go to ``run_evaluation``. Raises what that raises, and
-    ``ValueError`` where no row can run.
+    the table, empty, with the reason below it. The table says the distances, targets and radii of ``settings``. Raises
+    what ``run_evaluation`` raises, and ``ValueError`` where no row can run.
     """
     table = thesis_table(table) if isinstance(table, str) else table
     rows, specs, remarks = _specs(table, steps)
     wanted = [spec for spec in specs if spec is not None]
     if not wanted:
         raise ValueError(f"{table.name}: no row can run; {'; '.join(remarks)}")
-    evaluation = run_evaluation(
-        wanted,
-        models,
-        inputs,
-        labels,
-        out=out,
+    asked = replace(
+        settings,
         distances=list(dict.fromkeys(row.distance for row in rows)),
         targets="all" if table.kind == "targets" else None,
         radii=[] if table.radius is None else [table.radius],
-        **settings,
     )
+    evaluation = run_evaluation(wanted, models, inputs, labels, out=out, settings=asked, warn=warn, progress=progress)
     if not evaluation.complete:
         return Reproduction(table, evaluation, [], [], [], remarks)
     layout = {"means": _means, "targets": _targets, "models": _models}[table.kind]
@@ -138,7 +132,7 @@ def _spec(row: TableRow, table: ThesisTable, steps: int | None) -> RecipeSpec:
 Layout = tuple[list[str], list[list[str]], list[dict[str, Any]]]
 
 
-def _found(evaluation: Evaluation, row: TableRow, spec: RecipeSpec | None, **also: Any) -> dict[str, Any] | None:
+def _found(evaluation: AttackEvaluation, row: TableRow, spec: RecipeSpec | None, **also: Any) -> dict[str, Any] | None:
     """The figures of a row on one model, or the means over several."""
     wanted = {"distance": row.distance, "recipe": spec.label if spec else None, **also}
     for figures in [*evaluation.means, *evaluation.rows]:
@@ -147,7 +141,9 @@ def _found(evaluation: Evaluation, row: TableRow, spec: RecipeSpec | None, **als
     return None
 
 
-def _means(table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: Evaluation) -> Layout:
+def _means(
+    table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: AttackEvaluation
+) -> Layout:
     """Tables 3.1, 4.1 and 4.2: the geometric mean over the models."""
     names = ["success_rate", "median_distance"]
     if any("mean_distance" in row.published for row in rows):
@@ -170,7 +166,7 @@ def _quality(figures: Mapping[str, Any], names: list[str]) -> list[str]:
 
 
 def _targets(
-    table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: Evaluation
+    table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: AttackEvaluation
 ) -> Layout:
     """Tables 3.2 to 3.4: over all targets, on average and for the least likely class."""
     header = ["attack"]
@@ -192,7 +188,9 @@ def _targets(
     return header, lines, figures
 
 
-def _models(table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: Evaluation) -> Layout:
+def _models(
+    table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: AttackEvaluation
+) -> Layout:
     """Tables 3.5 and 3.6: each model, the best of all attacks last."""
     header = ["model", "attack", "success", "mean", "median", f"accuracy at {table.radius:g}"]
     lines, figures = [], []
@@ -225,7 +223,7 @@ def write_reproduction(found: Reproduction) -> Path:
     """Write ``TABLE.md`` and ``TABLE.json`` into the run's folder; returns the path of the former."""
     path = found.evaluation.out / f"{found.table.name}.md"
     head = [f"# {found.table.name}: {found.table.title}", "", _what(found), ""]
-    body = ["| " + " | ".join(line) + " |" for line in (found.header, ["---"] * len(found.header), *found.lines)]
+    body = markdown_table(found.header, found.lines)
     tail = ["", *(f"- {remark}" for remark in found.remarks), ""]
     with replacing(path) as unfinished:
         unfinished.write_text("\n".join([*head, *body, *tail]), encoding="utf-8")
@@ -237,17 +235,9 @@ def write_reproduction(found: Reproduction) -> Path:
 
 def reproduction_table(found: Reproduction) -> Table:
     """The table for a terminal."""
-    table = Table(title=f"{found.table.name}: {found.table.title}. {_what(found)}", caption_justify="left")
-    for name in found.header:
-        table.add_column(name, justify="left" if name in ("distance", "attack", "model") else "right")
-    previous = None
-    for line in found.lines:
-        if previous not in (None, line[0]) and found.header[0] != "attack":
-            table.add_section()
-        previous = line[0]
-        table.add_row(*map(escape, line))
-    table.caption = escape("\n".join(found.remarks))
-    return table
+    title = f"{found.table.name}: {found.table.title}. {_what(found)}"
+    texts, sections = ("distance", "attack", "model"), found.header[0] != "attack"
+    return terminal_table(title, found.header, found.lines, found.remarks, texts=texts, sections=sections)
 
 
 def _what(found: Reproduction) -> str:

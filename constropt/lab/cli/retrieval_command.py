@@ -4,31 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from constropt.lab.cli import studies
 from constropt.lab.cli.shared import DeviceOption, ProgressOption, clean_errors, named_bar, usable_device
-from constropt.lab.cli.studies import (
-    AugmentOption,
-    BatchOption,
-    DecayOption,
-    EpochsOption,
-    FreshOption,
-    OptimizerOption,
-    RateOption,
-    ScheduleOption,
-    SeedsOption,
-    data_folder,
-    print_table,
-    seeds_of,
-    show_study,
-)
+from constropt.lab.cli.studies import Launch, data_folder, print_table, run_and_show
 from constropt.lab.data.load import load_data
-from constropt.lab.runs.references import load_reference
+from constropt.lab.studies.metric_learning.curves import SETTINGS, figure_one
+from constropt.lab.studies.metric_learning.kind import RETRIEVAL
+from constropt.lab.studies.metric_learning.study import RetrievalSetup
+from constropt.lab.studies.metric_learning.study_data import RetrievalSettings
+from constropt.lab.studies.metric_learning.training import RetrievalTraining
 from constropt.plotting import require_matplotlib
 
-_PACKAGE = "constropt.problems.metric_learning"  # by name: the library does not import its own problems
 _FIGURE_SAMPLES = 6000
 
 
@@ -42,7 +32,7 @@ def train_metric(
             " nca, proxy-nca, fastap or module:factory of a loss; several can be given. Default: ce."
         ),
     ] = None,
-    seeds: SeedsOption = "0",
+    seeds: studies.SeedsOption = "0",
     data: Annotated[
         str,
         typer.Option(
@@ -68,19 +58,19 @@ def train_metric(
     frozen: Annotated[
         bool, typer.Option(help="Hold the batch normalisations of the model; for one that is pre-trained.")
     ] = False,
-    epochs: EpochsOption = 30,
-    batch_size: BatchOption = 128,
+    epochs: studies.EpochsOption = 30,
+    batch_size: studies.BatchOption = 128,
     per_class: Annotated[
         int, typer.Option(min=0, help="Samples of a class in the batches of losses that need pairs; 0: as they come.")
     ] = 4,
-    optimizer: OptimizerOption = "sgd",
-    lr: RateOption = 0.02,
+    optimizer: studies.OptimizerOption = "sgd",
+    lr: studies.RateOption = 0.02,
     momentum: Annotated[float, typer.Option(help="Nesterov's, of sgd.")] = 0.0,
-    weight_decay: DecayOption = None,
-    schedule: ScheduleOption = "constant",
-    augment: AugmentOption = "none",
+    weight_decay: studies.DecayOption = None,
+    schedule: studies.ScheduleOption = "constant",
+    augment: studies.AugmentOption = "none",
     figures: Annotated[bool, typer.Option(help="Draw maps of the embeddings (extra plot).")] = True,
-    fresh: FreshOption = False,
+    fresh: studies.FreshOption = False,
     device: DeviceOption = "cpu",
     progress: ProgressOption = None,
 ) -> None:
@@ -89,39 +79,28 @@ def train_metric(
     Defaults are those of CUB: SGD at 0.02 without momentum. Cars: --lr 0.05; SOP and In-Shop: --lr 0.003 --momentum
     0.99. A network from scratch learns faster by --optimizer adam --lr 0.001 --schedule cosine.
     """
-    settings = _load("study_data:RetrievalSettings")(data=data, unseen=unseen, validation=validation)
-    training = _load("training:RetrievalTraining")(
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        lr=lr,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        augment=augment,
-        momentum=momentum,
-        per_class=per_class or None,
+    setup = RetrievalSetup(
+        data=RetrievalSettings(data=data, unseen=unseen, validation=validation),
+        training=RetrievalTraining(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            augment=augment,
+            momentum=momentum,
+            per_class=per_class or None,
+        ),
+        model=model,
+        weights=weights,
+        head_norm=head_norm,
+        frozen=frozen,
     )
-    if figures:
-        require_matplotlib()
-    with named_bar("epochs", progress) as shown:
-        study = _load("study:run_study")(
-            loss or ["ce"],
-            seeds_of(seeds),
-            out=out,
-            data=settings,
-            training=training,
-            model=model,
-            weights=weights,
-            head_norm=head_norm,
-            frozen=frozen,
-            device=usable_device(device),
-            fresh=fresh,
-            progress=shown,
-        )
-    show_study(study, "metric_learning.study", "metric_learning.study_figures" if figures else None)
+    run_and_show(RETRIEVAL, setup, loss or ["ce"], seeds, Launch(out, figures, fresh, device, progress))
 
 
-def reproduce_figure(
+def draw_figure(
     data: str | None,
     out: Path | None,
     *,
@@ -142,13 +121,12 @@ def reproduce_figure(
     train, validation = (load_data(data, split=split) for split in ("train", "test"))
     count = _FIGURE_SAMPLES if samples is None else samples
     train, validation = (type(part)(part.inputs[:count], part.labels[:count]) for part in (train, validation))
-    settings = _load("curves:SETTINGS")
     with named_bar("epochs", progress) as shown:
-        found = _load("curves:figure_one")(
+        found = figure_one(
             train,
             validation,
             out=folder,
-            settings=settings if epochs is None else replace(settings, epochs=epochs),
+            settings=SETTINGS if epochs is None else replace(SETTINGS, epochs=epochs),
             seed=seed,
             device=usable_device(device),
             progress=shown,
@@ -160,7 +138,3 @@ def reproduce_figure(
     ]
     print_table(f"figure-I-1: {data}, {len(train.labels)} samples", header, lines, [])
     typer.echo(f"written to {folder}: figure-I-1.png, figure-I-1.json")
-
-
-def _load(name: str) -> Any:
-    return load_reference(f"{_PACKAGE}.{name}", what="metric learning")

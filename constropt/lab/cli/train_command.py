@@ -8,8 +8,8 @@ from typing import Annotated
 import torch
 import typer
 
-from constropt.lab.cli.calibration import train_calibration
-from constropt.lab.cli.metric_learning import train_metric
+from constropt.lab.cli.calibration_command import train_calibration
+from constropt.lab.cli.retrieval_command import train_metric
 from constropt.lab.cli.shared import (
     DataOption,
     DeviceOption,

@@ -1,0 +1,72 @@
+"""What a study of retrieval found: the columns of its tables, and one sentence per comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from constropt.lab.runs.specs import parse_recipe
+from constropt.lab.studies.columns import Column, average
+from constropt.lab.studies.metric_learning.study import DISTANCES, KS
+from constropt.lab.studies.study import Study
+
+_GROUPS = {  # what is held against what, the best of each
+    "CE": ("ce", "ce-plain"),
+    "SPCE": ("spce", "spce-t"),
+    "pairwise": ("contrastive", "triplet", "ms", "snca", "snca-bank", "nca", "fastap"),
+}
+_SHORT = {"cosine": "cos", "l2": "l2"}
+NOTES = (
+    "mean ± standard deviation over seeds; a seed draws the unseen classes, the initial weights and the batches, the"
+    " same for all losses of one sampling; R@k in per cent on classes that no run has trained on; cos: cosine, l2:"
+    " Euclidean distance of the embeddings as they are"
+)
+
+
+def columns(ks: Sequence[int] = KS) -> tuple[Column, ...]:
+    """The columns of a table: recalls by the cosine, then l2, and MAP@R."""
+    return (
+        *(Column(f"R@{k} {_SHORT[name]}", (name, f"recall@{k}")) for name in DISTANCES for k in ks),
+        *(Column(f"MAP@R {_SHORT[name]}", (name, "map@r")) for name in DISTANCES),
+        Column("R@1 validation", ("validation",)),
+    )
+
+
+# what a terminal has room for
+MAIN = [column for column in columns((1, 8)) if column.header in ("R@1 cos", "R@8 cos", "R@1 l2", "MAP@R cos")]
+
+
+def described(study: Study) -> str:
+    """Data, model and training of a study in one line."""
+    training = study.settings["training"]
+    some = next(iter(next(iter(study.results.values())).values()), {}) if study.results else {}
+    parts = [
+        study.settings["data"]["data"],
+        f"{some.get('classes', '?')} classes to train on",
+        f"{study.settings['model']}, d = {study.settings['dimension']}",
+        f"{training['epochs']} epochs of {training['optimizer']} {training['lr']:g}, {training['schedule']}",
+    ]
+    return ", ".join(parts)
+
+
+def remarks(study: Study) -> list[str]:
+    """Whether cross-entropy is within a point of the best pairwise loss, and SPCE within two of cross-entropy."""
+    recall = Column("R@1", ("cosine", "recall@1"))
+    means = {
+        method: average([value for value in map(recall.of, runs.values()) if value is not None])
+        for method, runs in study.results.items()
+    }
+    named = {
+        name: [method for method in means if parse_recipe(method).reference in names] for name, names in _GROUPS.items()
+    }
+    best = {name: max(found, key=means.__getitem__) for name, found in named.items() if found}
+    lines = []
+    for one, other, slack in (("CE", "pairwise", 1), ("SPCE", "CE", 2)):
+        if one in best and other in best:
+            gap = 100 * (means[best[one]] - means[best[other]])
+            holds = "holds" if gap >= -slack else "does not hold"
+            what = f"{other} loss ({best[other]})" if other == "pairwise" else f"{other} ({best[other]})"
+            lines.append(
+                f"R@1 (cos) of {one} ({best[one]}) minus that of the best {what}: {gap:+.2f} points; not below by more"
+                f" than {slack} {holds}"
+            )
+    return lines
