@@ -53,8 +53,9 @@ GoalLike = Goal | Measure | None
 def misclassified(margin: float = MARGIN) -> Goal:
     """DLR+ <= 0, or tDLR+ <= 0 with targets: the goal of every attack that has no other.
 
-    ``margin``, beyond a tie, is in parts of the spread of the logits. The usual 1e-4 is what solvers tolerate in float32; one that tolerates nothing
-    can do with less, which shows where an input lies next to the boundary. ``ValueError`` for a negative one.
+    ``margin``, beyond a tie, is in parts of the spread of the logits. The usual 1e-4 is what solvers tolerate in
+    float32; one that tolerates nothing can do with less, which shows where an input lies next to the boundary.
+    ``ValueError`` for a negative one.
     """
     if not margin >= 0:
         raise ValueError(f"margin: takes a part of the spread of the logits >= 0, got {margin}")
@@ -151,16 +152,9 @@ def as_constraint(goal: GoalLike, aim: Aim) -> Constraint[Tensor]:
         goal = Goal(getattr(goal, "__name__", type(goal).__name__), goal)
     made = goal
 
-    def value(x: Tensor, logits: Tensor) -> Tensor:
-        result = made.value(logits, aim)
-        if not isinstance(result, Tensor) or result.shape != aim.labels.shape:
-            got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise ValueError(f"constraint: must return one value per label, {tuple(aim.labels.shape)}, got {got}")
-        return result
-
     surrogate, alternatives = made.surrogate, None if aim.dense else made.alternatives
     return inequality(
-        value,
+        lambda x, z: aim.per_label(made.value(z, aim), "constraint"),
         name=made.name,
         mask=aim.counted,
         surrogate=None if surrogate is None else lambda x, z: surrogate(z, aim),

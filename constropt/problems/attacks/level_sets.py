@@ -39,7 +39,6 @@ class DDN(AttackMethod):
     dense: ClassVar[bool] = True
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The problem as it is."""
         self.check_distance(problem)
         return problem, LevelSetProjection(radius=self.radius, gamma=self.gamma, quantize=self.quantize)
 
@@ -56,8 +55,7 @@ class FMN(AttackMethod):
     predictions, as published for images of half a million pixels; it decays to a hundredth. ``gamma`` is the change of
     the radius per step, decaying to 0.001. For dense predictions the loss is the mean logit difference of the counted
     pixels, and a row is taken for fooled when the fraction ``nu`` of them is (Sec. 5.5.5.2). ``steps`` is 100 by
-    default, 500 for dense predictions. ``Solution.objective`` is the distance; "l0" counts entries, so that a pixel of
-    three channels may count three times.
+    default, 500 for dense predictions. "l0" counts entries, so that a pixel of three channels may count three times.
 
     >>> import torch
     >>> solution = fmn(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]))
@@ -72,11 +70,9 @@ class FMN(AttackMethod):
     dense: ClassVar[bool] = True
 
     def default_steps(self, problem: Any) -> int:
-        """Sec. 5.5.5.2."""
         return 500 if problem.aim.dense else 100
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The logit difference is followed."""
         attack = self.fitting(problem)
         alpha = ALPHA[attack.aim.dense] if self.alpha is None else self.alpha
         solver = MinimumNorm(p=order_of(attack), size=alpha * attack.width, gamma=self.gamma)
@@ -107,7 +103,6 @@ class SigmaZero(AttackMethod):
     distances: ClassVar[tuple[str, ...] | None] = ("l0",)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The logit difference is followed."""
         attack = self.fitting(problem)
         width = attack.width
         solver = SmoothedL0(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from constropt.modes import normal
 from constropt.problem import Constraint, inequality
-from constropt.problems.attacks.aim import check_inputs
+from constropt.problems.attacks.aim import check_inputs, shape_of
 from constropt.problems.attacks.constraints import margin_for
 from constropt.problems.attacks.declared import PerturbationProblem, Terms
 from constropt.problems.distances import as_distance
@@ -83,7 +83,7 @@ def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Cons
     def logits_of(output: Any) -> Tensor:
         logits = unwrapped(output)
         if not isinstance(logits, Tensor) or logits.shape != wanted.shape:
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            got = shape_of(logits)
             raise ValueError(f"model: must return logits of the labels' shape {tuple(wanted.shape)}, got {got}")
         return logits
 
@@ -131,7 +131,7 @@ def regression_error(references: Tensor, least: float | Tensor, *, direction: st
     def gaps(x: Tensor, output: Any) -> Tensor:
         """``(batch, m)``: what is missing in each output and direction."""
         if not isinstance(output, Tensor) or output.shape not in (references.shape, (*references.shape, 1)):
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            got = shape_of(output)
             raise ValueError(f"model: must return one value per reference, {tuple(references.shape)}, got {got}")
         error = (output.reshape(references.shape) - references).reshape(references.shape[0], -1)
         sides = {"any": (error, -error), "up": (error,), "down": (-error,)}[direction]
