@@ -83,7 +83,7 @@ def test_a_budgeted_method_alone_finds_the_smallest_radius(name, scene):
 def test_a_declaration_is_complete(name):
     recipe = RECIPES[name]
     assert issubclass(recipe.method, Method) and is_dataclass(recipe.method) and recipe.method in vars(attacks).values()
-    assert recipe.name == getattr(recipe, "__name__") == name and recipe is getattr(attacks, name) and recipe.reference
+    assert recipe.name == vars(recipe)["__name__"] == name and recipe is getattr(attacks, name) and recipe.reference
     assert recipe.__module__.rpartition(".")[2] not in attacks.__all__
     signature = inspect.signature(recipe)
     assert {key: p.default for key, p in list(signature.parameters.items())[3:]}.keys() == dict(recipe.options).keys()

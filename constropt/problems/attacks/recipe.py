@@ -164,8 +164,8 @@ class MinimalRecipe(Recipe[AttackMethod]):
     notes: ClassVar[str] = (
         "The other arguments are those of MinimalPerturbation. ``Solution.objective`` is the distance of each row, if\n"
         "nothing else is said; ``Solution.feasible``: whether it fools the model. ``callback(step, point, proposal)``\n"
-        "is called once a step. Raises what MinimalPerturbation raises, and ``ValueError``/``TypeError`` for a distance\n"
-        "that the method does not take and for values out of range, all before the first model call."
+        "is called once a step. Raises what MinimalPerturbation raises, and ``ValueError``/``TypeError`` for values\n"
+        "out of range and a distance that the method does not take, all before the first model call."
     )
 
     def __call__(
