@@ -22,9 +22,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from constropt.jacobian import jacobian
 from constropt.lab.models.small import small_cnn
 from constropt.problems.attacks.constraints import class_gaps
-from constropt.solvers.jacobian import jacobian
 
 CLASSES = 10
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

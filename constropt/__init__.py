@@ -5,10 +5,13 @@ Declare a :class:`ConstrainedProblem`, hand it to :func:`solve`, read the :class
 
 from importlib.metadata import PackageNotFoundError, version
 
+from constropt.constraint import Constraint, equality, inequality
 from constropt.domain import Box, Domain, L1Ball, L2Ball, LinfBall, Reals, Simplex, WassersteinBall
 from constropt.duals import ConstantRho, Duals, MultiplierUpdate, PeriodicRho, ProgressRho
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
 from constropt.lagrangian import AugmentedLagrangian
-from constropt.problem import ConstrainedProblem, Constraint, Evaluation, equality, inequality
+from constropt.problem import ConstrainedProblem
 from constropt.solution import KKTResiduals, Solution, Status
 from constropt.solving import solve
 
@@ -37,6 +40,7 @@ __all__ = [
     "Simplex",
     "Solution",
     "Status",
+    "Takes",
     "WassersteinBall",
     "__version__",
     "equality",

@@ -16,10 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
-def by_row(value: Tensor) -> Tensor:
-    """``(batch, *dual)`` as ``(batch, entries)``, also where dual is empty."""
-    return value.reshape(value.shape[0], -1)
+from constropt.rows import by_row
 
 
 def row_quantile(value: Tensor, mask: Tensor | None, fraction: Tensor | float, least: float) -> Tensor:

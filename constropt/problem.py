@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol
 
 import torch
 from torch import Tensor
 
+from constropt.constraint import Constraint, Z
 from constropt.domain import Domain, Reals
-from constropt.masking import by_row, row_quantile
-
-Z = TypeVar("Z")
+from constropt.evaluation import Evaluation
+from constropt.modes import normal, normal_mode
 
 
 class ProximableFunction(Protocol):
@@ -34,169 +33,17 @@ class ProximableFunction(Protocol):
 
 
 @dataclass(frozen=True)
-class Constraint(Generic[Z]):
-    """One constraint, of any number of entries; built by :func:`inequality` or :func:`equality`.
-
-    ``value(x, z)`` returns ``(batch, *dual)``, z being what ``problem.forward(x)`` returned; an entry is met iff it
-    is ``<= 0`` (``== 0`` for an equality). ``mask``, of a shape that broadcasts to it, says which entries count.
-    ``shared`` names the dimensions along which one multiplier is shared: ``(0,)`` gives class-wise multipliers over
-    samples. ``fraction`` is nu, the fraction of a row's counted entries that must be met for the row to be feasible.
-    ``surrogate``, where given, is what first-order *direction* methods differentiate in place of ``value`` (Cooper's
-    vocabulary: ``value`` is the strict violation); feasibility is always judged by ``value``. ``alternatives(x, z)``,
-    ``(batch, m)``, is for a constraint that is met iff *one* of m functions is ``<= 0`` (an attack may reach any
-    class): what solvers that linearise choose among.
-    """
-
-    value: Callable[[Tensor, Z], Tensor]
-    name: str
-    mask: Callable[[Tensor, Z], Tensor] | Tensor | None = None
-    shared: tuple[int, ...] = ()
-    equality: bool = False
-    surrogate: Callable[[Tensor, Z], Tensor] | None = None
-    alternatives: Callable[[Tensor, Z], Tensor] | None = None
-    fraction: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(
-                f"Constraint {self.name!r}: fraction, of the entries that must be met, must lie in (0, 1], got"
-                f" {self.fraction}"
-            )
-        if not callable(self.value):
-            raise TypeError(
-                f"Constraint {self.name!r}: value must be a callable of (x, z), got {type(self.value).__name__}"
-            )
-        if not (self.mask is None or callable(self.mask) or isinstance(self.mask, Tensor)):
-            raise TypeError(
-                f"Constraint {self.name!r}: mask must be a tensor or a callable of (x, z), got"
-                f" {type(self.mask).__name__}"
-            )
-
-
-def inequality(
-    value: Callable[[Tensor, Any], Tensor],
-    *,
-    name: str = "inequality",
-    mask: Callable[[Tensor, Any], Tensor] | Tensor | None = None,
-    shared: tuple[int, ...] = (),
-    surrogate: Callable[[Tensor, Any], Tensor] | None = None,
-    alternatives: Callable[[Tensor, Any], Tensor] | None = None,
-    fraction: float = 1.0,
-) -> Constraint[Any]:
-    """The constraint ``value(x, z) <= 0``, entry by entry (see :class:`Constraint`).
-
-    >>> inequality(lambda x, _: x.norm(dim=1) - 1.0, name="ball").name
-    'ball'
-    """
-    return Constraint(value, name, mask, tuple(shared), False, surrogate, alternatives, fraction)
-
-
-def equality(
-    value: Callable[[Tensor, Any], Tensor],
-    *,
-    name: str = "equality",
-    mask: Callable[[Tensor, Any], Tensor] | Tensor | None = None,
-    shared: tuple[int, ...] = (),
-) -> Constraint[Any]:
-    """The constraint ``value(x, z) == 0``, entry by entry (see :class:`Constraint`).
-
-    >>> equality(lambda x, _: x.sum(1) - 1.0, name="sum").equality
-    True
-    """
-    return Constraint(value, name, mask, tuple(shared), True, None)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Objective and constraints at one ``x``, with the graph that gradients are taken through.
-
-    ``objective`` is g, ``(batch,)``, ``nonsmooth`` r(x) or None, ``values`` one ``(batch, *dual)`` per constraint,
-    ``masks`` what counts of each (None: all).
-    """
-
-    x: Tensor
-    output: Any
-    objective: Tensor
-    values: tuple[Tensor, ...]
-    masks: tuple[Tensor | None, ...]
-    constraints: tuple[Constraint[Any], ...]
-    nonsmooth: Tensor | None = None
-
-    @property
-    def equalities(self) -> tuple[bool, ...]:
-        """Which of the constraints are equalities."""
-        return tuple(constraint.equality for constraint in self.constraints)
-
-    def total(self) -> Tensor:
-        """g(x) + r(x), ``(batch,)``, detached: what is minimised."""
-        objective = self.objective.detach()
-        return objective if self.nonsmooth is None else objective + self.nonsmooth
-
-    def violations(self) -> tuple[Tensor, ...]:
-        """Per constraint the detached amounts ``max(0, y)`` or ``|e|``, 0 where an entry does not count."""
-        amounts = (v.detach().abs() if e else v.detach().clamp_min(0) for v, e in zip(self.values, self.equalities))
-        return tuple(a if m is None else torch.where(m, a, 0) for a, m in zip(amounts, self.masks))
-
-    def violation(self) -> Tensor:
-        """``(batch,)``: the largest violation of a counted entry, beside those that ``fraction`` lets go; NaN when one
-        is NaN. It is 0 iff the row is feasible. Cached.
-        """
-        return self._violation
-
-    @cached_property
-    def _violation(self) -> Tensor:
-        worst = [
-            by_row(amount).amax(1) if c.fraction == 1 else _allowing(amount, mask, c.fraction)
-            for amount, mask, c in zip(self.violations(), self.masks, self.constraints)
-            if amount.numel()
-        ]
-        return torch.stack(worst).amax(0) if worst else torch.zeros_like(self.objective.detach())
-
-    def surrogate_gradient(self) -> Tensor:
-        """The gradient, summed over entries, of the constraints' surrogates (their values where none is declared)."""
-        with torch.enable_grad():
-            surrogates = (
-                value if constraint.surrogate is None else constraint.surrogate(self.x, self.output)
-                for constraint, value in zip(self.constraints, self.values)
-            )
-            terms = [
-                s if mask is None or mask.shape != s.shape else torch.where(mask, s, 0)
-                for s, mask in zip(surrogates, self.masks)
-                if s.requires_grad
-            ]
-        if not terms:
-            return torch.zeros_like(self.x)
-        (gradient,) = torch.autograd.grad([t.sum() for t in terms], self.x, allow_unused=True)
-        return torch.zeros_like(self.x) if gradient is None else gradient
-
-    def gradient(
-        self, objective_weight: Tensor | float, weights: Sequence[Tensor], *, keep_graph: bool = False
-    ) -> Tensor:
-        """One vector-Jacobian product: ``objective_weight dg/dx + sum_i weights_i dy_i/dx``, shape of ``x``.
-
-        With the multipliers as weights it is the gradient of the Lagrangian; with dP/dy, that of the augmented one.
-        Terms that do not depend on x contribute 0.
-        """
-        outputs = [self.objective, *self.values]
-        cotangents = [torch.as_tensor(objective_weight).to(self.objective).expand_as(self.objective), *weights]
-        pairs = [(o, c.to(o).expand_as(o)) for o, c in zip(outputs, cotangents) if o.requires_grad]
-        if not pairs:
-            return torch.zeros_like(self.x)
-        (gradient,) = torch.autograd.grad(
-            [o for o, _ in pairs], self.x, [c for _, c in pairs], retain_graph=keep_graph, allow_unused=True
-        )
-        return torch.zeros_like(self.x) if gradient is None else gradient
-
-
-@dataclass(frozen=True)
 class ConstrainedProblem(Generic[Z]):
     """Minimise ``objective`` subject to ``constraints`` over ``domain``, every row of ``x`` a problem of its own.
 
     ``forward(x)`` is called once per evaluation and its result z handed to all terms: put the model there.
-    ``objective(x, z)`` returns ``(batch,)``; each constraint ``(batch, *dual)``. ``nonsmooth`` is a term r(x) known
-    by its prox, which has to take the domain in. ``independent=False`` declares that the rows are *one* problem
-    (training), so that solvers with per-row decisions refuse it.
+    ``objective(x, z)`` returns ``(batch,)``, and is None where any feasible point will do; each constraint ``(batch,
+    *dual)``. ``nonsmooth`` is a term r(x) known by its prox, which has to take the domain in. ``independent=False``
+    declares that the rows are *one* problem (training): it is feasible where all rows are. ``rowwise`` declares that
+    ``forward`` takes any rows of x, returns a tensor with a row for each, and computes a row from that row alone: rows
+    that are finished are then left out.
 
+    >>> from constropt import inequality
     >>> a = torch.tensor([[2.0, 2.0]])
     >>> problem = ConstrainedProblem(
     ...     forward=lambda x: None,
@@ -207,17 +54,19 @@ class ConstrainedProblem(Generic[Z]):
     [8.0]
     """
 
-    objective: Callable[[Tensor, Z], Tensor]
+    objective: Callable[[Tensor, Z], Tensor] | None
     constraints: Sequence[Constraint[Z]] = ()
     forward: Callable[[Tensor], Z] = field(default=lambda x: None)  # type: ignore[assignment]
     domain: Domain = field(default_factory=Reals)
     nonsmooth: ProximableFunction | None = None
     independent: bool = True
+    rowwise: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("objective", "forward"):
-            if not callable(getattr(self, name)):
-                raise TypeError(f"{name}: must be a callable, got {type(getattr(self, name)).__name__}")
+        if not (self.objective is None or callable(self.objective)):
+            raise TypeError(f"objective: must be a callable or None, got {type(self.objective).__name__}")
+        if not callable(self.forward):
+            raise TypeError(f"forward: must be a callable, got {type(self.forward).__name__}")
         if not isinstance(self.domain, Domain):
             raise TypeError(f"domain: must be a Domain such as Box(0.0, 1.0), got {type(self.domain).__name__}")
         if not isinstance(self.constraints, Sequence):
@@ -237,20 +86,29 @@ class ConstrainedProblem(Generic[Z]):
                 f"constraints: names must differ, got {names}; pass name=... to inequality(...) or equality(...)"
             )
 
-    def evaluate(self, x: Tensor, *, grad: bool = True, detach: bool = True) -> Evaluation:
+    def evaluate(
+        self,
+        x: Tensor,
+        *,
+        grad: bool = True,
+        detach: bool = True,
+        others: tuple[Tensor, Any] | None = None,
+        count: Callable[[int], None] | None = None,
+    ) -> Evaluation:
         """Objective and constraints at ``x`` by one forward pass; with ``grad`` the result can be differentiated in
-        x.
+        x. The caller's grad mode changes nothing.
 
         The evaluation's ``x`` is a leaf of its own unless ``detach=False``: then it is the given tensor, and gradients
-        flow on to where that came from.
+        flow on to where that came from. ``others``, for ``rowwise`` problems, are the indices of rows that ``forward``
+        sees and an earlier output, which stays that of the other rows. ``count`` is told of every backward pass.
 
         Raises ``ValueError`` when the objective is not ``(batch,)`` or a constraint's leading dimension is not the
         batch.
         """
-        with torch.set_grad_enabled(grad):
-            x = x.detach().requires_grad_(grad) if detach else x
-            z = self.forward(x)
-            objective = self.objective(x, z)
+        with normal_mode(), torch.set_grad_enabled(grad):
+            x = normal(x).requires_grad_(grad) if detach else x
+            z: Any = self.forward(x) if others is None else _replaced(others[1], others[0], self.forward(x[others[0]]))
+            objective = x.new_zeros(x.shape[0]) if self.objective is None else self.objective(x, z)
             values = tuple(constraint.value(x, z) for constraint in self.constraints)
         batch = x.shape[0]
         if not isinstance(objective, Tensor) or objective.shape != (batch,):
@@ -272,13 +130,18 @@ class ConstrainedProblem(Generic[Z]):
                 )
         masks = tuple(_mask(constraint, value, x, z) for constraint, value in zip(self.constraints, values))
         nonsmooth = None if self.nonsmooth is None else self.nonsmooth(x.detach())
-        return Evaluation(x, z, objective, values, masks, tuple(self.constraints), nonsmooth)
+        given = self.objective is not None
+        return Evaluation(
+            x, z, objective, values, masks, tuple(self.constraints), nonsmooth, self.independent, given, count
+        )
 
 
-def _allowing(amount: Tensor, mask: Tensor | None, fraction: float) -> Tensor:
-    """The violation of rows of which only a ``fraction`` of the counted entries must be met; NaN when one is NaN."""
-    lost = by_row(amount).isnan().any(1)
-    return row_quantile(amount, mask, fraction, fraction).clamp_min(0).masked_fill(lost, torch.nan)
+def _replaced(earlier: Any, rows: Tensor, z: Any) -> Tensor:
+    """The earlier output with the given rows new."""
+    if not isinstance(z, Tensor) or not isinstance(earlier, Tensor) or z.shape != (len(rows), *earlier.shape[1:]):
+        got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(f"forward: with rowwise=True must return a tensor with a row for each of x, got {got}")
+    return earlier.index_copy(0, rows, z)
 
 
 def _mask(constraint: Constraint[Any], value: Tensor, x: Tensor, z: Any) -> Tensor | None:

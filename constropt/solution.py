@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation, by_row
+from constropt.evaluation import Evaluation
+from constropt.problem import ConstrainedProblem
+from constropt.rows import beside, by_row
 
 
 class Status(IntEnum):
@@ -132,7 +134,7 @@ def best_of(first: Solution, *others: Solution) -> Solution:
         )
 
         def chosen(new: Tensor, old: Tensor, rows: Tensor = better) -> Tensor:
-            return torch.where(_like(rows, old), new, old)
+            return torch.where(beside(rows, old), new, old)
 
         later = best.first_feasible < 0
         taken = {
@@ -189,34 +191,34 @@ class BestPoint:
         multipliers: Sequence[Tensor] | None = None,
         certified: Tensor | None = None,
     ) -> None:
-        """Take over the rows of ``point`` that are better (or newly ``certified``)."""
+        """Take over the rows of ``point`` that are better (or newly ``certified``); rows that are one problem are
+        judged together.
+        """
         objective, violation = point.total(), point.violation()
+        if not point.independent:
+            objective = objective.sum().expand_as(objective)
         feasible = (violation <= tolerance) & objective.isfinite()
         better = torch.where(
             feasible,
             ~self.feasible | (objective < self.objective),
             ~self.feasible & (violation < self.violation) & objective.isfinite(),
         )
+        if certified is not None:
+            better = better | certified
         better = better & ~self.certified
         if certified is not None:
-            better = better | (certified & ~self.certified)
             self.certified = self.certified | certified
         self.first_feasible = torch.where(feasible & (self.first_feasible < 0), step, self.first_feasible)
-        self.x = torch.where(_like(better, self.x), point.x.detach(), self.x)
+        self.x = torch.where(beside(better, self.x), point.x.detach(), self.x)
         self.objective = torch.where(better, objective, self.objective)
         self.violation = torch.where(better, violation, self.violation)
         self.feasible = torch.where(better, feasible, self.feasible)
         if multipliers is not None:
             self.multipliers = tuple(
-                torch.where(_like(better, old), new.detach().to(old).expand_as(old), old)
+                torch.where(beside(better, old), new.detach().to(old).expand_as(old), old)
                 for new, old in zip(multipliers, self.multipliers)
             )
 
 
 def _counted(mask: Tensor | None, value: Tensor) -> Tensor:
     return torch.ones((), dtype=torch.bool, device=value.device) if mask is None else mask
-
-
-def _like(rows: Tensor, other: Tensor) -> Tensor:
-    """``(batch,)`` with trailing dimensions of size one, to broadcast against ``other``."""
-    return rows.view(-1, *[1] * (other.dim() - 1))

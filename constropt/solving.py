@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
+from constropt.evaluation import Evaluation
+from constropt.features import Takes, require_features
+from constropt.gradients import require_gradient
 from constropt.lagrangian import AugmentedLagrangian
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.modes import normal, normal_mode
+from constropt.problem import ConstrainedProblem
+from constropt.rows import beside
 from constropt.solution import BestPoint, Solution, Status
-from constropt.solvers.base import Callback, Method, Run, Solver
+from constropt.solvers.base import Callback, Method, Proposal, Run, Solver, declared_solvers
 from constropt.solvers.projected_lbfgs.solver import ProjectedLBFGS
 
 
@@ -45,7 +50,9 @@ def solve(
     point, proposal)`` is called once a step, after it.
 
     Raises ``TypeError``/``ValueError`` before the first evaluation for an ``x0`` that is no floating tensor with a
-    batch dimension or is not finite, and for ``steps < 1``.
+    batch dimension or is not finite, for ``steps < 1``, and for what of the problem the solver does not take
+    (:class:`~constropt.Takes`); after it for a term that the solver differentiates and that does not depend on x.
+    The caller's grad mode (``no_grad``, ``inference_mode``) changes nothing.
 
     >>> a = torch.tensor([[3.0, 0.0]], dtype=torch.float64)
     >>> problem = ConstrainedProblem(objective=lambda x, _: (x - a).square().sum(1))
@@ -57,26 +64,40 @@ def solve(
         return solver.run(problem, x0, _Loop(steps, tolerance, duals, trace, callback))
     if solver is None or isinstance(solver, AugmentedLagrangian):
         solver = ProjectedLBFGS(solver or AugmentedLagrangian())
-    _check_arguments(problem, solver, x0, steps, tolerance)
-    x0 = x0.detach()
-    x = problem.domain.project(x0)
-    if tolerance is None:
-        tolerance = default_tolerance(x.dtype) if solver.tolerance is None else solver.tolerance
-    run = Run(problem, x, steps, tolerance)
+    with normal_mode(), torch.no_grad():  # the caller's grad mode changes nothing
+        features = _check_arguments(problem, solver, x0, steps, tolerance)
+        x = problem.domain.project(normal(x0))
+        if tolerance is None:
+            tolerance = default_tolerance(x.dtype) if solver.tolerance is None else solver.tolerance
+        run = Run(problem, x, steps, tolerance)
+        return _solve(run, solver, features, duals, trace, callback)
 
-    point = run.evaluate(x, grad=solver.gradients)
+
+def _solve(
+    run: Run,
+    solver: Solver[Any],
+    features: Takes,
+    duals: Any,
+    trace: Callable[[int, Evaluation], dict[str, Tensor]] | None,
+    callback: Callback | None,
+) -> Solution:
+    """The loop. Finished rows of a ``rowwise`` problem are left out of the model's passes from the next check on."""
+    x, tolerance = run.x0, run.tolerance
+    point = run.evaluate(x, grad=features.gradients)
+    require_gradients(point, features)
     state = solver.init(run, point) if duals is None else solver.resume(run, point, duals)
     best = BestPoint.start(x, point)
     finished = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
-    broken = finished.clone()
+    broken, idle = finished.clone(), finished
     status = torch.full((x.shape[0],), int(Status.BUDGET_SPENT), dtype=torch.int8, device=x.device)
     records: list[dict[str, Tensor]] = []
+    proposal: Proposal[Any] | None = None
 
-    for index in range(max(steps - solver.start_passes, 1)):
+    for index in range(max(solver.budget(run.steps) - run.taken, 1)):
         if index:
             # the old point's output would lie in memory beside the whole graph of the new one
             del point
-            point = run.evaluate(x, grad=solver.gradients, rows=~finished)
+            point = run.evaluate(x, grad=features.gradients)
         if trace is not None:
             records.append({name: value.detach().clone() for name, value in trace(index, point).items()})
         proposal = solver.step(run, state, point, index)
@@ -89,19 +110,25 @@ def solve(
         lost = ~proposal.x.isfinite().flatten(1).all(1)
         broken = broken | (lost & ~finished)
         finished = finished | lost
-        rows = finished.view(-1, *[1] * (x.dim() - 1))
-        x = torch.where(rows, best.x, proposal.x)
+        x = torch.where(beside(finished, x), best.x, proposal.x)
         if callback is not None:
             callback(index, point, proposal)
-        if solver.check_every and (index + 1) % solver.check_every == 0 and bool(finished.all()):
-            break
+        if solver.check_every and (index + 1) % solver.check_every == 0:
+            if bool(finished.all()):
+                break
+            if run.problem.rowwise:  # what had finished at the last check has been evaluated where it stays
+                run.rows = (~idle).nonzero().flatten() if bool(idle.any()) else None
+                idle = finished
     else:
-        point = run.evaluate(x, grad=False, rows=~finished)
+        if solver.check_every and bool(finished.all()):
+            return _finish(run, best, status, broken, solver.duals(state), _stack(records))
+        point = run.evaluate(x, grad=False)
         multipliers = solver.multipliers(state, point)
-        best.update(point, tolerance, steps, proposal.multipliers if multipliers is None else multipliers)
+        if multipliers is None and proposal is not None:
+            multipliers = proposal.multipliers
+        best.update(point, tolerance, run.steps, multipliers)
 
-    status = torch.where(broken, int(Status.DIVERGED), status)
-    return _finish(run, best, status, solver.duals(state), _stack(records))
+    return _finish(run, best, status, broken, solver.duals(state), _stack(records))
 
 
 @dataclass(frozen=True)
@@ -129,8 +156,14 @@ class _Loop:
         )
 
 
-def _finish(run: Run, best: BestPoint, status: Tensor, duals: Any, trace: dict[str, Tensor] | None) -> Solution:
-    """The solution, its claims re-checked by one clean forward pass on the very tensor that is returned."""
+def _finish(
+    run: Run, best: BestPoint, status: Tensor, broken: Tensor, duals: Any, trace: dict[str, Tensor] | None
+) -> Solution:
+    """The solution, its claims re-checked by one clean forward pass on the very tensor that is returned; rows that
+    ``broken`` marks have left the finite numbers.
+    """
+    run.rows = None
+    status = torch.where(broken, int(Status.DIVERGED), status)
     clean = run.evaluate(best.x, grad=False)
     violation, objective = clean.violation(), clean.total()
     feasible = (violation <= run.tolerance) & objective.isfinite()
@@ -156,9 +189,25 @@ def _stack(records: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
     return {name: torch.stack([record[name] for record in records]) for name in records[0]} if records else None
 
 
+def require_gradients(point: Evaluation, features: Takes) -> None:
+    """``ValueError`` for a term that the solver differentiates and that does not depend on x."""
+    if features.objective_gradient and point.has_objective:
+        require_gradient("objective", point.objective, point.x, "objective=None says that any feasible point will do")
+    if not features.constraint_gradients:
+        return
+    for index, constraint in enumerate(point.constraints):
+        what, output = f"constraint {constraint.name!r}", point.alternatives(index) if features.alternatives else None
+        if output is None:
+            output = point.direction(index)
+            what += ": surrogate" if constraint.surrogate is not None else ""
+        if output.numel():
+            require_gradient(what, output, point.x, "a value without a gradient takes a surrogate=... that has one")
+
+
 def _check_arguments(
     problem: ConstrainedProblem[Any], solver: Solver[Any], x0: Tensor, steps: int, tolerance: float | None
-) -> None:
+) -> Takes:
+    """What the solver takes of this problem."""
     if not isinstance(problem, ConstrainedProblem):
         raise TypeError(f"problem: takes a ConstrainedProblem, got {type(problem).__name__}")
     if not isinstance(solver, Solver):
@@ -177,9 +226,12 @@ def _check_arguments(
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance: takes a violation >= 0 that counts as none, or None, got {tolerance!r}")
     try:
-        fits = problem.domain.project(x0.detach()).shape == x0.shape
+        fits = problem.domain.project(normal(x0)).shape == x0.shape
     except RuntimeError:
         fits = False
     if not fits:
         raise ValueError(f"problem.domain: its tensors do not fit x0 of shape {tuple(x0.shape)}, got {problem.domain}")
+    features = solver.features(problem)
+    require_features(problem, features, x0, type(solver).__name__, declared_solvers())
     solver.check(problem, x0)
+    return features

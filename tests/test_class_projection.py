@@ -11,9 +11,9 @@ from linear import classifier
 from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, L2Ball, Status, inequality, solve
+from constropt.jacobian import jacobian, jacobian_blocks
 from constropt.problems.attacks.constraints import class_gaps
 from constropt.problems.attacks.linearized import deepfool, superdeepfool
-from constropt.solvers.jacobian import jacobian, jacobian_blocks
 from constropt.solvers.linearized.alternatives import nearest, onto
 from constropt.solvers.linearized.class_projection import NearestProjection
 from constropt.solvers.linearized.segment_search import SegmentSearch

@@ -254,7 +254,7 @@ def test_what_cannot_be_solved_is_refused_before_the_first_evaluation():
         def prox(self, x: Tensor, step: Tensor | float, metric: Tensor | None = None) -> Tensor:
             return x
 
-    with pytest.raises(ValueError, match="proximal solver"):
+    with pytest.raises(ValueError, match="proximal solver; these take it: .*FirstOrder"):
         solve(ConstrainedProblem(never, nonsmooth=Absolute()), None, x0, steps=5)
     with pytest.raises(ValueError, match="independent"):
         solve(ConstrainedProblem(never, independent=False), None, x0, steps=5)

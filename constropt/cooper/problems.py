@@ -11,12 +11,13 @@ from cooper.penalty_coefficients.penalty_coefficients import DensePenaltyCoeffic
 from cooper.utils.annotations import ConstraintType
 from torch import Tensor
 
+from constropt.constraint import Constraint
 from constropt.cooper.formulations import Dual, formulation
 from constropt.cooper.multipliers import MaskedState, ShapedMultiplier
 from constropt.domain import Reals
 from constropt.duals import Duals, MultiplierUpdate
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
-from constropt.problem import ConstrainedProblem, Constraint
+from constropt.problem import ConstrainedProblem
 from constropt.training import ConstrainedLoss, TrainingConstraint
 from constropt.training.means import means_of, objective_part
 from constropt.training.ranks import processes

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
+from constropt.rows import per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import counted, normalised, per_row, pull_back, require_one_inequality, surrogate
+from constropt.solvers.directions import normalised
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Alternating(Solver[None]):
     ([True], 1.0)
     """
 
+    takes = Takes(least=1, most=1, fraction=True, surrogate=True)
+
     size: float = 1.0
     objective_size: float = 0.5
     final: float = 0.01
@@ -46,11 +48,6 @@ class Alternating(Solver[None]):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be > 0, got {getattr(self, name)}")
 
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        require_one_inequality(problem, self)
-        if problem.nonsmooth is not None:
-            raise ValueError("problem: has a nonsmooth term, which Alternating would ignore; use a proximal solver")
-
     def init(self, run: Run, point: Evaluation) -> None:
         return None
 
@@ -60,9 +57,9 @@ class Alternating(Solver[None]):
         down_g = self.objective_size * (self.objective_final + (1 - self.objective_final) * cosine)
         x = point.x.detach()
         feasible = point.violation() <= run.tolerance
-        h = surrogate(point)
-        weights = counted(point) & ~feasible.view(-1, *[1] * (h.dim() - 1))
-        gradient = pull_back(point, (h, weights), (point.objective, feasible))
+        h = point.direction(0)
+        weights = point.counted(0) & ~feasible.view(-1, *[1] * (h.dim() - 1))
+        gradient = point.pull_back((h, weights), (point.objective, feasible))
         size = torch.where(feasible, down_g, down_h)
         moved = run.problem.domain.project(x - per_row(size, x) * normalised(gradient, 2))
         return Proposal(x=moved, state=None, multipliers=(weights.to(h),))

@@ -4,43 +4,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
+from constropt.problem import ConstrainedProblem
 from constropt.solution import Solution, Status
 
 State = TypeVar("State")
 
 
 class Run:
-    """One call of :func:`constropt.solve`: the problem, the budget, the start, and counted evaluations."""
+    """One call of :func:`constropt.solve`: the problem, the budget, the start, and evaluations, counted as they are
+    made.
+
+    ``forwards`` and ``backwards``, ``(batch,)``, are the passes of each row; ``taken`` the backward passes of the
+    batch. ``rows`` are the rows at work, indices (None: all): the others, whose x does not change any more, are left
+    out of the model's passes, and keep the output of the pass before.
+    """
 
     def __init__(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int, tolerance: float) -> None:
         self.problem, self.x0, self.steps, self.tolerance = problem, x0, steps, tolerance
         self.forwards = torch.zeros(x0.shape[0], dtype=torch.long, device=x0.device)
         self.backwards = torch.zeros_like(self.forwards)
-        self._last: Tensor | int = 0
+        self.taken = 0
+        self.rows: Tensor | None = None
+        self._output: Any = None
 
-    def evaluate(self, x: Tensor, *, grad: bool = True, rows: Tensor | None = None) -> Evaluation:
-        """The problem at ``x``; counts one forward (and, with ``grad``, one backward) for the ``rows`` still at"
-        " work."""
-        point = self.problem.evaluate(x, grad=grad)
-        spent = 1 if rows is None else rows.to(self.forwards)
-        self.forwards += spent
-        if grad:
-            self.backwards += spent
-            self._last = spent
+    def evaluate(self, x: Tensor, *, grad: bool = True) -> Evaluation:
+        """The problem at ``x``: one forward pass of the rows at work; gradients taken there are counted too."""
+        rows = self.rows
+        others = None if rows is None else (rows, self._output)
+        point = self.problem.evaluate(x, grad=grad, others=others, count=lambda passes: self._backward(passes, rows))
+        self._add(self.forwards, 1, rows)
+        if self.problem.rowwise and isinstance(point.output, Tensor):
+            self._output = point.output.detach()
         return point
 
-    def spare_gradient(self) -> None:
-        """Say that no gradient was taken at the point evaluated last: its backward pass is counted no more."""
-        self.backwards -= self._last
-        self._last = 0
+    def _backward(self, passes: int, rows: Tensor | None) -> None:
+        self.taken += passes
+        self._add(self.backwards, passes, rows)
+
+    def _add(self, counts: Tensor, passes: int, rows: Tensor | None) -> None:
+        if rows is None:
+            counts += passes
+        else:
+            counts[rows] += passes
 
 
 @dataclass(frozen=True)
@@ -48,35 +62,44 @@ class Proposal(Generic[State]):
     """What one step returns.
 
     ``x`` is the next point to evaluate, ``state`` the solver's next state, ``multipliers`` the weights of the
-    constraints at the point just seen (one tensor per constraint). ``finished`` ``(batch,)`` marks rows that need no
-    further step and ``certified`` rows whose point just seen is a solution to be returned as it is; ``status`` holds
-    their codes.
+    constraints at the point just seen (one tensor per constraint; None for a solver that has none). ``finished``
+    ``(batch,)`` marks rows that need no further step and ``certified`` rows whose point just seen is a solution to be
+    returned as it is; ``status`` holds their codes.
     """
 
     x: Tensor
     state: State
-    multipliers: tuple[Tensor, ...]
+    multipliers: tuple[Tensor, ...] | None = None
     finished: Tensor | None = None
     certified: Tensor | None = None
     status: Tensor | None = None
 
 
 class Solver(Generic[State]):
-    """Subclass with :meth:`init` and :meth:`step`; both pure but for the evaluations that they ask of ``run``.
+    """Subclass with ``takes``, :meth:`init` and :meth:`step`; both pure but for the evaluations that they ask of
+    ``run``.
 
+    ``takes`` declares what of a problem the solver handles: :func:`constropt.solve` refuses the rest. One that declares
+    nothing gets a smooth objective, inequalities that hold in full, and any domain, and nothing else.
     ``check_every``: after how many steps the loop looks whether all rows are finished (a host synchronisation); 0:
-    never. ``tolerance``: violation up to which a row counts as feasible; ``None`` chooses by dtype. ``start_passes``:
-    backward passes that :meth:`init` spends of the budget. ``gradients``: whether it asks for any; without, points are
-    evaluated by forward passes alone.
+    never. ``tolerance``: violation up to which a row counts as feasible; ``None`` chooses by dtype. What :meth:`init`
+    spends of backward passes is taken from the budget.
     """
 
+    takes: ClassVar[Takes] = Takes()
     check_every: int = 0
     tolerance: float | None = None
-    start_passes: ClassVar[int] = 0
-    gradients: ClassVar[bool] = True
+
+    def features(self, problem: ConstrainedProblem[Any]) -> Takes:
+        """What this solver takes; override it where that depends on its settings or on the problem."""
+        return self.takes
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        """Raise ``ValueError`` for a problem that this solver cannot handle, before the first model call."""
+        """Raise ``ValueError`` for what is this solver's own to refuse, before the first model call."""
+
+    def budget(self, steps: int) -> int:
+        """How many of the steps are of use."""
+        return steps
 
     def init(self, run: Run, point: Evaluation) -> State:
         """The state at the start; ``point`` is the first evaluation, which the first :meth:`step` gets too."""
@@ -101,16 +124,11 @@ class Solver(Generic[State]):
         return None
 
 
-def refuse_fractions(problem: ConstrainedProblem[Any], solver: Solver[Any]) -> None:
-    """``ValueError`` for a constraint of which only a fraction has to hold, which is not known in advance: a solver
-    that treats every entry as binding would solve another problem.
-    """
-    for constraint in problem.constraints:
-        if constraint.fraction < 1:
-            raise ValueError(
-                f"constraint {constraint.name!r}: fraction={constraint.fraction}, but {type(solver).__name__} takes"
-                " constraints that must all hold; use FirstOrder (with masking=QuantileMask()), or fraction=1"
-            )
+def declared_solvers(base: type[Solver[Any]] = Solver) -> Iterator[tuple[str, Takes]]:
+    """The solver classes that are imported, by name, with what they declare."""
+    for kind in base.__subclasses__():
+        yield kind.__name__, kind.takes
+        yield from declared_solvers(kind)
 
 
 class Loop(Protocol):
@@ -121,6 +139,9 @@ class Loop(Protocol):
 
     @property
     def steps(self) -> int: ...
+
+    @property
+    def callback(self) -> Callback | None: ...
 
     def __call__(
         self, problem: ConstrainedProblem[Any], solver: Solver[Any], x0: Tensor, *, steps: int | None = None
@@ -149,4 +170,4 @@ class Method:
 
 Callback = Callable[[int, Evaluation, Proposal[Any]], None]
 
-__all__ = ["Callback", "Loop", "Method", "Proposal", "Run", "Solver", "Status", "refuse_fractions"]
+__all__ = ["Callback", "Loop", "Method", "Proposal", "Run", "Solver", "Status", "declared_solvers"]

@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.duals import Duals, PeriodicRho
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.masking import ConstraintScale, QuantileMask
-from constropt.problem import ConstrainedProblem, Evaluation, by_row
+from constropt.problem import ConstrainedProblem
+from constropt.rows import beside, by_row, per_row
 from constropt.solution import Status, kkt_residuals
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.steps import Gradient, PrimalStep, StepSize, first_step_size
@@ -46,6 +50,16 @@ class FirstOrder(Solver[FirstOrderState]):
     Raises ``ValueError`` for an equality constraint under a penalty without an equality form.
     """
 
+    takes = Takes(
+        equalities=True,
+        shared=True,
+        fraction=True,
+        nonsmooth=True,
+        surrogate=True,
+        one_problem=True,
+        feasibility=True,
+    )
+
     lagrangian: AugmentedLagrangian = field(default_factory=lambda: AugmentedLagrangian(schedule=PeriodicRho()))
     primal: PrimalStep[Any] = field(default_factory=Gradient)
     size: StepSize = field(default_factory=StepSize)
@@ -58,8 +72,12 @@ class FirstOrder(Solver[FirstOrderState]):
     check_every: int = 0
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        if isinstance(self.inner_steps, bool) or not isinstance(self.inner_steps, int) or self.inner_steps < 1:
-            raise ValueError(f"inner_steps: takes a whole number >= 1, got {self.inner_steps!r}; 1 is the joint loop")
+        require_whole(inner_steps=self.inner_steps)
+        if self.size.increase is not None and (problem.objective is None or not problem.independent):
+            raise ValueError(
+                "size: increase is that of each row's objective; without one, or for rows that are one problem, give"
+                " the size itself, StepSize(initial=...)"
+            )
         for constraint in problem.constraints:
             self.lagrangian.form(constraint.equality)
 
@@ -101,7 +119,8 @@ class FirstOrder(Solver[FirstOrderState]):
         size = state.size
         if index == 0 and self.size.increase is not None:
             size = self._search(run, point, gradient, weights)
-        now = self.size.at(size, index, run.steps, first_feasible).view(-1, *[1] * (x.dim() - 1))
+        now = self.size.at(size, index, run.steps, first_feasible)
+        now = beside(now, x)
 
         def closure(elsewhere: Tensor) -> tuple[Tensor, Tensor]:
             if torch.equal(elsewhere, x):
@@ -118,6 +137,8 @@ class FirstOrder(Solver[FirstOrderState]):
         if self.kkt_tolerance is not None:
             residuals = kkt_residuals(run.problem, point, weights, gradient)
             finished = (torch.stack(residuals).amax(0) <= self.kkt_tolerance) & (residuals.feasibility <= run.tolerance)
+            if not point.independent:
+                finished = finished.all().expand_as(finished)
             status = torch.where(finished, int(Status.CONVERGED), int(Status.BUDGET_SPENT)).to(torch.int8)
         return Proposal(
             x=moved,
@@ -131,7 +152,7 @@ class FirstOrder(Solver[FirstOrderState]):
     def _scaled(self, point: Evaluation, scale: Tensor) -> tuple[Tensor, ...]:
         """The detached constraint values, times w where rows are scaled."""
         values = tuple(y.detach() for y in point.values)
-        return values if self.scaling is None else tuple(_rows(scale, y) * y for y in values)
+        return values if self.scaling is None else tuple(per_row(scale, y) * y for y in values)
 
     def _weights(
         self, values: tuple[Tensor, ...], masks: tuple[Tensor | None, ...], duals: tuple[Duals, ...], scale: Tensor
@@ -141,7 +162,7 @@ class FirstOrder(Solver[FirstOrderState]):
         """
         candidates = (self.lagrangian.candidate(y, d) for y, d in zip(values, duals))
         if self.scaling is not None:
-            candidates = (_rows(scale, c) * c for c in candidates)
+            candidates = (per_row(scale, c) * c for c in candidates)
         return tuple(c if mask is None else torch.where(mask, c, 0) for c, mask in zip(candidates, masks))
 
     def _value(
@@ -168,9 +189,10 @@ class FirstOrder(Solver[FirstOrderState]):
         tiny = torch.finfo(x.dtype).tiny
 
         def move(size: Tensor) -> Tensor:
-            return project(x - size.view(-1, *[1] * (x.dim() - 1)) * gradient)
+            return project(x - beside(size, x) * gradient)
 
         def measure(p: Tensor) -> Tensor:
+            assert run.problem.objective is not None  # see check
             return run.problem.objective(p, point.output).detach()
 
         total = gradient.abs().flatten(1).sum(1)
@@ -183,11 +205,6 @@ class FirstOrder(Solver[FirstOrderState]):
             reach = measure(move(linear)) - measure(x)
             target = torch.where(reach > 0, reach, increase).clamp_max(increase)
             return first_step_size(measure, move, base, target)
-
-
-def _rows(per_row: Tensor, like: Tensor) -> Tensor:
-    """``(batch,)`` with trailing dimensions of size one."""
-    return per_row.to(like).view(-1, *[1] * (like.dim() - 1))
 
 
 def _check_duals(point: Evaluation, duals: Any) -> None:

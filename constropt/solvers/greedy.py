@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
+from constropt.rows import per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import normalised, per_row, pull_back, require_one_inequality, surrogate
+from constropt.solvers.directions import normalised
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class GreedyAccumulation(Solver[Tensor]):
     Raises ``ValueError`` unless the problem has exactly one constraint, an inequality.
     """
 
+    takes = Takes(least=1, most=1, fraction=True, surrogate=True, objective_gradient=False)
+
     size: float | Callable[[Evaluation], Tensor] = 0.003
     p: float | None = torch.inf
     pull: float = 0.0
@@ -39,15 +42,15 @@ class GreedyAccumulation(Solver[Tensor]):
         if not callable(self.size) and not self.size > 0:
             raise ValueError(f"size: takes a step > 0, or a function of the point, got {self.size}")
 
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        require_one_inequality(problem, self)
-
     def init(self, run: Run, point: Evaluation) -> Tensor:
         return torch.zeros_like(point.x.detach())
 
     def step(self, run: Run, state: Tensor, point: Evaluation, index: int) -> Proposal[Tensor]:
+        feasible = point.violation() <= run.tolerance
+        if self.stop and bool(feasible.all()):  # the loop looks at every step in any case
+            return Proposal(x=point.x.detach(), state=state, finished=feasible)
         unmet = point.violations()[0] > 0
-        gradient = pull_back(point, (surrogate(point), unmet))
+        gradient = point.pull_back((point.direction(0), unmet))
         raw = run.x0 + state
         # the derivative of the projection; NaN passes, for the loop to notice
         gradient = torch.where((point.x.detach() == raw) | gradient.isnan(), gradient, 0) + self.pull * state
@@ -58,6 +61,5 @@ class GreedyAccumulation(Solver[Tensor]):
         return Proposal(
             x=run.problem.domain.project(run.x0 + delta),
             state=delta,
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
-            finished=point.violation() <= run.tolerance if self.stop else None,
+            finished=feasible if self.stop else None,
         )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.masking import by_row
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
+from constropt.problem import ConstrainedProblem
+from constropt.rows import by_row, per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import counted, per_row, pull_back, require_one_inequality, surrogate
 from constropt.steps import Closure, PrimalStep, Prox
 
 
@@ -75,6 +76,8 @@ class PrimalDual(Solver[PrimalDualState]):
     Raises ``ValueError`` unless the problem has exactly one constraint, an inequality.
     """
 
+    takes = Takes(least=1, most=1, fraction=True, nonsmooth=True, surrogate=True)
+
     primal: PrimalStep[Any] = field(default_factory=ProximalAdam)
     size: float = 0.1
     final: float = 0.01
@@ -93,29 +96,29 @@ class PrimalDual(Solver[PrimalDualState]):
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: must lie in [0, 1), got {self.ema}")
 
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        require_one_inequality(problem, self)
+    def features(self, problem: ConstrainedProblem[Any]) -> Takes:
+        return replace(super().features(problem), objective_gradient=problem.nonsmooth is None)
 
     def init(self, run: Run, point: Evaluation) -> PrimalDualState:
-        counts = counted(point)
+        counts = point.counted(0)
         number = by_row(counts).sum(1).clamp_min(1).double()
         # Eq. A IV-9: equal weights whose sum is 1 / ratio times that of r
         log_ratios = per_row(-(self.ratio * number).log(), counts.double()).expand(counts.shape)
         return PrimalDualState(log_ratios, _shares(log_ratios, counts), self.primal.init(point.x.detach()))
 
     def step(self, run: Run, state: PrimalDualState, point: Evaluation, index: int) -> Proposal[PrimalDualState]:
-        x, counts = point.x.detach(), counted(point)
+        x, counts = point.x.detach(), point.counted(0)
         shares = state.shares
         if index:
             shares = torch.lerp(_shares(state.log_ratios, counts), shares, self.ema)
         total = by_row(shares).sum(1)
         ratio = self.unit * ((1 - total) / total).clamp_min(0)
-        h = surrogate(point)
+        h = point.direction(0)
         weights = shares / per_row(total, shares) * h.detach().double().sigmoid()
         terms = [(h, weights)]
         if run.problem.nonsmooth is None:
             terms.append((point.objective, ratio))
-        gradient = pull_back(point, *terms)
+        gradient = point.pull_back(*terms)
         size = per_row(torch.full_like(total, self.size * self.final ** (index / run.steps)), x)
         moved, step = self.primal.update(gradient, state.step, x, size, self._prox(run, ratio), _no_closure)
         decay = 1 - (1 - self.dual_final) * index / max(run.steps - 1, 1)

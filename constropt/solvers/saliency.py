@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import BOX, Takes
+from constropt.problem import ConstrainedProblem
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import pull_back, require_one_inequality, surrogate
-from constropt.solvers.jacobian import jacobian
 
 # The pairs of entries that are compared at once, and the most entries of a row of which all pairs are compared.
 PAIRS_AT_ONCE, MOST_ENTRIES = 2**24, 2**14
@@ -40,6 +40,8 @@ class Saliency(Solver[Tensor]):
     range; and for ``pairs`` with ``outputs`` where a row has more than 16,384 entries, all pairs of which are compared.
     """
 
+    takes = Takes(least=1, most=1, fraction=True, surrogate=True, domains=BOX, objective_gradient=False)
+
     outputs: Outputs | None = None
     size: float = 1.0
     pairs: bool = False
@@ -54,9 +56,6 @@ class Saliency(Solver[Tensor]):
             raise ValueError(f"limit: takes the fraction in (0, 1] of the entries that may change, got {self.limit}")
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        require_one_inequality(problem, self)
-        if problem.domain.bounds(x0) is None:
-            raise ValueError(f"domain: Saliency needs a Box, got {problem.domain}")
         if self.pairs and self.outputs is not None and x0[0].numel() > MOST_ENTRIES:
             raise ValueError(
                 f"pairs: compares all pairs of at most {MOST_ENTRIES} entries a row, got {x0[0].numel()}; use"
@@ -72,20 +71,21 @@ class Saliency(Solver[Tensor]):
         feasible = point.violation() <= run.tolerance
         changed = (x != run.x0).flatten(1).sum(1)
         full = changed + count > self.limit * flat.shape[1]
-        run.backwards += torch.where(feasible | full, -1, int(self.outputs is not None)) * ~state
+        ended = state | feasible | full
+        if bool(ended.all()):  # the loop looks at every step in any case: the last points need no gradients
+            return Proposal(x=x, state=ended, finished=ended)
         bounds = run.problem.domain.bounds(x)
         assert bounds is not None
         lower, upper = (side.flatten(1) for side in bounds)
         room = upper - flat if self.size > 0 else flat - lower
         movable = room > NO_ROOM * abs(self.size)
         chosen, salient, lost = self._chosen(point, movable)
-        done = state | feasible | full | ~salient.any(1) & ~lost
+        done = ended | ~salient.any(1) & ~lost
         move = torch.zeros_like(flat).scatter_add(1, chosen, self.size * salient.to(flat))
         move = move.masked_fill(lost.unsqueeze(1), torch.nan)  # for the loop to notice
         return Proposal(
             x=run.problem.domain.project(x + move.view_as(x)),
             state=done,
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
             finished=done,
         )
 
@@ -93,8 +93,8 @@ class Saliency(Solver[Tensor]):
         """The entries to be moved, ``(batch, 1 or 2)``, which of them are salient, and the rows with a NaN gradient."""
         sign = 1 if self.size > 0 else -1
         if self.outputs is None:
-            value = surrogate(point)
-            rise = pull_back(point, (value, torch.full_like(value, -sign))).flatten(1)
+            value = point.direction(0)
+            rise = point.pull_back((value, torch.full_like(value, -sign))).flatten(1)
             # b = -a: the largest a are the largest saliency, and no square underflows
             rank = torch.where(movable, rise, -torch.inf)
             top, chosen = rank.nan_to_num(nan=-torch.inf, neginf=-torch.inf).topk(
@@ -103,7 +103,8 @@ class Saliency(Solver[Tensor]):
             return chosen, top > 0, rise.isnan().any(1)
         with torch.enable_grad():
             outputs = self.outputs(point)
-        rise, fall = (sign * gradient.flatten(1) for gradient in jacobian(outputs, point.x))
+        gradients = torch.cat([block for _, block in point.jacobian_blocks(outputs)])
+        rise, fall = (sign * gradient.flatten(1) for gradient in gradients)
         # a scale of its own for each row, so that no product underflows
         rise, fall = (g / g.abs().amax(1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny) for g in (rise, fall))
         lost = (rise + fall).isnan().any(1)

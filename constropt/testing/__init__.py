@@ -1,5 +1,6 @@
 """Law suites that search for a counterexample with hypothesis (``pip install 'constropt[test]'``)."""
 
+from .declaration import check_declaration
 from .domain import Counterexample, check_domain
 from .penalties import LawViolation, check_penalty
 from .prox import check_prox
@@ -9,6 +10,7 @@ __all__ = [
     "Counterexample",
     "KnownProblem",
     "LawViolation",
+    "check_declaration",
     "check_domain",
     "check_penalty",
     "check_prox",

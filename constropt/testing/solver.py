@@ -7,6 +7,8 @@ The laws, in the order in which they are searched:
 - *claims*: objective, violation and feasibility are those of one clean evaluation of the returned x;
 - *same seed, same result*: two runs are equal bit for bit;
 - *rows independent*: a row alone ends where it ends in the batch, and so does a batch in another order;
+- *declaration*: what the solver says it takes changes what it does, what it does not say is refused
+  (:func:`check_declaration`);
 - *a lost row*: a row whose objective is NaN, from the start or from a later step on, is not claimed as converged,
   returns a finite x, and leaves the other rows as they are.
 """
@@ -19,16 +21,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from constropt.constraint import equality, inequality
 from constropt.domain import Box
 from constropt.lagrangian import AugmentedLagrangian
-from constropt.problem import ConstrainedProblem, equality, inequality
+from constropt.problem import ConstrainedProblem
 from constropt.solution import Solution, Status
-from constropt.solvers.base import Solver
+from constropt.solvers.base import Method, Solver
+from constropt.solvers.projected_lbfgs.solver import ProjectedLBFGS
 from constropt.solving import solve
 
+from .declaration import check_declaration
 from .domain import Counterexample
 
-AnySolver = Solver | AugmentedLagrangian | None
+AnySolver = Solver | Method | AugmentedLagrangian | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ def check_solver(
     steps: int = 1000,
     accuracy: float = 1e-3,
     dtype: torch.dtype = torch.float64,
-    equalities: bool = True,
+    equalities: bool | None = None,
 ) -> None:
     """Search for a violation of what every solver owes (see the module); return if none shows.
 
@@ -94,15 +99,20 @@ def check_solver(
         steps: the budget of every run.
         accuracy: the largest distance of a row to its optimum, in the variable's units.
         dtype: of x; torch.float64 or torch.float32.
-        equalities: whether the solver takes equality constraints.
+        equalities: whether problems with equalities are among them; by default where the solver declares to take them.
 
     Raises:
         LawViolation: (an AssertionError) naming the law, the problem, the row and the numbers.
     """
+    declared = ProjectedLBFGS() if solver is None or isinstance(solver, AugmentedLagrangian) else solver
     if problems is None:
-        problems = known_problems(dtype, equalities=equalities)
+        first = known_problems(dtype)[0].problem()
+        taken = not isinstance(declared, Solver) or declared.features(first).equalities
+        problems = known_problems(dtype, equalities=taken if equalities is None else equalities)
     for known in problems:
         _check(solver, known, steps, accuracy)
+    if isinstance(declared, Solver) and problems:  # a method's solvers are checked where they are declared
+        check_declaration(declared, problems[0].problem(), problems[0].start, steps=min(steps, 100))
 
 
 def _check(solver: AnySolver, known: KnownProblem, steps: int, accuracy: float) -> None:
@@ -156,6 +166,7 @@ def _lost(solver: AnySolver, known: KnownProblem, steps: int, solution: Solution
         nonlocal calls
         calls += 1
         factor = torch.where(own, torch.nan, 1.0) if calls > 3 or not late else torch.ones(len(own))
+        assert problem.objective is not None
         return problem.objective(x, z) * factor.to(x)
 
     hurt = solve(replace(problem, objective=poisoned), solver, known.start, steps=steps)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.constraint import Constraint
 from constropt.precision import at_least_float32
-from constropt.problem import Constraint
 
 Value = Callable[[Any, Any], Tensor]
 

@@ -8,9 +8,10 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
+from constropt.constraint import Constraint, inequality
 from constropt.domain import Box, Domain, Reals
 from constropt.modes import normal_mode
-from constropt.problem import ConstrainedProblem, Constraint, ProximableFunction, inequality
+from constropt.problem import ConstrainedProblem, ProximableFunction
 from constropt.problems.attacks.aim import width_of
 from constropt.problems.distances import Distance
 from constropt.problems.distances.norms import DistanceLike
@@ -46,12 +47,13 @@ class DeclaredProblem(ConstrainedProblem[Z]):
     given. Subclasses make them in ``make``, in normal mode: a problem made in inference mode is like any other.
     """
 
-    objective: Callable[[Tensor, Z], Tensor] = field(default=MISSING.objective, kw_only=True, repr=False)
+    objective: Callable[[Tensor, Z], Tensor] | None = field(default=MISSING.objective, kw_only=True, repr=False)
     constraints: Sequence[Constraint[Z]] = field(default=(MISSING.constraint,), kw_only=True, repr=False)
     forward: Callable[[Tensor], Z] = field(default=MISSING.forward, kw_only=True, repr=False)
     domain: Domain = field(default=MISSING.domain, kw_only=True)
     nonsmooth: ProximableFunction | None = field(default=None, kw_only=True)
     independent: bool = field(default=True, kw_only=True)
+    rowwise: bool = field(default=True, kw_only=True)
     terms: Terms[Z] = field(default=MISSING, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from constropt.checks import require_whole
-from constropt.problem import Constraint, inequality
+from constropt.constraint import Constraint, inequality
 from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import (
     MARGIN,
@@ -130,19 +130,15 @@ def outside_top(k: int) -> Goal:
     return Goal(f"top {k}", value)
 
 
-def _fooling_entropy(logits: Tensor, aim: Aim) -> Tensor:
-    return -cross_entropy(logits, aim.labels) if aim.targets is None else cross_entropy(logits, aim.targets)
-
-
 def as_constraint(goal: GoalLike, aim: Aim) -> Constraint[Tensor]:
     """The constraint of a goal, entry by entry; it holds for a row when the fraction ``aim.nu`` of its counted entries
-    does. None: :func:`misclassified`, with the cross-entropy as surrogate.
+    does. None: :func:`misclassified`.
 
     A callable ``(logits, aim)`` to one value per label is a goal too. ``TypeError`` for anything else; ``ValueError``,
     when called, for values of another shape than the labels.
     """
     if goal is None:
-        goal = replace(misclassified(), surrogate=_fooling_entropy)
+        goal = misclassified()
     elif not isinstance(goal, Goal):
         if not callable(goal):
             raise TypeError(

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import logit_of
 from constropt.problems.attacks.losses import following
@@ -148,7 +149,7 @@ class JSMA(AttackMethod):
         attack = self.fitting(problem)
         outputs = _logits(attack.aim) if self.logits else None
         solver = Saliency(outputs=outputs, size=self.theta * attack.width, pairs=self.pairs, limit=self.gamma)
-        return on_logarithms(attack), solver
+        return following(on_logarithms(attack), "ce"), solver
 
 
 def _logits(aim: Aim) -> Outputs:

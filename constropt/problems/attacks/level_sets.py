@@ -10,6 +10,7 @@ from torch import Tensor
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.losses import following
 from constropt.problems.attacks.method import AttackMethod, Prepared, order_of
+from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.solvers.level_sets.level_set import LevelSetProjection
 from constropt.solvers.level_sets.minimum_norm import MinimumNorm
@@ -19,7 +20,7 @@ from constropt.solvers.level_sets.smoothed_l0 import SmoothedL0
 @dataclass(frozen=True)
 class DDN(AttackMethod):
     """The DDN attack: the l2 :class:`MinimalPerturbation`, or any problem, by projection on spheres, along the gradient
-    of the cross-entropy.
+    of the cross-entropy, or, where the problem has a goal of its own, of the constraint.
 
     ``radius`` is the first norm, ``gamma`` its change per step; ``quantize=256`` makes every evaluated point, hence
     the result, an 8-bit image. For dense predictions the cross-entropies of all counted pixels are summed.
@@ -40,6 +41,8 @@ class DDN(AttackMethod):
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         self.check_distance(problem)
+        if isinstance(problem, MinimalPerturbation) and problem.constraint is None:
+            problem = following(problem, "ce")
         return problem, LevelSetProjection(radius=self.radius, gamma=self.gamma, quantize=self.quantize)
 
 

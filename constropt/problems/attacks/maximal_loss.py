@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from constropt.problems.attacks.losses import Loss, as_loss
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike, Norm
 from constropt.problems.model_calls import Model, ModelCall
-from constropt.solvers.directions import per_row
+from constropt.rows import per_row
 
 _BALLS = {"l1": L1Ball, "l2": L2Ball, "linf": LinfBall}
 
@@ -62,8 +61,6 @@ class MaximalLoss(DeclaredProblem[Tensor]):
     aim: Aim = field(init=False, repr=False, compare=False)
     measure: Norm = field(init=False, repr=False, compare=False)
     radius: Tensor = field(init=False, repr=False, compare=False)
-
-    rowwise: ClassVar[bool] = True
 
     def make(self) -> Terms[Tensor]:
         """The opposite of the mean loss, the constraint of every attack, the model and the ball."""

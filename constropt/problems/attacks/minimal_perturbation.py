@@ -5,7 +5,6 @@ another.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -52,8 +51,6 @@ class MinimalPerturbation(PerturbationProblem[Tensor]):
     constraint: GoalLike = field(default=None, kw_only=True)
     ignore_index: int = field(default=IGNORE_INDEX, kw_only=True)
     aim: Aim = field(init=False, repr=False, compare=False)
-
-    rowwise: ClassVar[bool] = True
 
     def make(self) -> Terms[Tensor]:
         """The distance, the goal of the logits, and the model."""

@@ -10,18 +10,20 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
-from constropt.problem import ConstrainedProblem, inequality
+from constropt.constraint import inequality
+from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.losses import Loss, as_loss, following
 from constropt.problems.attacks.maximal_loss import radius_of, row_mean
 from constropt.problems.attacks.method import AttackMethod, Prepared, require_positive
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.problems.attacks.remeasured import remeasured
+from constropt.rows import per_row
 from constropt.solution import Solution
 from constropt.solvers.alternating import Alternating
 from constropt.solvers.balls.radius_search import smallest_radius
 from constropt.solvers.base import Loop
-from constropt.solvers.directions import normalised, per_row
+from constropt.solvers.directions import normalised
 from constropt.solvers.penalized.penalty_search import PenaltySearch, to_a_tenth
 from constropt.solvers.penalized.weight_search import Growth
 from constropt.solving import solve
@@ -126,12 +128,12 @@ class LPA(AttackMethod):
         if self.eps is not None:
             return self._attack(minimal, radius_of(self.eps, minimal.inputs), loop)
         largest, (lower, upper), origin = self.largest, minimal.bounds, minimal.inputs
+        to_inputs = minimal.measure.bind(origin, minimal.bounds)
         if largest is None:
-            corner = torch.where(origin - lower > upper - origin, lower, upper)
-            largest = minimal.measure.bind(origin, minimal.bounds)(corner)
+            largest = to_inputs(torch.where(origin - lower > upper - origin, lower, upper))
 
         def measured(solution: Solution) -> Solution:
-            distance = minimal.objective(solution.x, solution.x)
+            distance = to_inputs(solution.x)
             return replace(solution, problem=minimal, objective=distance, multipliers=solution.multipliers[:1])
 
         return smallest_radius(
@@ -161,9 +163,10 @@ class LPA(AttackMethod):
 def _within(problem: MinimalPerturbation, radius: Tensor) -> ConstrainedProblem[Tensor]:
     """The margin loss, at most :data:`KAPPA`, to be maximised within ``radius`` of the inputs."""
     per_entry, mean = as_loss("logit difference", problem.aim), row_mean(problem.aim.counted)
+    to_inputs = problem.measure.bind(problem.inputs, problem.bounds)
     return ConstrainedProblem(
         objective=lambda x, z: -mean(per_entry(z).clamp_max(KAPPA)),
-        constraints=(inequality(lambda x, z: problem.objective(x, z) - radius, name="within the budget"),),
+        constraints=(inequality(lambda x, z: to_inputs(x) - radius, name="within the budget"),),
         forward=problem.forward,
         domain=problem.domain,
     )

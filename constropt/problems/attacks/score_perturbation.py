@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from constropt.constraint import Constraint, inequality
 from constropt.modes import normal
-from constropt.problem import Constraint, inequality
 from constropt.problems.attacks.aim import check_inputs, shape_of
 from constropt.problems.attacks.constraints import margin_for
 from constropt.problems.attacks.declared import PerturbationProblem, Terms
@@ -41,6 +41,7 @@ class ScorePerturbation(PerturbationProblem[Any]):
     """
 
     constraint: Constraint[Any] | Callable[[Any], Tensor]
+    rowwise: bool = field(default=False, kw_only=True)
 
     def make(self) -> Terms[Any]:
         """The distance, the constraint, and the model, whose output is handed over as it is."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constropt.constraint import inequality
 from constropt.domain import Domain, Reals
-from constropt.problem import ConstrainedProblem, inequality
+from constropt.problem import ConstrainedProblem
 from constropt.problems.metric_learning.base import positive_number
 from constropt.problems.metric_learning.pairs import Relations, root, squared_distances
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from constropt.domain import L1Ball, L2Ball, LinfBall
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import NORM_BALL, Takes
+from constropt.rows import beside, per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import normalised, per_row, row_norm
+from constropt.solvers.directions import normalised, row_norm
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class AutoProjectedGradient(Solver[AutoStepState]):
     tensor([[-3.,  4.]])
     """
 
+    takes = Takes(fraction=True, domains=NORM_BALL, constraint_gradients=False)
+
     momentum: float = 0.75
     rho: float = 0.75
     density: float | None = 0.2
@@ -82,13 +85,6 @@ class AutoProjectedGradient(Solver[AutoStepState]):
         if self.density is not None and not 0 < self.density <= 1:
             raise ValueError(
                 f"density: takes the fraction of entries in (0, 1] that an l1 step moves, or None, got {self.density}"
-            )
-
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        if not isinstance(problem.domain, LinfBall | L2Ball | L1Ball):
-            raise ValueError(
-                "problem.domain: AutoProjectedGradient takes a ball, of whose radius its steps are a part, got"
-                f" {type(problem.domain).__name__}"
             )
 
     def init(self, run: Run, point: Evaluation) -> AutoStepState:
@@ -115,7 +111,7 @@ class AutoProjectedGradient(Solver[AutoStepState]):
         assert isinstance(domain, LinfBall | L2Ball | L1Ball)
         x, gradient, value = point.x.detach(), point.gradient(1.0, ()), point.total()
         better = value < state.best_value
-        rows = _broadcast(better, x)
+        rows = beside(better, x)
         state = replace(
             state,
             best=torch.where(rows, x, state.best),
@@ -130,7 +126,7 @@ class AutoProjectedGradient(Solver[AutoStepState]):
         elif index in (spans := checkpoints(run.steps)):
             state, back = self._shorter(state, spans[index])
         if back is not None:
-            rows = _broadcast(back, x)
+            rows = beside(back, x)
             x = torch.where(rows, state.best, x)
             gradient = torch.where(rows, state.gradient, gradient)
             value = torch.where(back, state.best_value, value)
@@ -147,7 +143,6 @@ class AutoProjectedGradient(Solver[AutoStepState]):
         return Proposal(
             x=following,
             state=replace(state, previous=x, value=value),
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
         )
 
     def _shorter(self, state: AutoStepState, span: int) -> tuple[AutoStepState, Tensor]:
@@ -190,11 +185,6 @@ def checkpoints(steps: int) -> dict[int, int]:
         gap = max(gap - 0.03, 0.06)
         p += gap
     return found
-
-
-def _broadcast(rows: Tensor, like: Tensor) -> Tensor:
-    """``(batch,)`` booleans with trailing dimensions of size one."""
-    return rows.view(-1, *[1] * (like.dim() - 1))
 
 
 def _moved(x: Tensor, domain: L1Ball) -> Tensor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from constropt.domain import L1Ball, L2Ball, LinfBall
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import NORM_BALL, Takes
+from constropt.rows import per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import normalised, per_row, row_norm
+from constropt.solvers.directions import normalised, row_norm
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class ProjectedGradient(Solver[Tensor]):
     tensor([[-3.,  4.]])
     """
 
+    takes = Takes(fraction=True, domains=NORM_BALL, constraint_gradients=False)
+
     size: float = 0.1
     momentum: float | None = None
     dense: float = 0.01
@@ -46,13 +49,6 @@ class ProjectedGradient(Solver[Tensor]):
             raise ValueError(f"momentum: takes a decay >= 0, or None, got {self.momentum}; the published one is 1")
         if not 0 < self.dense <= 1:
             raise ValueError(f"dense: takes the fraction of entries in (0, 1] that an l1 step moves, got {self.dense}")
-
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        if not isinstance(problem.domain, LinfBall | L2Ball | L1Ball):
-            raise ValueError(
-                "problem.domain: ProjectedGradient takes a ball, of whose radius its steps are a part, got"
-                f" {type(problem.domain).__name__}"
-            )
 
     def init(self, run: Run, point: Evaluation) -> Tensor:
         return torch.zeros_like(point.x.detach())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from constropt.domain import L1Ball, L2Ball, LinfBall
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import NORM_BALL, Takes
 from constropt.solvers.base import Proposal, Run, Solver
 
 # When the area of the window is halved, of 10,000 evaluations (Andriushchenko et al., 2020).
@@ -52,7 +53,9 @@ class SquareSearch(Solver[SearchPoint]):
     (-16.0, 0)
     """
 
-    gradients: ClassVar[bool] = False
+    takes = Takes(
+        fraction=True, domains=NORM_BALL, objective_gradient=False, constraint_gradients=False
+    )
 
     area: float = 0.8
     seed: int = 0
@@ -65,13 +68,6 @@ class SquareSearch(Solver[SearchPoint]):
             raise ValueError(f"area: takes the part of the image in (0, 1] that a window has, got {self.area}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed: takes a whole number >= 0, got {self.seed!r}")
-
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        if not isinstance(problem.domain, LinfBall | L2Ball | L1Ball):
-            raise ValueError(
-                "problem.domain: SquareSearch takes a ball, in whose corners it searches, got"
-                f" {type(problem.domain).__name__}"
-            )
 
     def init(self, run: Run, point: Evaluation) -> SearchPoint:
         # infinite: the start of the search replaces the given one, whatever its value
@@ -105,7 +101,6 @@ class SquareSearch(Solver[SearchPoint]):
         return Proposal(
             x=domain.project(center + delta.reshape(x.shape)),
             state=state,
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
             finished=feasible if self.stop else None,
         )
 

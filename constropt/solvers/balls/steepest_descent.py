@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
+from constropt.problem import ConstrainedProblem
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import normalised
 
@@ -29,6 +31,8 @@ class SteepestDescent(Solver[None]):
     >>> solve(problem, SteepestDescent(size=0.25), torch.zeros(1, 2), steps=5).x
     tensor([[0.5000, 0.5000]])
     """
+
+    takes = Takes(fraction=True, constraint_gradients=False)
 
     size: float = 0.1
     p: float = torch.inf
@@ -75,6 +79,5 @@ class SteepestDescent(Solver[None]):
         return Proposal(
             x=domain.project(point.x.detach() - self.size * direction),
             state=None,
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
             finished=point.violation() <= run.tolerance if self.stop else None,
         )

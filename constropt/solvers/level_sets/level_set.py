@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
+from constropt.problem import ConstrainedProblem
 from constropt.solvers.base import Proposal, Run, Solver
 
 
@@ -36,6 +38,8 @@ class LevelSetProjection(Solver[LevelSetState]):
     unrounded, since rounding it at every step would lose the small moves.
     """
 
+    takes = Takes(least=1, most=1, fraction=True, surrogate=True, objective_gradient=False)
+
     size: float = 1.0
     final: float = 0.01
     radius: float = 1.0
@@ -52,10 +56,6 @@ class LevelSetProjection(Solver[LevelSetState]):
             raise ValueError(f"gamma: must lie in (0, 1), got {self.gamma}")
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        if len(problem.constraints) != 1 or problem.constraints[0].equality:
-            raise ValueError(
-                "constraints: LevelSetProjection takes exactly one inequality; use solve(problem, None, ...) for others"
-            )
         bounds = problem.domain.bounds(x0)
         if self.quantize is not None and (bounds is None or not bool(torch.isfinite(torch.stack(bounds)).all())):
             raise ValueError("quantize: needs a finite Box as the problem's domain")
@@ -72,7 +72,7 @@ class LevelSetProjection(Solver[LevelSetState]):
 
     def step(self, run: Run, state: LevelSetState, point: Evaluation, index: int) -> Proposal[LevelSetState]:
         feasible = point.violation() <= run.tolerance
-        descent = -point.surrogate_gradient()
+        descent = -point.pull_back((point.direction(0), point.counted(0)))
         size = self.final + (1 - self.final) * (1 + math.cos(math.pi * index / run.steps)) / 2
         length = _norm(descent)
         # a row without a gradient stays where it is; NaN passes, for the loop to notice
@@ -85,11 +85,11 @@ class LevelSetProjection(Solver[LevelSetState]):
         delta = x - run.x0
         if self.quantize is not None:
             x = _rounded(x, run, self.quantize)
-        none = tuple(torch.zeros_like(v) for v in point.values)
-        return Proposal(x=x, state=LevelSetState(delta, radius, state.limit), multipliers=none)
+        return Proposal(x=x, state=LevelSetState(delta, radius, state.limit))
 
     def _level(self, run: Run, delta: Tensor) -> Tensor:
         with torch.no_grad():
+            assert run.problem.objective is not None  # refused: this solver does not take feasibility problems
             level = run.problem.objective(run.x0 + delta, None)
         return level.view(-1, *[1] * (delta.dim() - 1))
 

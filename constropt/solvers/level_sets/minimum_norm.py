@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.masking import by_row
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
 from constropt.precision import at_least_float32
-from constropt.problem import ConstrainedProblem, Evaluation
 from constropt.prox.projections import project_l0, project_l1, project_l2, project_linf
+from constropt.rows import by_row, per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import (
-    DUAL,
-    counted,
-    normalised,
-    per_row,
-    pull_back,
-    require_one_inequality,
-    row_norm,
-    surrogate,
-)
+from constropt.solvers.directions import DUAL, normalised, row_norm
 
 _PROJECTIONS = {0.0: project_l0, 1.0: project_l1, 2.0: project_l2, torch.inf: project_linf}
 
@@ -57,6 +48,8 @@ class MinimumNorm(Solver[MinimumNormState]):
     Raises ``ValueError`` unless the problem has exactly one constraint, an inequality.
     """
 
+    takes = Takes(least=1, most=1, fraction=True, surrogate=True, objective_gradient=False)
+
     p: float = torch.inf
     size: float = 1.0
     final_size: float = 0.01
@@ -71,9 +64,6 @@ class MinimumNorm(Solver[MinimumNormState]):
             raise ValueError(f"size: takes a step > 0, got {self.size}")
         if not 0 < self.final_gamma <= self.gamma < 1:
             raise ValueError(f"gamma: needs 0 < final_gamma <= gamma < 1, got {self.final_gamma} and {self.gamma}")
-
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        require_one_inequality(problem, self)
 
     def init(self, run: Run, point: Evaluation) -> MinimumNormState:
         x = point.x.detach()
@@ -113,7 +103,6 @@ class MinimumNorm(Solver[MinimumNormState]):
         return Proposal(
             x=run.problem.domain.project(run.x0 + delta),
             state=MinimumNormState(radius, best, state.limit),
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
         )
 
     def _project(self, run: Run, delta: Tensor, radius: Tensor) -> Tensor:
@@ -127,8 +116,8 @@ class MinimumNorm(Solver[MinimumNormState]):
 
     def _mean(self, point: Evaluation) -> tuple[Tensor, Tensor]:
         """The mean positive part of the counted entries' surrogate, ``(batch,)``, and the gradient of the mean."""
-        value, counts = surrogate(point), counted(point)
+        value, counts = point.direction(0), point.counted(0)
         entries = at_least_float32(by_row(value.detach()).clamp_min(0))
         number = by_row(counts).sum(1).clamp_min(1).to(entries)
         mean = torch.where(by_row(counts), entries, 0).sum(1) / number
-        return mean.to(point.x), pull_back(point, (value, counts / per_row(number, value)))
+        return mean.to(point.x), point.pull_back((value, counts / per_row(number, value)))

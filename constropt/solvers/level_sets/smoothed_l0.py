@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation, by_row
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
+from constropt.rows import by_row, per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import (
-    counted,
-    normalised,
-    per_row,
-    pull_back,
-    require_one_inequality,
-    surrogate,
-)
+from constropt.solvers.directions import normalised
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,8 @@ class SmoothedL0(Solver[SmoothedL0State]):
     tensor([1.])
     """
 
+    takes = Takes(least=1, most=1, fraction=True, surrogate=True, objective_gradient=False)
+
     size: float = 1.0
     final: float = 0.1
     sigma: float = 1e-3
@@ -70,9 +66,6 @@ class SmoothedL0(Solver[SmoothedL0State]):
             raise ValueError(f"threshold: must lie in [0, largest] = [0, {self.largest}], got {self.threshold}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: Adam's two averages must lie in [0, 1), got {self.betas}")
-
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        require_one_inequality(problem, self)
 
     def init(self, run: Run, point: Evaluation) -> SmoothedL0State:
         # squares of small gradients are below the range of half precision
@@ -101,12 +94,11 @@ class SmoothedL0(Solver[SmoothedL0State]):
         return Proposal(
             x=run.problem.domain.project(run.x0 + torch.where(small, 0, delta)),
             state=SmoothedL0State((mean, variance), threshold),
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
         )
 
     def _unmet(self, point: Evaluation) -> Tensor:
         """The gradient of the surrogate's sum over the entries that are not met, by the number of those that count."""
-        value, counts = surrogate(point), counted(point)
+        value, counts = point.direction(0), point.counted(0)
         number = per_row(by_row(counts).sum(1).clamp_min(1), value)
         # "not met" rather than "> 0": NaN passes, for the loop to notice
-        return pull_back(point, (value, (counts & ~(point.values[0] <= 0)) / number))
+        return point.pull_back((value, (counts & ~(point.values[0] <= 0)) / number))

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.masking import by_row
+from constropt.checks import require_whole
+from constropt.evaluation import Evaluation
 from constropt.precision import at_least_float32
-from constropt.problem import ConstrainedProblem, Evaluation
-from constropt.solvers.base import refuse_fractions
-from constropt.solvers.directions import DUAL, require_one_inequality
-from constropt.solvers.jacobian import jacobian_blocks
+from constropt.problem import ConstrainedProblem
+from constropt.rows import by_row
+from constropt.solvers.directions import DUAL
 from constropt.solvers.linearized.cuts import meet_l1, meet_l2, meet_linf
 
 # Published codes add 1e-4 to every step; a fraction of the norm does not depend on the input's units.
@@ -36,13 +36,12 @@ class Linearisation:
 
 def alternatives(point: Evaluation) -> Tensor:
     """``(batch, m)``, at least in float32: what the one constraint declares, or its (worst counted) value alone."""
-    constraint, value, mask = point.constraints[0], by_row(point.values[0]), point.masks[0]
-    if constraint.alternatives is not None:
-        with torch.enable_grad():
-            value = constraint.alternatives(point.x, point.output)
-    else:
-        value = (value if mask is None else torch.where(by_row(mask), value, -torch.inf)).amax(1, keepdim=True)
-    return at_least_float32(value)
+    declared, value, mask = point.alternatives(0), by_row(point.values[0]), point.masks[0]
+    if declared is not None:
+        return at_least_float32(declared)
+    with torch.enable_grad():
+        value = value if mask is None else torch.where(by_row(mask), value, -torch.inf)
+        return at_least_float32(value.amax(1, keepdim=True))
 
 
 def smallest(values: Tensor, count: int | None) -> Tensor:
@@ -50,23 +49,23 @@ def smallest(values: Tensor, count: int | None) -> Tensor:
     return values.detach().nan_to_num(nan=torch.inf).argsort(dim=1, stable=True)[:, :count]
 
 
-def nearest(values: Tensor, x: Tensor, p: float, by_value: Tensor | None = None) -> Linearisation:
-    """The column of ``values``, ``(batch, m)``, whose linearised zero is nearest to x in the p-norm, row by row.
+def nearest(point: Evaluation, values: Tensor, p: float, by_value: Tensor | None = None) -> Linearisation:
+    """The column of ``values`` at the point, ``(batch, m)``, whose linearised zero is nearest in the p-norm, by row.
 
     m vector-Jacobian products. ``by_value``, ``(batch,)``, marks rows where the smallest value decides instead.
     Columns without a gradient are passed over, and those where it is NaN, unless there is no other: then the normal is
     NaN.
 
-    >>> x = torch.tensor([[2.0, 1.0]], requires_grad=True)
-    >>> nearest(torch.stack([x[:, 0], 2 * x[:, 1]], 1), x, 2.0).index.tolist()
+    >>> point = ConstrainedProblem(None).evaluate(torch.tensor([[2.0, 1.0]]))
+    >>> nearest(point, torch.stack([point.x[:, 0], 2 * point.x[:, 1]], 1), 2.0).index.tolist()
     [1]
     """
-    detached = values.detach()
+    x, detached = point.x, values.detach()
     normal = detached.new_zeros(x.shape[0], x[0].numel())
     value, scale = detached.new_zeros(x.shape[0]), detached.new_ones(x.shape[0])
     rank, index = torch.full_like(value, torch.inf), torch.zeros_like(value, dtype=torch.long)
     lost = torch.zeros_like(value, dtype=torch.bool)
-    for first, block in jacobian_blocks(values, x):
+    for first, block in point.jacobian_blocks(values):
         block = block.flatten(2).to(normal)
         length = torch.linalg.vector_norm(block, ord=DUAL[p], dim=2)
         y = detached[:, first : first + len(block)].T
@@ -117,14 +116,6 @@ def room(problem: ConstrainedProblem[Any], x: Tensor, like: Tensor) -> tuple[Ten
     return lower, upper
 
 
-def require_alternatives(problem: ConstrainedProblem[Any], solver: object, x0: Tensor) -> None:
-    """``ValueError`` unless the problem has one inequality that must hold whole, on a box (or the whole space)."""
-    require_one_inequality(problem, solver)
-    refuse_fractions(problem, solver)  # type: ignore[arg-type]
-    if problem.domain.bounds(x0) is None:
-        raise ValueError(f"domain: {type(solver).__name__} needs a Box, got {problem.domain}")
-
-
 def require_norm(p: float, allowed: tuple[float, ...] = (1.0, 2.0, torch.inf)) -> None:
     """``ValueError`` for a norm that is not among the ``allowed``."""
     if p not in allowed:
@@ -133,8 +124,5 @@ def require_norm(p: float, allowed: tuple[float, ...] = (1.0, 2.0, torch.inf)) -
 
 def require_candidates(candidates: int | None) -> None:
     """``ValueError`` unless ``candidates`` is None or a whole number >= 1."""
-    if candidates is not None and (isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1):
-        raise ValueError(
-            "candidates: takes how many alternatives are linearised, a whole number >= 1, or None for all, got"
-            f" {candidates!r}"
-        )
+    if candidates is not None:
+        require_whole(candidates=candidates)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import BOX, Takes
+from constropt.rows import per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import normalised, per_row, row_norm
+from constropt.solvers.directions import normalised, row_norm
 from constropt.solvers.linearized.alternatives import (
     alternatives,
     nearest,
     onto,
-    require_alternatives,
     require_candidates,
     require_norm,
     room,
@@ -55,6 +55,8 @@ class BoundaryProjection(Solver[BoundaryState]):
     Raises ``ValueError`` for another p than 1, 2, inf, for several constraints or equalities, and without a box.
     """
 
+    takes = Takes(least=1, most=1, alternatives=True, domains=BOX, objective_gradient=False)
+
     p: float = 2.0
     alpha: float = 0.1
     eta: float = 1.05
@@ -77,9 +79,6 @@ class BoundaryProjection(Solver[BoundaryState]):
         if self.runs < 1 or not self.radius > 0:
             raise ValueError(f"runs, radius: need runs >= 1 and radius > 0, got {self.runs} and {self.radius}")
 
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        require_alternatives(problem, self, x0)
-
     def init(self, run: Run, point: Evaluation) -> BoundaryState:
         values = alternatives(point)
         infinite = torch.full_like(values[:, 0].detach(), torch.inf)
@@ -97,19 +96,15 @@ class BoundaryProjection(Solver[BoundaryState]):
             back = run.x0 + self.beta * (x - run.x0)
             base = torch.where(per_row(feasible, x).bool(), back, x)
             base = self._start(run, best, number, state.order.shape[1]) if first else base
-            point = run.evaluate(base, rows=~done)
+            point = run.evaluate(base)
         order = state.order
         if self.single:
             column = number % order.shape[1]
             order = order[:, column : column + 1]
         moved = self._move(run, point, order)
-        # one backward pass is counted with each evaluation, and that of the first is the only one used
-        spent = torch.where(done, -1, order.shape[1] - 1 - bool(index))
-        run.backwards += spent * ~state.done
         return Proposal(
             x=run.problem.domain.project(moved),
             state=BoundaryState(state.order, best, done),
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
             finished=done,
         )
 
@@ -136,7 +131,7 @@ class BoundaryProjection(Solver[BoundaryState]):
         """The convex combination of the two extrapolated projections, before it is clipped."""
         with torch.enable_grad():
             values = alternatives(point).gather(1, order)
-        cut = nearest(values, point.x, self.p)
+        cut = nearest(point, values, self.p)
         x = point.x.detach()
         # all in coordinates relative to x, where the cut needs no difference of large numbers
         lower, upper = room(run.problem, x, cut.normal)

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation, by_row
+from constropt.evaluation import Evaluation
+from constropt.features import FINITE_BOX, Takes
+from constropt.problem import ConstrainedProblem
 from constropt.prox.projections import project_l0
-from constropt.solvers.base import Proposal, Run, Solver, refuse_fractions
-from constropt.solvers.directions import per_row, require_one_inequality, row_norm
+from constropt.rows import by_row, per_row
+from constropt.solvers.base import Proposal, Run, Solver
+from constropt.solvers.directions import row_norm
 from constropt.solvers.linearized.boundary_step import step_on_cut
 
 
@@ -44,6 +47,8 @@ class BoundaryWalk(Solver[WalkState]):
     finite box as its domain, and for ``starts`` of another shape or outside the box; ``TypeError`` for no tensor.
     """
 
+    takes = Takes(least=1, most=1, domains=FINITE_BOX, objective_gradient=False)
+
     p: float = 2.0
     starts: Tensor | None = None
     radius: float | None = None
@@ -69,11 +74,6 @@ class BoundaryWalk(Solver[WalkState]):
             raise ValueError(f"searches: takes a number of bisections >= 0, got {self.searches}")
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        require_one_inequality(problem, self)
-        refuse_fractions(problem, self)
-        bounds = problem.domain.bounds(x0)
-        if bounds is None or not bool(torch.stack(bounds).isfinite().all()):
-            raise ValueError(f"domain: BoundaryWalk needs a finite Box, got {problem.domain}")
         if self.starts is not None:
             if not isinstance(self.starts, Tensor):
                 raise TypeError(f"starts: takes a tensor like the inputs, got {type(self.starts).__name__}")
@@ -98,9 +98,8 @@ class BoundaryWalk(Solver[WalkState]):
         return WalkState(start, torch.zeros_like(width), first)
 
     def step(self, run: Run, state: WalkState, point: Evaluation, index: int) -> Proposal[WalkState]:
-        none = tuple(torch.zeros_like(v) for v in point.values)
         if index == 0 and self.starts is not None:
-            return Proposal(x=state.start, state=state, multipliers=none)
+            return Proposal(x=state.start, state=state)
         value, gradient = _worst(point)
         averaged = state.normal.any(1, keepdim=True)
         normal = torch.where(averaged, torch.lerp(gradient.to(state.normal), state.normal, self.momentum), gradient)
@@ -117,7 +116,7 @@ class BoundaryWalk(Solver[WalkState]):
         # NaN passes, for the loop to notice
         moved = moved + 0 * target.unsqueeze(1)
         x = run.problem.domain.project(run.x0 + moved.to(run.x0).view_as(run.x0))
-        return Proposal(x=x, state=replace(state, normal=normal), multipliers=none)
+        return Proposal(x=x, state=replace(state, normal=normal))
 
     def _boundary(self, run: Run, starts: Tensor) -> Tensor:
         """A point where the way from x0 to each start crosses the boundary, by bisection, on the feasible side."""
@@ -153,7 +152,5 @@ def _worst(point: Evaluation) -> tuple[Tensor, Tensor]:
         value = by_row(point.values[0])
         value = (value if mask is None else torch.where(by_row(mask), value, -torch.inf)).amax(1)
     kind = torch.promote_types(point.x.dtype, torch.float32)
-    if not value.requires_grad:
-        return value.to(kind), torch.zeros_like(point.x, dtype=kind).flatten(1)
-    (gradient,) = torch.autograd.grad(value.sum(), point.x)
+    gradient = point.pull_back((value, torch.ones_like(value)))
     return value.detach().to(kind), gradient.flatten(1).to(kind)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import BOX, Takes
+from constropt.rows import per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import per_row
 from constropt.solvers.linearized.alternatives import (
     alternatives,
     beyond,
     nearest,
     onto,
-    require_alternatives,
     require_candidates,
     require_norm,
     smallest,
@@ -49,11 +48,12 @@ class NearestProjection(Solver[NearestState]):
     projections go on from it. With ``accumulate`` the multiple of w is added to the last such point instead of x0;
     the point where a row ends then lies far beyond the boundary, in a good direction, and is returned as it is.
 
-    ``steps`` are iterations: one forward pass and as many backward passes as there are candidates, in one batched call;
-    a row's last point costs none.
+    ``steps`` are iterations: one forward pass and as many backward passes as there are candidates, in one batched call.
 
     Raises ``ValueError`` for another p than 1, 2, inf, for several constraints or equalities, and without a box.
     """
+
+    takes = Takes(least=1, most=1, alternatives=True, domains=BOX, objective_gradient=False)
 
     p: float = 2.0
     overshoot: float = 0.02
@@ -73,9 +73,6 @@ class NearestProjection(Solver[NearestState]):
         if self.accumulate and not self.align:
             raise ValueError("accumulate: says what an alignment adds to; pass align=True too")
 
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        require_alternatives(problem, self, x0)
-
     def init(self, run: Run, point: Evaluation) -> NearestState:
         order = smallest(alternatives(point), self.candidates)
         none = torch.zeros(len(order), dtype=torch.bool, device=order.device)
@@ -87,11 +84,11 @@ class NearestProjection(Solver[NearestState]):
         ends = feasible & (state.aligned | (index == 0)) if self.align else feasible
         done = state.done | ends
         aligning = feasible & ~done
+        if bool(done.all()):  # the loop looks at every step in any case: the last points need no gradients
+            return Proposal(x=point.x.detach(), state=state, finished=done, certified=ends if self.accumulate else None)
         with torch.enable_grad():
             values = alternatives(point).gather(1, state.order)
-        cut = nearest(values, point.x, self.p, aligning if self.align else None)
-        # the loop has counted one backward pass already, also for rows that end here without any
-        run.backwards += torch.where(ends, -1, values.shape[1] - 1) * ~state.done
+        cut = nearest(point, values, self.p, aligning if self.align else None)
         x = point.x.detach()
         free = torch.full_like(cut.normal, torch.inf)
         move = onto(beyond(cut, x - run.x0, self.p), torch.zeros_like(free), self.p, -free, free)
@@ -105,7 +102,6 @@ class NearestProjection(Solver[NearestState]):
         return Proposal(
             x=run.problem.domain.project(proposal),
             state=NearestState(state.order, done, aligning, base),
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
             finished=done,
             # the first point of the right direction is a longer way than those before it: to be searched back along
             certified=ends if self.accumulate else None,

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import FINITE_BOX, Takes
 from constropt.prox.projections import project_l1
-from constropt.solvers.base import Proposal, Run, Solver, refuse_fractions
+from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import DUAL
 from constropt.solvers.linearized.alternatives import alternatives, room
 from constropt.solvers.linearized.cuts import meet_l1, meet_l2, meet_linf
@@ -123,6 +123,8 @@ class LinearizedProjection(Solver[CutState]):
     domain that is no finite box.
     """
 
+    takes = Takes(least=1, most=1, alternatives=True, domains=FINITE_BOX, objective_gradient=False)
+
     p: float = 2.0
     explore: int = 3
     average: float | None = None
@@ -143,17 +145,6 @@ class LinearizedProjection(Solver[CutState]):
             raise ValueError(f"spread: must lie in [0, 1], got {self.spread}; 0 moves the largest entry first")
         if self.explore < 1 or self.runs not in (None, 1, 2, 3, 4, 5):
             raise ValueError(f"explore, runs: need explore >= 1 and 1 to 5 runs, got {self.explore} and {self.runs}")
-
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        if len(problem.constraints) != 1 or problem.constraints[0].equality:
-            raise ValueError(
-                "constraints: LinearizedProjection takes exactly one inequality;"
-                " use solve(problem, None, ...) for others"
-            )
-        refuse_fractions(problem, self)
-        bounds = problem.domain.bounds(x0)
-        if bounds is None or not bool(torch.stack(bounds).isfinite().all()):
-            raise ValueError(f"domain: LinearizedProjection needs a finite Box, got {problem.domain}")
 
     def init(self, run: Run, point: Evaluation) -> CutState:
         values = alternatives(point).detach()
@@ -179,12 +170,10 @@ class LinearizedProjection(Solver[CutState]):
         best = torch.where(better, norm, state.best)
         closest = torch.where(better.unsqueeze(1), delta, state.closest)
         state = replace(state, best=best, closest=closest)
-        multipliers = tuple(torch.zeros_like(v) for v in point.values)
 
         if since == 0 and elsewhere:
-            run.spare_gradient()
             x = self._elsewhere(run, state, delta, kind)
-            return Proposal(x=run.problem.domain.project(x), state=state, multipliers=multipliers)
+            return Proposal(x=run.problem.domain.project(x), state=state)
         cut = self._cut(point, delta, state.order[:, index] if index < explored else None)
         average, overshoot = state.average, state.overshoot
         if index < explored:  # still at x0
@@ -202,11 +191,11 @@ class LinearizedProjection(Solver[CutState]):
 
         state = replace(state, average=average, overshoot=overshoot)
         if index < explored - 1:
-            return Proposal(x=point.x.detach(), state=state, multipliers=multipliers)
+            return Proposal(x=point.x.detach(), state=state)
         tau = _geometric(pace.shrink if self.shrink is None else self.shrink, progress)
         moved = self._move(run, state, delta, norm, tau, trust)
         x = run.x0 + moved.to(run.x0.dtype).view_as(run.x0)
-        return Proposal(x=run.problem.domain.project(x), state=state, multipliers=multipliers)
+        return Proposal(x=run.problem.domain.project(x), state=state)
 
     def _pace(self, explored: int) -> _Pace:
         return _FAST if self.p != 1 and explored > 1 else _SLOW[self.p]
@@ -265,11 +254,7 @@ class LinearizedProjection(Solver[CutState]):
         with torch.enable_grad():
             values = alternatives(point)
             value = values.amin(1) if chosen is None else values.gather(1, chosen.unsqueeze(1)).squeeze(1)
-        if value.requires_grad:
-            (gradient,) = torch.autograd.grad(value.sum(), point.x)
-        else:
-            gradient = torch.zeros_like(point.x)
-        g = gradient.flatten(1).to(delta.dtype)
+        g = point.pull_back((value, torch.ones_like(value))).flatten(1).to(delta.dtype)
         length = torch.linalg.vector_norm(g, ord=DUAL[self.p], dim=1)
         flat = length == 0  # no direction: a cut that says nothing
         length = torch.where(flat, 1, length)

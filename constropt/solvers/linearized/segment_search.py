@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import BOX, Takes
+from constropt.problem import ConstrainedProblem
+from constropt.rows import per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import per_row
-from constropt.solvers.linearized.alternatives import alternatives, require_alternatives
+from constropt.solvers.linearized.alternatives import alternatives
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,15 @@ class SegmentSearch(Solver[SegmentState]):
     tensor([[0.5000, 0.5000]])
     """
 
-    gradients: ClassVar[bool] = False
+    takes = Takes(
+        least=1, most=1, alternatives=True, domains=BOX, objective_gradient=False, constraint_gradients=False
+    )
 
     end: Tensor
     secant: bool = False
     tolerance: float | None = 0.0
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        require_alternatives(problem, self, x0)
         if self.end.shape != x0.shape:
             raise ValueError(f"end: must have the shape of x0, {tuple(x0.shape)}, got {tuple(self.end.shape)}")
 
@@ -81,7 +84,6 @@ class SegmentSearch(Solver[SegmentState]):
         return Proposal(
             x=run.problem.domain.project(torch.lerp(run.x0, self.end.to(run.x0), weight.expand_as(run.x0))),
             state=SegmentState(low, high, at_low, at_high, trial, done),
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
             finished=done,
         )
 

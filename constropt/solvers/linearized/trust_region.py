@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.evaluation import Evaluation
+from constropt.features import BOX, Takes
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.linearized.alternatives import (
     alternatives,
     beyond,
     nearest,
-    require_alternatives,
     require_candidates,
     require_norm,
     smallest,
@@ -50,6 +49,8 @@ class TrustRegion(Solver[RegionState]):
     Raises ``ValueError`` for another p, several constraints or equalities, without a box, and for values out of range.
     """
 
+    takes = Takes(least=1, most=1, alternatives=True, domains=BOX, objective_gradient=False)
+
     p: float = 2.0
     radius: float = 0.001
     least: float = 0.0005
@@ -76,9 +77,6 @@ class TrustRegion(Solver[RegionState]):
         if not self.overshoot >= 0:
             raise ValueError(f"overshoot: takes a fraction >= 0 of the step, got {self.overshoot}; published is 0.02")
 
-    def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        require_alternatives(problem, self, x0)
-
     def init(self, run: Run, point: Evaluation) -> RegionState:
         values = alternatives(point).detach()
         zero = torch.zeros_like(values[:, 0])
@@ -86,10 +84,12 @@ class TrustRegion(Solver[RegionState]):
 
     def step(self, run: Run, state: RegionState, point: Evaluation, index: int) -> Proposal[RegionState]:
         feasible = point.violation() <= run.tolerance
+        done = state.done | feasible
+        if bool(done.all()):  # the loop looks at every step in any case: the last points need no gradients
+            return Proposal(x=point.x.detach(), state=state, finished=done)
         with torch.enable_grad():
             values = alternatives(point).gather(1, state.columns)
-        cut = nearest(values, point.x, self.p)
-        run.backwards += torch.where(feasible, -1, values.shape[1] - 1) * ~state.done
+        cut = nearest(point, values, self.p)
         value = values.detach().gather(1, cut.index.unsqueeze(1)).squeeze(1)
         radius = self._adapted(state, value) if index else state.radius
         x = point.x.detach()
@@ -98,11 +98,9 @@ class TrustRegion(Solver[RegionState]):
         step = -(1 + self.overshoot) * distance.unsqueeze(1) * steepest
         moved = run.problem.domain.project(x + step.to(x.dtype).view_as(x))
         predicted = -cut.scale * (cut.normal * (moved - x).flatten(1).to(step)).sum(1)
-        done = state.done | feasible
         return Proposal(
             x=moved,
             state=RegionState(state.columns.gather(1, cut.index.unsqueeze(1)), radius, value, predicted, done),
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
             finished=done,
         )
 

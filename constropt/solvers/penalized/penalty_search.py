@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
-from constropt.problem import ConstrainedProblem, Evaluation, ProximableFunction, by_row
+from constropt.problem import ConstrainedProblem, ProximableFunction
+from constropt.rows import by_row, per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import per_row, pull_back
 from constropt.solvers.penalized.change_of_variables import Tanh, is_finite_box
 from constropt.solvers.penalized.penalty_steps import Adam, has_rows, restarted
 from constropt.solvers.penalized.weight_search import Bisection, Trial, WeightRule
@@ -87,6 +90,10 @@ class PenaltySearch(Solver[PenaltySearchState]):
     ([True], 0.25)
     """
 
+    takes = Takes(
+        equalities=True, fraction=True, nonsmooth=True, surrogate=True, feasibility=True
+    )
+
     primal: PrimalStep[Any] = field(default_factory=Adam)
     size: float | Tensor = 0.01
     decay: Callable[[float], float] | None = None
@@ -101,12 +108,16 @@ class PenaltySearch(Solver[PenaltySearchState]):
     check_every: int = 50
 
     def __post_init__(self) -> None:
-        if isinstance(self.searches, bool) or not isinstance(self.searches, int) or self.searches < 1:
-            raise ValueError(f"searches: takes a whole number >= 1, got {self.searches!r}")
+        require_whole(searches=self.searches)
         if not bool((torch.as_tensor(self.size) > 0).all()):
             raise ValueError(f"size: takes a step > 0, got {self.size}")
         if self.abort is not None and not 0 <= self.abort < 1:
             raise ValueError(f"abort: takes a fraction in [0, 1), or None to end no search early, got {self.abort}")
+
+    def features(self, problem: ConstrainedProblem[Any]) -> Takes:
+        # a function to minimise in the objective's place is what is differentiated
+        given = self.surrogate is None and type(self.rule).smooth is WeightRule.smooth
+        return replace(super().features(problem), objective_gradient=given)
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
         if self.tanh and not is_finite_box(problem.domain, x0):
@@ -127,6 +138,10 @@ class PenaltySearch(Solver[PenaltySearchState]):
         """Whether all rows start their searches at the same steps."""
         return self.abort is None and type(self.rule).succeeded is WeightRule.succeeded
 
+    def budget(self, steps: int) -> int:
+        # what does not divide is of no use to searches that are limited in number
+        return max(steps // self.searches, 1) * self.searches if self.rule.limited else steps
+
     def init(self, run: Run, point: Evaluation) -> PenaltySearchState:
         x = point.x.detach()
         variable = Tanh.on(run.problem.domain, x).w(x) if self.tanh else x
@@ -144,7 +159,7 @@ class PenaltySearch(Solver[PenaltySearchState]):
         x, steps = point.x.detach(), self._share(run)
         feasible = point.violation() <= run.tolerance
         loss, terms, weights = self._penalised(run, state, point)
-        gradient = pull_back(point, *terms)
+        gradient = point.pull_back(*terms)
         trial = _seen(state.trial, point, feasible, gradient)
         state = replace(state, trial=trial)
         moved, variable, step = self._move(run, state, x, gradient)
@@ -188,8 +203,7 @@ class PenaltySearch(Solver[PenaltySearchState]):
             loss = loss + nonsmooth(point.x.detach()).to(c)
         terms, weights = [(smooth, torch.ones_like(smooth))], []
         for constraint, value, mask in zip(point.constraints, point.values, point.masks):
-            with torch.enable_grad():
-                h = value if constraint.surrogate is None else constraint.surrogate(point.x, point.output)
+            h = point.direction(len(weights))
             amount, slope = self._penalty(h.detach().to(c), value.detach(), constraint.equality)
             if mask is not None:
                 amount, slope = torch.where(mask, amount, 0), torch.where(mask, slope, 0)

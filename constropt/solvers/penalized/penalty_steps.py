@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.solvers.directions import per_row
+from constropt.rows import per_row
 from constropt.steps import Closure, PrimalStep, Prox
 
 

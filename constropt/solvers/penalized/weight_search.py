@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from constropt.solvers.directions import per_row, row_norm
+from constropt.rows import per_row
+from constropt.solvers.directions import row_norm
 
 R = TypeVar("R", bound=Any)
 

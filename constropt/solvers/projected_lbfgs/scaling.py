@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from constropt.problem import Evaluation
+from constropt.evaluation import Evaluation
 
 # Up to this many constraint entries a row, one vectorised backward pass gives the gradient of each at the start.
 JACOBIAN_ENTRIES = 64
@@ -143,6 +143,7 @@ def _gradient_lengths(point: Evaluation, layout: Layout, x: Tensor, variables: T
         begin += size
     if not outputs:
         return x.new_zeros(batch, rows)
+    point.spend(1)  # a Jacobian, in one vectorised pass
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an operation that vectorises slowly is no news to the user of a solver
         (jacobian,) = torch.autograd.grad(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from constropt.rows import beside
 from constropt.solvers.projected_lbfgs.certificates import FlatDomain
 from constropt.solvers.projected_lbfgs.lbfgs_direction import Pairs
 from constropt.solvers.projected_lbfgs.scaling import Layout, Scaling
@@ -17,11 +18,6 @@ TRIAL = 1  # a point along the search direction: accept or shrink
 CHECK = 2  # the current point once more, for the gradient of the violation: is the row infeasible?
 
 NONMONOTONE = 10  # the merit may rise up to the largest of so many accepted values
-
-
-def rows_like(rows: Tensor, other: Tensor) -> Tensor:
-    """``(batch,)`` with trailing dimensions of size one, to broadcast against ``other``."""
-    return rows.view(-1, *[1] * (other.dim() - 1))
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Visited:
     def take(self, rows: Tensor, other: Visited) -> Visited:
         """This, with the given ``rows`` from ``other``."""
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return Visited(*(torch.where(rows_like(rows, old), new, old) for old, new in pairs))
+        return Visited(*(torch.where(beside(rows, old), new, old) for old, new in pairs))
 
 
 @dataclass(frozen=True)

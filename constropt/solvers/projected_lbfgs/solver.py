@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
 from constropt.duals import Duals
+from constropt.evaluation import Evaluation
+from constropt.features import Takes
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.precision import at_least_float32
-from constropt.problem import ConstrainedProblem, Evaluation
+from constropt.problem import ConstrainedProblem
 from constropt.solution import Status
-from constropt.solvers.base import Proposal, Run, Solver, refuse_fractions
+from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.projected_lbfgs.certificates import FlatDomain, runs_away
 from constropt.solvers.projected_lbfgs.lbfgs_direction import Pairs
 from constropt.solvers.projected_lbfgs.line_search import acceptable, advance, aim, flat, shrink
@@ -81,13 +83,14 @@ class ProjectedLBFGS(Solver[SearchState]):
     (tensor([[-1., -1.]], dtype=torch.float64), 'converged')
     """
 
+    takes = Takes(equalities=True, feasibility=True)
+
     lagrangian: AugmentedLagrangian = field(default_factory=AugmentedLagrangian)
     memory: int = 20
     inner_steps: int = 250
     kkt_tolerance: float | None = None
     tolerance: float | None = None
     check_every: int = 8
-    start_passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         require_whole(0, memory=self.memory, check_every=self.check_every)
@@ -100,20 +103,8 @@ class ProjectedLBFGS(Solver[SearchState]):
     # ------------------------------------------------------------------------------------------------- the contract
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        """Raise ``ValueError`` for what this solver cannot treat (see the class)."""
-        if problem.nonsmooth is not None:
-            raise ValueError("problem: has a nonsmooth term, which ProjectedLBFGS would ignore; use a proximal solver")
-        if not problem.independent:
-            raise ValueError(
-                "problem: its rows are one problem (independent=False); ProjectedLBFGS takes independent rows"
-            )
-        refuse_fractions(problem, self)
+        """Raise ``ValueError`` for an equality under a penalty without a form for it."""
         for constraint in problem.constraints:
-            if constraint.shared:
-                raise ValueError(
-                    f"constraint {constraint.name!r}: shares multipliers along dims {constraint.shared}; "
-                    "ProjectedLBFGS gives every entry its own"
-                )
             self.lagrangian.form(constraint.equality)
 
     def init(self, run: Run, point: Evaluation) -> SearchState:
@@ -225,7 +216,6 @@ class ProjectedLBFGS(Solver[SearchState]):
         # a set that is no box would change its shape, and with it its projection, in scaled variables
         variables = x.abs().clamp_min(1) if domain.box else torch.ones_like(x)
         scaling = Scaling.at(point, layout, x, variables)
-        run.backwards += self.start_passes  # one vectorised backward pass for the scales
         objective = point.objective.detach().to(x)
         y = self._values(layout, scaling, point, x)
         if duals is None:

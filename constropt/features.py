@@ -1,0 +1,177 @@
+"""What of a problem a solver takes, declared once and checked in one place: what is not used is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from constropt.constraint import Constraint
+from constropt.domain import Domain, L1Ball, L2Ball, LinfBall
+from constropt.problem import ConstrainedProblem
+
+
+@dataclass(frozen=True)
+class DomainKind:
+    """Domains that a solver takes: ``holds(domain, x0)`` says whether one is of the kind, ``needs`` describes it."""
+
+    needs: str
+    holds: Callable[[Domain, Tensor], bool]
+
+
+def _is_box(domain: Domain, x: Tensor) -> bool:
+    return domain.bounds(x) is not None
+
+
+def _is_finite_box(domain: Domain, x: Tensor) -> bool:
+    bounds = domain.bounds(x)
+    return bounds is not None and bool(torch.stack(bounds).isfinite().all())
+
+
+ANY_DOMAIN = DomainKind("any domain", lambda domain, x: True)
+BOX = DomainKind("a Box", _is_box)
+FINITE_BOX = DomainKind("a finite Box", _is_finite_box)
+NORM_BALL = DomainKind(
+    "a ball, of whose radius its steps are a part (LinfBall, L2Ball, L1Ball)",
+    lambda domain, x: isinstance(domain, LinfBall | L2Ball | L1Ball),
+)
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a solver handles; what is left False is refused by :func:`constropt.solve`, with the feature's name.
+
+    ``least`` and ``most`` (None: any number): how many constraints. ``equalities``; ``shared``: multipliers shared over
+    dimensions; ``fraction``: constraints of which a fraction must hold; ``nonsmooth``: a term r with a prox;
+    ``surrogate``: directions follow a constraint's surrogate; ``alternatives``: this hint is used (others may ignore
+    it); ``one_problem``: rows that are one problem (``independent=False``); ``feasibility``: no objective
+    (``objective=None``). ``domains``: the kind of domain. ``objective_gradient`` and ``constraint_gradients``: whether
+    they are differentiated, so that they must depend on x; without either only forward passes are made.
+
+    :func:`constropt.testing.check_solver` verifies a declaration.
+    """
+
+    least: int = 0
+    most: int | None = None
+    equalities: bool = False
+    shared: bool = False
+    fraction: bool = False
+    nonsmooth: bool = False
+    surrogate: bool = False
+    alternatives: bool = False
+    one_problem: bool = False
+    feasibility: bool = False
+    domains: DomainKind = ANY_DOMAIN
+    objective_gradient: bool = True
+    constraint_gradients: bool = True
+
+    @property
+    def gradients(self) -> bool:
+        """Whether any backward pass is made."""
+        return self.objective_gradient or self.constraint_gradients
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature: its ``name``, a field of :class:`Takes`, what of a problem ``asks`` for it, if anything, in words,
+    and what a solver does ``without`` it.
+    """
+
+    name: str
+    asks: Callable[[ConstrainedProblem[Any]], str | None]
+    without: str
+    taken: Callable[[Takes], bool]
+
+
+def _constraint(
+    problem: ConstrainedProblem[Any], uses: Callable[[Constraint[Any]], bool], what: Callable[[Constraint[Any]], str]
+) -> str | None:
+    return next((f"constraint {c.name!r}: {what(c)}" for c in problem.constraints if uses(c)), None)
+
+
+FEATURES = (
+    Feature(
+        "equalities",
+        lambda p: _constraint(p, lambda c: c.equality, lambda c: "is an equality"),
+        "takes inequalities alone",
+        lambda t: t.equalities,
+    ),
+    Feature(
+        "shared",
+        lambda p: _constraint(p, lambda c: bool(c.shared), lambda c: f"shares multipliers along dims {c.shared}"),
+        "shares none",
+        lambda t: t.shared,
+    ),
+    Feature(
+        "fraction",
+        lambda p: _constraint(p, lambda c: c.fraction < 1, lambda c: f"fraction={c.fraction}"),
+        "takes constraints that must all hold",
+        lambda t: t.fraction,
+    ),
+    Feature(
+        "surrogate",
+        lambda p: _constraint(p, lambda c: c.surrogate is not None, lambda c: "has a surrogate"),
+        "follows the values themselves (replace(constraint, surrogate=None) drops it)",
+        lambda t: t.surrogate,
+    ),
+    Feature(
+        "nonsmooth",
+        lambda p: None if p.nonsmooth is None else "problem: has a nonsmooth term",
+        "would ignore it; use a proximal solver",
+        lambda t: t.nonsmooth,
+    ),
+    Feature(
+        "one_problem",
+        lambda p: None if p.independent else "problem: its rows are one problem (independent=False)",
+        "takes independent rows",
+        lambda t: t.one_problem,
+    ),
+    Feature(
+        "feasibility",
+        lambda p: "objective: is None, and there is no nonsmooth term" if p.objective is p.nonsmooth is None else None,
+        "needs one to minimise",
+        lambda t: t.feasibility,
+    ),
+)
+
+
+def require_features(
+    problem: ConstrainedProblem[Any], takes: Takes, x0: Tensor, solver: str, others: Iterable[tuple[str, Takes]]
+) -> None:
+    """``ValueError`` for the first feature of ``problem`` that ``takes`` does not have, naming it and the ``others``,
+    ``(name, takes)``, that have it.
+    """
+    others = list(others)
+
+    def having(has: Callable[[Takes], bool]) -> str:
+        names = sorted({name for name, declared in others if has(declared)})
+        return f"; these take it: {', '.join(names)}" if names else ""
+
+    number = len(problem.constraints)
+    equal = any(constraint.equality for constraint in problem.constraints) and not takes.equalities
+    single = (takes.least, takes.most) == (1, 1)
+    if number < takes.least or takes.most is not None and number > takes.most or single and equal:
+        kinds = ["equality" if constraint.equality else "inequality" for constraint in problem.constraints]
+        raise ValueError(
+            f"constraints: {solver} takes {_number(takes)}, got {', '.join(kinds) or 'none'}; use"
+            " solve(problem, None, ...) for others"
+        )
+    for feature in FEATURES:
+        asked = feature.asks(problem)
+        if asked is not None and not feature.taken(takes):
+            raise ValueError(f"{asked}, but {solver} {feature.without}{having(feature.taken)}")
+    if not takes.domains.holds(problem.domain, x0):
+        raise ValueError(
+            f"problem.domain: {solver} needs {takes.domains.needs}, got {problem.domain}"
+            + having(lambda declared: declared.domains.holds(problem.domain, x0))
+        )
+
+
+def _number(takes: Takes) -> str:
+    kind = "constraint" if takes.equalities else "inequality"
+    if (takes.least, takes.most) == (1, 1):
+        return f"exactly one {kind}"
+    return f"{takes.least} to {takes.most} constraints" if takes.most is not None else f"at least {takes.least}"
