@@ -122,4 +122,4 @@ def following(problem: MinimalPerturbation, loss: str | Loss) -> MinimalPerturba
 
 def split(problem: MinimalPerturbation, nonsmooth: ProximableFunction) -> MinimalPerturbation:
     """The same problem with ``nonsmooth``, for methods that need its prox, in the place of the distance (Eq. 5.5)."""
-    return replace(problem, objective=lambda x, z: x.new_zeros(x.shape[0]), nonsmooth=nonsmooth)
+    return replace(problem, objective=None, nonsmooth=nonsmooth)
