@@ -33,7 +33,7 @@ class DAG(AttackMethod):
 
     >>> solution = dag(lambda x: x, torch.tensor([[[0.75], [0.5]]]), torch.tensor([[0]]))
     >>> solution.feasible.tolist(), solution.backwards.tolist(), round(solution.objective.item(), 3)
-    ([True], [43], 0.126)
+    ([True], [42], 0.126)
     """
 
     size: float = 0.003
