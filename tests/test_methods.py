@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import torch
 
-from constropt import Box, ConstrainedProblem, inequality, solve
+from constropt import Box, ConstrainedProblem, LinfBall, inequality, solve
 from constropt.problems import attacks
 from constropt.problems.attacks import RECIPES, MaximalLoss, MinimalPerturbation, ScorePerturbation, SmallestRadius
 from constropt.problems.attacks.method import AttackMethod
@@ -22,7 +22,7 @@ from constropt.prox.norms import NormAround
 from constropt.solvers import Method
 
 STEPS = {"cw": 90, "ead": 90, "str_attack": 90, "lbfgs_attack": 45, "square": 30, "alma": 60, "wasserstein": 10}
-BUDGETED = [name for name, recipe in RECIPES.items() if isinstance(recipe, attacks.BudgetedRecipe)]
+BUDGETED = {name: recipe for name, recipe in RECIPES.items() if isinstance(recipe, attacks.BudgetedRecipe)}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_method_alone_gives_what_its_recipe_gives(name, scene):
     hyper = {"tau": 0.1} if name == "asma" else {"eps": 0.4, "searches": 2} if name == "lpa" else {}
     method = recipe.method(**hyper)
     if name in BUDGETED:
-        problem = MaximalLoss(*scene, eps=0.2, loss=recipe.losses[0])
+        problem = MaximalLoss(*scene, eps=0.2, loss=BUDGETED[name].losses[0])
         options["eps"] = 0.2
     else:
         problem = MinimalPerturbation(*scene, **({"distance": recipe.distance} | options))
@@ -70,7 +70,7 @@ def test_a_method_alone_gives_what_its_recipe_gives(name, scene):
 
 @pytest.mark.parametrize("name", BUDGETED)
 def test_a_budgeted_method_alone_finds_the_smallest_radius(name, scene):
-    recipe, steps = RECIPES[name], 1 if name == "fgsm" else 10
+    recipe, steps = BUDGETED[name], 1 if name == "fgsm" else 10
     problem = MaximalLoss(*scene, eps=0.0, loss=recipe.losses[0])
     options = {"searches": 3} if recipe.takes("searches") else {}
     options |= {} if name == "fgsm" else {"steps": steps}
@@ -83,14 +83,14 @@ def test_a_budgeted_method_alone_finds_the_smallest_radius(name, scene):
 def test_a_declaration_is_complete(name):
     recipe = RECIPES[name]
     assert issubclass(recipe.method, Method) and is_dataclass(recipe.method) and recipe.method in vars(attacks).values()
-    assert recipe.name == recipe.__name__ == name and recipe is getattr(attacks, name) and recipe.reference
+    assert recipe.name == vars(recipe)["__name__"] == name and recipe is getattr(attacks, name) and recipe.reference
     assert recipe.__module__.rpartition(".")[2] not in attacks.__all__
     signature = inspect.signature(recipe)
     assert {key: p.default for key, p in list(signature.parameters.items())[3:]}.keys() == dict(recipe.options).keys()
     assert all(recipe.takes(option) for option in recipe.hyper) and not recipe.takes("no such option")
     assert recipe.refusal(recipe.distance) is None and recipe.kind in ("minimal", "budgeted")
     assert list(inspect.signature(partial(recipe, bounds=(0, 2))).parameters) == list(signature.parameters)
-    assert recipe.method.__doc__ and recipe.method.__doc__[:20] in pydoc.render_doc(recipe, renderer=pydoc.plaintext)
+    assert recipe.method.__doc__ and recipe.method.__doc__[:20] in pydoc.render_doc(recipe, renderer=pydoc.TextDoc())
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -163,7 +163,8 @@ def test_what_was_declared_is_made_anew(scene):
     assert isinstance(wider, Box) and (wider.lower, wider.upper) == (-1.0, 2.0)
     assert replace(minimal, nu=0.5).constraints[0].fraction == 0.5
     loss = MaximalLoss(model, x, labels, eps=0.1)
-    assert replace(loss, eps=0.2).domain.radius.eq(0.2).all()
+    ball = replace(loss, eps=0.2).domain
+    assert isinstance(ball, LinfBall) and torch.as_tensor(ball.radius).eq(0.2).all()
     assert replace(loss, eps=0.2, distance="l2").measure.name == "l2"
     assert not replace(loss, loss="dlr").evaluate(x).objective.equal(loss.evaluate(x).objective)
     score = ScorePerturbation(model, x, attacks.scores_below(lambda z: z[:, 0], 0.5))
@@ -197,13 +198,27 @@ def test_a_term_is_kept_as_given(scene):
         assert replace(replace(problem, constraints=(changed,)), bounds=(-1.0, 1.0)).constraints == (changed,)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_callers_grad_mode_changes_nothing(name, mode, scene):
+    model, x, labels = scene
+    recipe, options = RECIPES[name], chosen(name, labels)
+    options |= {} if name == "fgsm" else {"steps": 3 * 9}
+    options |= {"searches": 2} if recipe.takes("searches") else {"radii": 2} if name == "lpa" else {}
+    expected = recipe(model, x, labels, **options)
+    with mode():
+        given = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in options.items()}
+        same(recipe(model, x.clone(), labels.clone(), **given), expected)
+
+
 def test_problems_are_the_same_in_inference_mode(scene):
     model, x, labels = scene
     with torch.inference_mode():
         given = x.clone(), labels.clone()
         problem = MinimalPerturbation(model, *given, targets=(given[1] + 1) % 4)
         loss = MaximalLoss(model, *given, eps=torch.full((3,), 0.1, dtype=torch.float64))
-    assert not any(t.is_inference() for t in (problem.inputs, problem.labels, problem.aim.targets, loss.radius))
+    made = (problem.inputs, problem.labels, problem.aim.targets, loss.radius)
+    assert not any(t is None or t.is_inference() for t in made)
     solution = solve(problem, attacks.DDN(), problem.inputs, steps=20)
     same(solution, solve(MinimalPerturbation(model, x, labels, targets=(labels + 1) % 4), attacks.DDN(), x, steps=20))
 
@@ -249,5 +264,9 @@ def test_every_method_is_exported():
     found, todo = set(), [AttackMethod]
     while todo:
         todo += (children := todo.pop().__subclasses__())
-        found |= {c.__name__ for c in children if c.__module__.startswith("constropt.")} - {"BudgetedMethod"}
-    assert found == {recipe.method.__name__ for recipe in RECIPES.values()} <= set(attacks.__all__)
+        found |= {c.__name__ for c in children if c.__module__.startswith("constropt.")}
+    assert (
+        found - {"BudgetedMethod", "Standard"}
+        == {recipe.method.__name__ for recipe in RECIPES.values()}
+        <= set(attacks.__all__)
+    )

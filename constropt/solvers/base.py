@@ -140,6 +140,9 @@ class Loop(Protocol):
     @property
     def steps(self) -> int: ...
 
+    @property
+    def callback(self) -> Callback | None: ...
+
     def __call__(
         self, problem: ConstrainedProblem[Any], solver: Solver[Any], x0: Tensor, *, steps: int | None = None
     ) -> Solution: ...

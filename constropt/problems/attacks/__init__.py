@@ -7,7 +7,7 @@ from constropt.problems.attacks.boundary import BrendelBethge, brendel_bethge
 from constropt.problems.attacks.budgets import SmallestRadius
 from constropt.problems.attacks.catalogue import RECIPES
 from constropt.problems.attacks.constraints import dlr, logit_difference, targeted_dlr
-from constropt.problems.attacks.ensembles import WorstCase, standard, worst_case
+from constropt.problems.attacks.ensembles import Standard, WorstCase, standard, worst_case
 from constropt.problems.attacks.goals import Goal, cross_entropy_level, logit_margin, outside_top
 from constropt.problems.attacks.greedy import ASMA, DAG, JSMA, asma, dag, jsma
 from constropt.problems.attacks.level_sets import DDN, FMN, SigmaZero, ddn, fmn, sigma_zero
@@ -25,16 +25,7 @@ from constropt.problems.attacks.linearized import (
 )
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
-from constropt.problems.attacks.penalized import (
-    CW,
-    EAD,
-    LBFGSAttack,
-    StrAttack,
-    cw,
-    ead,
-    lbfgs_attack,
-    str_attack,
-)
+from constropt.problems.attacks.penalized import CW, EAD, LBFGSAttack, StrAttack, cw, ead, lbfgs_attack, str_attack
 from constropt.problems.attacks.perceptual import LPA, PerCAL, lpa, perc_al
 from constropt.problems.attacks.primal_dual_attacks import PDGD, PDPGD, pdgd, pdpgd
 from constropt.problems.attacks.random_search import Square, square
@@ -48,83 +39,13 @@ from constropt.problems.attacks.score_perturbation import (
 from constropt.problems.attacks.transport import WassersteinAttack, wasserstein
 
 __all__ = [
-    "ALMA",
-    "APGD",
-    "ASMA",
-    "BIM",
-    "CW",
-    "DAG",
-    "DDN",
-    "EAD",
-    "FAB",
-    "FGSM",
-    "FMN",
-    "JSMA",
-    "LPA",
-    "MIFGSM",
-    "PDGD",
-    "PDPGD",
-    "PGD",
-    "RECIPES",
-    "ALMAProx",
-    "BrendelBethge",
-    "BudgetedRecipe",
-    "DeepFool",
-    "Goal",
-    "LBFGSAttack",
-    "MaximalLoss",
-    "Minimal",
-    "MinimalPerturbation",
-    "MinimalRecipe",
-    "PerCAL",
-    "Recipe",
-    "ScorePerturbation",
-    "SigmaZero",
-    "SmallestRadius",
-    "Square",
-    "StrAttack",
-    "SuperDeepFool",
-    "TrustRegionAttack",
-    "WassersteinAttack",
-    "WorstCase",
-    "alma",
-    "alma_prox",
-    "apgd",
-    "asma",
-    "bim",
-    "brendel_bethge",
-    "cross_entropy_level",
-    "cw",
-    "dag",
-    "ddn",
-    "deepfool",
-    "dlr",
-    "ead",
-    "fab",
-    "fgsm",
-    "fmn",
-    "jsma",
-    "labels_flipped",
-    "lbfgs_attack",
-    "logit_difference",
-    "logit_margin",
-    "lpa",
-    "mi_fgsm",
-    "minimal",
-    "outside_top",
-    "pdgd",
-    "pdpgd",
-    "perc_al",
-    "pgd",
-    "regression_error",
-    "scores_below",
-    "sigma_zero",
-    "square",
-    "standard",
-    "str_attack",
-    "superdeepfool",
-    "targeted_dlr",
-    "trust_region",
-    "wasserstein",
-    "worst_case",
-]
+    "ALMA", "APGD", "ASMA", "BIM", "CW", "DAG", "DDN", "EAD", "FAB", "FGSM", "FMN", "JSMA", "LPA", "MIFGSM", "PDGD",
+    "PDPGD", "PGD", "RECIPES", "ALMAProx", "BrendelBethge", "BudgetedRecipe", "DeepFool", "Goal", "LBFGSAttack",
+    "MaximalLoss", "Minimal", "MinimalPerturbation", "MinimalRecipe", "PerCAL", "Recipe", "ScorePerturbation",
+    "SigmaZero", "SmallestRadius", "Standard", "Square", "StrAttack", "SuperDeepFool", "TrustRegionAttack",
+    "WassersteinAttack", "WorstCase", "alma", "alma_prox", "apgd", "asma", "bim", "brendel_bethge",
+    "cross_entropy_level", "cw", "dag", "ddn", "deepfool", "dlr", "ead", "fab", "fgsm", "fmn", "jsma",
+    "labels_flipped", "lbfgs_attack", "logit_difference", "logit_margin", "lpa", "mi_fgsm", "minimal", "outside_top",
+    "pdgd", "pdpgd", "perc_al", "pgd", "regression_error", "scores_below", "sigma_zero", "square", "standard",
+    "str_attack", "superdeepfool", "targeted_dlr", "trust_region", "wasserstein", "worst_case",
+]  # fmt: skip

@@ -19,14 +19,24 @@ IGNORE_INDEX = 255
 NU = 0.99
 
 
+def shape_of(value: Any) -> Any:
+    """What an error says of a value: the shape of a tensor, else the type."""
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def described(value: Any) -> str:
+    """What an error says of a value: dtype and shape of a tensor, else the type."""
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
 def check_inputs(model: Model, inputs: Tensor, bounds: tuple[float, float]) -> None:
     """``TypeError``/``ValueError`` unless the model is callable and the inputs are finite floats within the bounds."""
     if not callable(model):
         raise TypeError(f"model: takes a callable from inputs to logits, got {type(model).__name__}")
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
-        got = f"{inputs.dtype} of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise TypeError(
-            f"inputs: takes a floating point tensor of shape (batch, *event), got {got}; divide 8-bit images by 255"
+            f"inputs: takes a floating point tensor of shape (batch, *event), got {described(inputs)}; divide 8-bit"
+            " images by 255"
         )
     lower, upper = bounds
     if not lower < upper:
@@ -108,6 +118,14 @@ class Aim:
         targets = None if targets is None else torch.where(counted, targets, 0)
         return cls(labels, targets, counted, _largest(labels, targets), NU if nu is None else nu)
 
+    def per_label(self, value: Any, name: str) -> Tensor:
+        """``value``; ``ValueError`` unless it is one per label."""
+        if not isinstance(value, Tensor) or value.shape != self.labels.shape:
+            raise ValueError(
+                f"{name}: must return one value per label, {tuple(self.labels.shape)}, got {shape_of(value)}"
+            )
+        return value
+
     def check(self, logits: Any, x: Tensor) -> None:
         """``ValueError`` unless ``logits``, the model's output at ``x``, are floats ``(batch, K, *pixels)`` for as many
         rows as ``x`` has, which may be some of all, and of enough classes.
@@ -119,7 +137,7 @@ class Aim:
             or logits.shape[1] < 2
             or (logits.shape[0], *logits.shape[2:]) != (x.shape[0], *pixels)
         ):
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            got = shape_of(logits)
             form, expected = "(batch, classes)", f"({x.shape[0]}, >= 2)"
             if self.dense:
                 form = "(batch, classes, *pixels)"
@@ -138,14 +156,10 @@ class Aim:
 def _check_classes(name: str, classes: Tensor, inputs: Tensor, labels: Tensor, ignore_index: int) -> None:
     fits = isinstance(classes, Tensor) and classes.dtype == torch.int64 and classes.shape[:1] == inputs.shape[:1]
     if not fits or classes.dim() > 1 and inputs.shape[2:] != classes.shape[1:] or classes.shape != labels.shape:
-        got = (
-            f"{classes.dtype} of shape {tuple(classes.shape)}"
-            if isinstance(classes, Tensor)
-            else type(classes).__name__
-        )
         dense = f" (or {(inputs.shape[0], *inputs.shape[2:])} for dense predictions)" if inputs.dim() > 2 else ""
         raise ValueError(
-            f"{name}: takes int64 class indices of shape (batch,) = ({inputs.shape[0]},){dense}, got {got}"
+            f"{name}: takes int64 class indices of shape (batch,) = ({inputs.shape[0]},){dense}, got"
+            f" {described(classes)}"
         )
     if classes.device != inputs.device:
         raise ValueError(f"{name}: must be on the device of the inputs, {inputs.device}, got {classes.device}")
@@ -161,8 +175,7 @@ def _counted(labels: Tensor, targets: Tensor | None, mask: Tensor | None, ignore
         counted &= targets != ignore_index
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != labels.shape:
-            got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-            raise ValueError(f"mask: takes booleans of the labels' shape {tuple(labels.shape)}, got {got}")
+            raise ValueError(f"mask: takes booleans of the labels' shape {tuple(labels.shape)}, got {described(mask)}")
         counted = counted & normal(mask).to(labels.device)
     empty = ~counted.flatten(1).any(1)
     if bool(empty.any()):

@@ -33,7 +33,6 @@ class FGSM(BudgetedMethod):
     """
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """See :class:`~constropt.solvers.Method`."""
         return problem, ProjectedGradient(size=1.0)
 
     def within(self, problem: MaximalLoss, x0: Tensor, loop: Loop) -> tuple[Attack, int]:
@@ -54,7 +53,6 @@ class BIM(BudgetedMethod):
     size: float | None = None
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """See :class:`~constropt.solvers.Method`."""
         return problem, ProjectedGradient(size=BIM_PATH / steps if self.size is None else self.size)
 
 
@@ -71,7 +69,6 @@ class MIFGSM(BudgetedMethod):
     momentum: float = 1.0
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """See :class:`~constropt.solvers.Method`."""
         return problem, ProjectedGradient(size=1 / steps, momentum=self.momentum)
 
 
@@ -98,14 +95,12 @@ class PGD(BudgetedMethod):
         require_whole(restarts=self.restarts)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """One of the runs."""
         return problem, self._solver(steps)
 
     def _solver(self, steps: int) -> ProjectedGradient:
         return ProjectedGradient(size=PGD_PATH / steps if self.size is None else self.size)
 
     def within(self, problem: MaximalLoss, x0: Tensor, loop: Loop) -> tuple[Attack, int]:
-        """The best of the runs."""
         restarts, seeds = self.restarts, seeds_of(self.seed, self.restarts)
         if restarts > loop.steps:
             raise ValueError(

@@ -70,7 +70,6 @@ class ALMA(AttackMethod):
     dense: ClassVar[bool] = True
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """One run."""
         return problem, self._solver(problem, steps)
 
     def _solver(self, problem: ConstrainedProblem[Any], steps: int, longer: float = 1.0) -> FirstOrder:
@@ -94,7 +93,6 @@ class ALMA(AttackMethod):
         )
 
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
-        """One run, or the best of two."""
         runs = 1 if self.restart_after is None or loop.steps < self.restart_after else 2
         steps = [(loop.steps + number) // runs for number in range(runs)]
         solvers = [self._solver(problem, spent, RESTART_STEP**number) for number, spent in enumerate(steps)]
@@ -202,10 +200,7 @@ class ALMAProx(AttackMethod):
         )
         part, reach = 0.1, 100.0
         size = GrowingStepSize(
-            initial=1e-4 * width,
-            growth=reach ** (1 / max(part * steps, 1)),
-            largest=1e-4 * reach * width,
-            until=part,
+            initial=1e-4 * width, growth=reach ** (1 / max(part * steps, 1)), largest=1e-4 * reach * width, until=part
         )
         return FirstOrder(
             lagrangian,

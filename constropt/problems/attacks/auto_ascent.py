@@ -43,7 +43,6 @@ class APGD(BudgetedMethod):
 
     ``ValueError`` for counts below 1, ``radii`` that are not positive or do not end with 1, or more of them than steps.
 
-    >>> import torch
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     >>> x, labels = torch.tensor([[0.75, 0.5]]), torch.tensor([0])
     >>> [apgd(lambda x: x @ weight.T, x, labels, eps=eps, loss="dlr").feasible.tolist() for eps in (0.1, 0.2)]
@@ -60,7 +59,6 @@ class APGD(BudgetedMethod):
         _ranks(self.target_classes)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """One stage of a run."""
         return problem, AutoProjectedGradient()
 
     def within(self, problem: MaximalLoss, x0: Tensor, loop: Loop) -> tuple[Attack, int]:

@@ -33,8 +33,7 @@ class BrendelBethge(AttackMethod):
     the first trust region in the l2 norm, in parts of the bounds' width, by default ``sqrt(n) / 3`` for inputs of n
     entries. That of the reference implementation is ``1e-3 n`` times the size of the batch: of a single input a walk
     of 100 steps ends before it has come near. It is multiplied by ``decay`` ``decays`` times. ``overshoot`` and
-    ``momentum`` are those of the solver. ``Solution.objective`` is the distance; "l0" counts entries, so that a pixel
-    of three channels may count three times.
+    ``momentum`` are those of the solver. "l0" counts entries, so that a pixel of three channels may count three times.
 
     ``ValueError``/``TypeError`` for ``starts`` of another shape or outside the bounds.
 

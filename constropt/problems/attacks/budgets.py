@@ -64,7 +64,6 @@ class SmallestRadius(Method):
         require_whole(searches=self.searches)
 
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
-        """The search."""
         origin = replace(budgeted_problem(problem, self.method), eps=0.0)
         minimal = origin.minimal()
         attack, passes = self.method.within(origin, x0, loop)

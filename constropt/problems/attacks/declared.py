@@ -53,6 +53,7 @@ class DeclaredProblem(ConstrainedProblem[Z]):
     domain: Domain = field(default=MISSING.domain, kw_only=True)
     nonsmooth: ProximableFunction | None = field(default=None, kw_only=True)
     independent: bool = field(default=True, kw_only=True)
+    rowwise: bool = field(default=True, kw_only=True)
     terms: Terms[Z] = field(default=MISSING, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:

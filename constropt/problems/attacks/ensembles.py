@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
+from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.augmented_lagrangian import alma
 from constropt.problems.attacks.auto_ascent import apgd
+from constropt.problems.attacks.budgets import BudgetedMethod, budgeted_problem
 from constropt.problems.attacks.catalogue import Attack, declaration_of, recipe_named, takes
 from constropt.problems.attacks.goals import misclassified
 from constropt.problems.attacks.level_sets import ddn, fmn, sigma_zero
 from constropt.problems.attacks.linearized import fab, minimal
-from constropt.problems.attacks.maximal_loss import MaximalLoss, radius_of
+from constropt.problems.attacks.maximal_loss import radius_of
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.random_search import square
+from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.problems.attacks.remeasured import solution_at
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.norms import DistanceLike
 from constropt.problems.model_calls import Model
 from constropt.solution import Solution, best_of
-from constropt.solvers.base import Callback
+from constropt.solvers.base import Callback, Loop, Method
 
 RecipeLike = str | Attack
 
@@ -204,20 +207,8 @@ def _set(recipe: Attack) -> set[str]:
     return set(recipe.keywords) | _set(recipe.func) if isinstance(recipe, partial) else set()
 
 
-def standard(
-    model: Model,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    eps: float | Tensor,
-    distance: DistanceLike = "linf",
-    steps: int = 100,
-    queries: int = 5000,
-    target_classes: int = 9,
-    seed: int = 0,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    callback: Callback | None = None,
-) -> WorstCase:
+@dataclass(frozen=True)
+class Standard(BudgetedMethod):
     """Which rows are fooled within ``eps``: APGD on cross-entropy, APGD on the targeted DLR, FAB-T, Square Attack.
 
     In this order, each only on the rows that are still robust, the targeted ones one class at a time, towards the
@@ -233,19 +224,56 @@ def standard(
     >>> found.feasible.tolist(), found.winners()
     ([True, False], ['apgd ce', None])
     """
-    require_whole(steps=steps, queries=queries, target_classes=target_classes)
-    problem = MaximalLoss(model, inputs, labels, eps=eps, distance=distance, bounds=bounds)
-    if problem.aim.dense:
-        raise ValueError("labels: standard evaluates classifiers, (batch,); use worst_case for dense predictions")
-    with torch.no_grad():
-        count = min(target_classes, problem.forward(problem.inputs).shape[1] - 1)
-    recipes: dict[str, Attack] = {"apgd ce": partial(apgd, loss="ce", steps=steps, seed=seed)}
-    for rank in range(count):
-        targeted = partial(apgd, loss="targeted dlr", target_classes=(rank,), steps=steps, seed=seed)
-        recipes[f"apgd targeted dlr {rank + 1}"] = targeted
-    recipes["fab targeted"] = partial(fab, by_class=True, restarts=count, steps=steps, seed=seed)
-    recipes["square"] = partial(square, steps=queries, seed=seed)
-    found = worst_case(
-        model, inputs, labels, recipes=recipes, distance=distance, eps=eps, bounds=bounds, callback=callback
-    )
-    return replace(found, forwards=found.forwards + 1)
+
+    queries: int = 5000
+    target_classes: int = 9
+    seed: int = 0
+
+    dense: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_whole(queries=self.queries, target_classes=self.target_classes)
+
+    def smallest(self, searches: int) -> Method:
+        raise ValueError("eps: standard takes the radius, a number or one per row; minimal finds the smallest")
+
+    def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> WorstCase:
+        within, steps, seed = budgeted_problem(problem, self), loop.steps, self.seed
+        if within.aim.dense:
+            raise ValueError("labels: standard evaluates classifiers, (batch,); use worst_case for dense predictions")
+        with torch.no_grad():
+            count = min(self.target_classes, within.forward(within.inputs).shape[1] - 1)
+        recipes: dict[str, Attack] = {"apgd ce": partial(apgd, loss="ce", steps=steps, seed=seed)}
+        for rank in range(count):
+            targeted = partial(apgd, loss="targeted dlr", target_classes=(rank,), steps=steps, seed=seed)
+            recipes[f"apgd targeted dlr {rank + 1}"] = targeted
+        recipes["fab targeted"] = partial(fab, by_class=True, restarts=count, steps=steps, seed=seed)
+        recipes["square"] = partial(square, steps=self.queries, seed=seed)
+        found = worst_case(
+            within.model,
+            within.inputs,
+            within.labels,
+            recipes=recipes,
+            distance=within.measure,
+            eps=within.radius,
+            bounds=within.bounds,
+            callback=loop.callback,
+        )
+        return replace(found, forwards=found.forwards + 1)
+
+
+class StandardRecipe(BudgetedRecipe):
+    """The recipe of :class:`Standard`, which says what fooled each row."""
+
+    def __call__(self, model: Model, inputs: Tensor, labels: Tensor, **options: Any) -> WorstCase:
+        found = super().__call__(model, inputs, labels, **options)
+        assert isinstance(found, WorstCase)
+        return found
+
+
+standard = StandardRecipe(
+    "standard",
+    Standard,
+    without=("targets", "mask", "nu", "loss", "searches", "ignore_index"),
+    reference="after AutoAttack; Croce & Hein, ICML 2020",
+)

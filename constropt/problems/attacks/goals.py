@@ -132,7 +132,7 @@ def outside_top(k: int) -> Goal:
 
 def as_constraint(goal: GoalLike, aim: Aim) -> Constraint[Tensor]:
     """The constraint of a goal, entry by entry; it holds for a row when the fraction ``aim.nu`` of its counted entries
-    does. None: :func:`misclassified`. Methods that follow a loss put that in as the surrogate.
+    does. None: :func:`misclassified`.
 
     A callable ``(logits, aim)`` to one value per label is a goal too. ``TypeError`` for anything else; ``ValueError``,
     when called, for values of another shape than the labels.
@@ -148,16 +148,9 @@ def as_constraint(goal: GoalLike, aim: Aim) -> Constraint[Tensor]:
         goal = Goal(getattr(goal, "__name__", type(goal).__name__), goal)
     made = goal
 
-    def value(x: Tensor, logits: Tensor) -> Tensor:
-        result = made.value(logits, aim)
-        if not isinstance(result, Tensor) or result.shape != aim.labels.shape:
-            got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise ValueError(f"constraint: must return one value per label, {tuple(aim.labels.shape)}, got {got}")
-        return result
-
     surrogate, alternatives = made.surrogate, None if aim.dense else made.alternatives
     return inequality(
-        value,
+        lambda x, z: aim.per_label(made.value(z, aim), "constraint"),
         name=made.name,
         mask=aim.counted,
         surrogate=None if surrogate is None else lambda x, z: surrogate(z, aim),

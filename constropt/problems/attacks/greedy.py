@@ -31,10 +31,9 @@ class DAG(AttackMethod):
     0.001, both for linf (Sec. 5.5.5.1); an l2 step of the same effect is larger by about the root of the number of
     entries. A classifier is one pixel a row.
 
-    >>> import torch
     >>> solution = dag(lambda x: x, torch.tensor([[[0.75], [0.5]]]), torch.tensor([[0]]))
     >>> solution.feasible.tolist(), solution.backwards.tolist(), round(solution.objective.item(), 3)
-    ([True], [43], 0.126)
+    ([True], [42], 0.126)
     """
 
     size: float = 0.003
@@ -43,7 +42,6 @@ class DAG(AttackMethod):
     dense: ClassVar[bool] = True
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The logit difference is followed."""
         attack = self.fitting(problem)
         solver = GreedyAccumulation(size=self.size * attack.width, p=order_of(attack))
         return following(attack, "logit difference"), solver
@@ -73,7 +71,6 @@ class ASMA(AttackMethod):
     dense: ClassVar[bool] = True
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The targets' logits are followed."""
         attack = self.fitting(problem)
         if attack.aim.targets is None:
             raise ValueError("targets: ASMA is a targeted attack, give the problem the classes to be reached")
@@ -127,7 +124,6 @@ class JSMA(AttackMethod):
     probability is to fall (non-targeted JSMA: Wiyatno & Xu, 2018). ``steps``: by default as many as ``gamma`` allows.
     ``ValueError`` for ``pairs`` with ``logits`` where the inputs have more than 16,384 entries.
 
-    >>> import torch
     >>> x, weight = torch.zeros(1, 4), torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 3.0, 0.0, 2.0]])
     >>> model = lambda x: x @ weight.T - torch.tensor([0.0, 4.0])
     >>> jsma(model, x, torch.tensor([0]), targets=torch.tensor([1]), gamma=0.5).x
@@ -146,12 +142,10 @@ class JSMA(AttackMethod):
             raise ValueError("theta: takes the change of an entry in parts of the width of the bounds, not 0")
 
     def default_steps(self, problem: Any) -> int:
-        """As many as gamma allows."""
         moves = max(math.ceil(1 / abs(self.theta)), 1)
         return max(math.ceil(self.gamma * problem.inputs[0].numel() / (1 + self.pairs)), 1) * moves
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """On logarithms of probabilities."""
         attack = self.fitting(problem)
         outputs = _logits(attack.aim) if self.logits else None
         solver = Saliency(outputs=outputs, size=self.theta * attack.width, pairs=self.pairs, limit=self.gamma)

@@ -20,7 +20,7 @@ from constropt.solvers.level_sets.smoothed_l0 import SmoothedL0
 @dataclass(frozen=True)
 class DDN(AttackMethod):
     """The DDN attack: the l2 :class:`MinimalPerturbation`, or any problem, by projection on spheres, along the gradient
-    of the cross-entropy.
+    of the cross-entropy, or, where the problem has a goal of its own, of the constraint.
 
     ``radius`` is the first norm, ``gamma`` its change per step; ``quantize=256`` makes every evaluated point, hence
     the result, an 8-bit image. For dense predictions the cross-entropies of all counted pixels are summed.
@@ -40,7 +40,6 @@ class DDN(AttackMethod):
     dense: ClassVar[bool] = True
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The problem as it is."""
         self.check_distance(problem)
         if isinstance(problem, MinimalPerturbation) and problem.constraint is None:
             problem = following(problem, "ce")
@@ -59,8 +58,7 @@ class FMN(AttackMethod):
     predictions, as published for images of half a million pixels; it decays to a hundredth. ``gamma`` is the change of
     the radius per step, decaying to 0.001. For dense predictions the loss is the mean logit difference of the counted
     pixels, and a row is taken for fooled when the fraction ``nu`` of them is (Sec. 5.5.5.2). ``steps`` is 100 by
-    default, 500 for dense predictions. ``Solution.objective`` is the distance; "l0" counts entries, so that a pixel of
-    three channels may count three times.
+    default, 500 for dense predictions. "l0" counts entries, so that a pixel of three channels may count three times.
 
     >>> import torch
     >>> solution = fmn(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]))
@@ -75,11 +73,9 @@ class FMN(AttackMethod):
     dense: ClassVar[bool] = True
 
     def default_steps(self, problem: Any) -> int:
-        """Sec. 5.5.5.2."""
         return 500 if problem.aim.dense else 100
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The logit difference is followed."""
         attack = self.fitting(problem)
         alpha = ALPHA[attack.aim.dense] if self.alpha is None else self.alpha
         solver = MinimumNorm(p=order_of(attack), size=alpha * attack.width, gamma=self.gamma)
@@ -110,7 +106,6 @@ class SigmaZero(AttackMethod):
     distances: ClassVar[tuple[str, ...] | None] = ("l0",)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The logit difference is followed."""
         attack = self.fitting(problem)
         width = attack.width
         solver = SmoothedL0(

@@ -53,8 +53,7 @@ class Minimal(AttackMethod):
     probabilities are recognised (row by row: nonnegative, of sum 1) and their logarithm is attacked, with the same
     result as for the logits. One forward and one backward pass a step, ``steps`` in all; in l2 and linf they are split
     into at most five runs of at least 25, from several starts, of four or five the last from the best point; in l1 into
-    two from 200 on. ``Solution.objective`` is the distance of each row, ``Solution.feasible`` says which rows fool the
-    model.
+    two from 200 on.
 
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     >>> solution = minimal(lambda x: x @ weight.T, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="linf")
@@ -84,7 +83,6 @@ class DeepFool(AttackMethod):
     probabilities are attacked through their logarithm. ``steps`` are iterations: one forward pass and ``candidates -
     1`` backward passes each.
 
-    >>> import torch
     >>> solution = deepfool(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="linf")
     >>> solution.feasible.tolist(), round(solution.objective.item(), 4)
     ([True], 0.1276)
@@ -99,7 +97,6 @@ class DeepFool(AttackMethod):
         others(self.candidates)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """On logarithms of probabilities."""
         attack = self.fitting(problem)
         solver = NearestProjection(p=order_of(attack), overshoot=self.overshoot, candidates=others(self.candidates))
         return on_logarithms(attack), solver
@@ -115,7 +112,6 @@ class SuperDeepFool(DeepFool):
     ``overshoot`` and ``candidates`` are those of :func:`deepfool`. ``steps`` counts all iterations: those of DeepFool,
     ``candidates - 1`` backward passes each, and the projections, which the batch computes at the same price.
 
-    >>> import torch
     >>> solution = superdeepfool(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]))
     >>> solution.feasible.tolist(), round(solution.objective.item(), 3)
     ([True], 0.177)
@@ -137,7 +133,6 @@ class SuperDeepFool(DeepFool):
         return attack, replace(solver, align=True, accumulate=self.accumulate)
 
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
-        """The projections, then the search."""
         attack, solver = self.prepare(problem, x0, loop.steps)
         found = loop(attack, solver, x0)
         if not self.search:
@@ -159,7 +154,6 @@ class FAB(AttackMethod):
     An iteration is two forward passes and as many backward passes as there are boundaries, one with ``by_class`` or
     ``targets``. Outputs that are probabilities are attacked through their logarithm.
 
-    >>> import torch
     >>> solution = fab(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="linf")
     >>> solution.feasible.tolist(), round(solution.objective.item(), 3)
     ([True], 0.125)
@@ -200,7 +194,6 @@ class FAB(AttackMethod):
         return on_logarithms(attack), solver
 
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
-        """The runs, then the search from the best of them."""
         attack, solver = self.prepare(problem, x0, loop.steps)
         found = loop(attack, solver, x0, steps=self.restarts * loop.steps)
         if not self.search:
@@ -222,7 +215,6 @@ class TrustRegionAttack(AttackMethod):
     Outputs that are probabilities are attacked through their logarithm. ``steps`` are iterations: one forward and one
     backward pass each, the first ``candidates - 1`` backward passes.
 
-    >>> import torch
     >>> solution = trust_region(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="linf")
     >>> solution.feasible.tolist(), 0.125 < solution.objective.item() < 0.1276
     ([True], True)
@@ -243,7 +235,6 @@ class TrustRegionAttack(AttackMethod):
         others(self.candidates)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """On logarithms of probabilities."""
         attack = self.fitting(problem)
         p, width = order_of(attack), attack.width
         least, most = RADII[p]

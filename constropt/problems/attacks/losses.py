@@ -108,11 +108,7 @@ def as_loss(loss: str | Loss, aim: Aim) -> Callable[[Tensor], Tensor]:
     def per_entry(logits: Tensor) -> Tensor:
         if aim.counted is not None:
             logits = torch.where(aim.counted.unsqueeze(1), logits, 0)
-        value = function(logits, aim)
-        if not isinstance(value, Tensor) or value.shape != aim.labels.shape:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"loss: must return one value per label, {tuple(aim.labels.shape)}, got {got}")
-        return value
+        return aim.per_label(function(logits, aim), "loss")
 
     return per_entry
 

@@ -62,8 +62,6 @@ class MaximalLoss(DeclaredProblem[Tensor]):
     measure: Norm = field(init=False, repr=False, compare=False)
     radius: Tensor = field(init=False, repr=False, compare=False)
 
-    rowwise: bool = field(default=True, kw_only=True, repr=False)
-
     def make(self) -> Terms[Tensor]:
         """The opposite of the mean loss, the constraint of every attack, the model and the ball."""
         check_inputs(self.model, self.inputs, self.bounds)

@@ -52,8 +52,6 @@ class MinimalPerturbation(PerturbationProblem[Tensor]):
     ignore_index: int = field(default=IGNORE_INDEX, kw_only=True)
     aim: Aim = field(init=False, repr=False, compare=False)
 
-    rowwise: bool = field(default=True, kw_only=True, repr=False)
-
     def make(self) -> Terms[Tensor]:
         """The distance, the goal of the logits, and the model."""
         check_inputs(self.model, self.inputs, self.bounds)

@@ -53,7 +53,6 @@ class CW(AttackMethod):
     ``Solution.feasible`` says which rows fool the model, by ``confidence`` if one is given; ``ValueError`` for a
     negative one. A problem with a ``constraint`` of its own keeps it.
 
-    >>> import torch
     >>> solution = cw(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), steps=900)
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
     ([True], 0.18)
@@ -137,7 +136,6 @@ class EAD(AttackMethod):
     within the bounds. ``ValueError`` for an unknown rule or threshold. A problem with a ``constraint`` of its own keeps
     it.
 
-    >>> import torch
     >>> solution = ead(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), rule="l1", steps=900)
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
     ([True], 0.25)
@@ -202,7 +200,6 @@ class StrAttack(AttackMethod):
 
     ``ValueError`` for groups of another shape. A problem with a ``constraint`` of its own keeps it.
 
-    >>> import torch
     >>> x = torch.tensor([[0.75, 0.5, 0.5, 0.5]])
     >>> weight = torch.tensor([[1.0, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.5]])
     >>> model, groups = lambda x: x @ weight.T, torch.tensor([0, 0, 1, 1])
@@ -256,11 +253,10 @@ class LBFGSAttack(AttackMethod):
     together, which the paper does not have. Each of ``searches`` weights gets ``steps // searches`` steps of the
     library's :class:`~constropt.solvers.ProjectedLBFGS` (rows end earlier where they converge); c, the inverse of the
     paper's, starts at ``weight``, grows by ``factor`` until the row is fooled and is then bisected. The minimiser of
-    each search counts, and no point on the way to it. ``Solution.objective`` is the distance.
+    each search counts, and no point on the way to it.
 
     ``ValueError`` for values out of range, and for a batch whose labels are not one per row.
 
-    >>> import torch
     >>> solution = lbfgs_attack(lambda x: 4 * x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]))
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
     ([True], 0.18)
@@ -277,7 +273,6 @@ class LBFGSAttack(AttackMethod):
         require_whole(searches=self.searches, memory=self.memory)
 
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
-        """A run for each weight."""
         attack = self.fitting(problem)
         if attack.aim.dense:
             raise ValueError(

@@ -37,10 +37,9 @@ class PerCAL(AttackMethod):
     Rows that do not fool the model take a step of l2 length ``alpha_l`` up the ``loss`` (down it, towards targets), the
     others one of ``alpha_c`` down the ``distance``, "ciede2000" or any other with a gradient; both lengths, in parts of
     the bounds' width, decay along a cosine, to a hundredth and to a tenth. ``alpha_c`` is 0.5, or 0.1 for smaller
-    perturbations of models that are easily fooled. ``Solution.objective`` is the distance. One forward and one
-    backward pass a step. (The authors' code rounds every point to 8 bits; this is the text's.)
+    perturbations of models that are easily fooled. One forward and one backward pass a step. (The authors' code rounds
+    every point to 8 bits; this is the text's.)
 
-    >>> import torch
     >>> solution = perc_al(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="l2", steps=100)
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
     ([True], 0.18)
@@ -54,7 +53,6 @@ class PerCAL(AttackMethod):
         require_positive("the bounds' width", alpha_l=self.alpha_l, alpha_c=self.alpha_c)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The loss is followed."""
         attack = self.fitting(problem)
         solver = Alternating(size=self.alpha_l * attack.width, objective_size=self.alpha_c * attack.width)
         return following(attack, self.loss), solver
@@ -104,7 +102,6 @@ class LPA(AttackMethod):
     to ``largest`` (by default the distance to the far corner of the bounds); ``Solution.objective`` is then the
     distance, otherwise the opposite of the loss. ``Solution.feasible``: within the budget and the model fooled.
 
-    >>> import torch
     >>> x, labels = torch.tensor([[0.75, 0.5]]), torch.tensor([0])
     >>> [lpa(lambda x: x, x, labels, eps=eps, distance="l2").feasible.tolist() for eps in (0.1, 0.3)]
     [[False], [True]]
@@ -127,15 +124,13 @@ class LPA(AttackMethod):
         require_positive("the bounds' width", h=self.h)
 
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
-        """At the budget, or at the smallest one."""
         minimal = self.fitting(problem)
         if self.eps is not None:
             return self._attack(minimal, radius_of(self.eps, minimal.inputs), loop)
         largest, (lower, upper), origin = self.largest, minimal.bounds, minimal.inputs
         to_inputs = minimal.measure.bind(origin, minimal.bounds)
         if largest is None:
-            corner = torch.where(origin - lower > upper - origin, lower, upper)
-            largest = to_inputs(corner)
+            largest = to_inputs(torch.where(origin - lower > upper - origin, lower, upper))
 
         def measured(solution: Solution) -> Solution:
             distance = to_inputs(solution.x)

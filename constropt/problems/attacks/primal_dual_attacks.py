@@ -36,7 +36,6 @@ class PDGD(AttackMethod):
     dense: ClassVar[bool] = True
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The logit difference is followed."""
         attack = self.fitting(problem)
         return following(attack, "logit difference"), self._solver(attack)
 
@@ -55,8 +54,7 @@ class PDPGD(PDGD):
     its prox.
 
     Norm and box are handled together by their exact prox in Adam's metric; for "l0" it is that of ``sum |.|^(2/3)``,
-    which the authors prefer to the l0 norm's. ``size`` is the primal step in parts of the
-    bounds' width, 0.1 by default and 0.01 for dense predictions. ``Solution.objective`` is the distance.
+    which the authors prefer to the l0 norm's. ``size`` is that of :func:`pdgd`.
 
     >>> import torch
     >>> solution = pdpgd(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]))

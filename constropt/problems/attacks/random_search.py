@@ -44,14 +44,12 @@ class Square(BudgetedMethod):
         require_whole(restarts=self.restarts)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The first run."""
         return problem, self._solver(0)
 
     def _solver(self, run: int) -> SquareSearch:
         return SquareSearch(area=self.area, seed=self.seed + run, stop=True)
 
     def within(self, problem: MaximalLoss, x0: Tensor, loop: Loop) -> tuple[Attack, int]:
-        """The best of the runs."""
         solvers = [self._solver(run) for run in range(self.restarts)]
 
         def attack(radius: Tensor) -> Solution:

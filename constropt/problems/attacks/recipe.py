@@ -28,7 +28,7 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.distances import Distance, DistanceLike, UnsupportedDistance
 from constropt.problems.model_calls import Model
 from constropt.solution import Solution
-from constropt.solvers.base import Callback
+from constropt.solvers.base import Callback, Method
 from constropt.solving import solve
 
 M = TypeVar("M", bound=AttackMethod)
@@ -38,19 +38,8 @@ Bounds = tuple[float, float]
 SEARCHES = 13
 
 # The arguments of a call beside the hyper-parameters, in their order, with their defaults; None: the recipe says.
-COMMON: dict[str, Any] = {
-    "eps": None,
-    "targets": None,
-    "mask": None,
-    "nu": None,
-    "distance": None,
-    "loss": None,
-    "steps": None,
-    "searches": SEARCHES,
-    "ignore_index": IGNORE_INDEX,
-    "bounds": (0.0, 1.0),
-    "callback": None,
-}
+COMMON: dict[str, Any] = dict.fromkeys(("eps", "targets", "mask", "nu", "distance", "loss", "steps"))
+COMMON |= {"searches": SEARCHES, "ignore_index": IGNORE_INDEX, "bounds": (0.0, 1.0), "callback": None}
 DENSE = ("mask", "nu", "ignore_index")
 
 
@@ -132,12 +121,11 @@ class Recipe(Generic[M]):
     def _defaults(self) -> dict[str, Any]:
         return {}
 
-    def _checked(self, hyper: dict[str, Any], **common: Any) -> M:
+    def _checked(self, hyper: dict[str, Any], common: dict[str, Any]) -> M:
         """The method of these hyper-parameters; ``TypeError`` for what the recipe does not take."""
-        unset = {"ignore_index": IGNORE_INDEX}
-        given = [name for name, value in common.items() if value is not None and value is not unset.get(name)]
-        for name in (*given, *hyper):
-            if not self.takes(name):
+        given = [name for name, value in common.items() if name not in DENSE[2:] or value != IGNORE_INDEX]
+        for name in (*(name for name in given if common[name] is not None), *hyper):
+            if name not in self.options:
                 near = near_names(name, self.options, "; did you mean {}?")
                 raise TypeError(
                     f"{self.name}: takes no {name}{near}; beside {', '.join(_GIVEN)} it takes {', '.join(self.options)}"
@@ -151,9 +139,19 @@ class Recipe(Generic[M]):
     def _measured(self, distance: DistanceLike | None) -> Distance:
         return self.method.measured(self.distance if distance is None else distance)
 
-    def _steps(self, method: M, problem: Any, steps: int | None) -> int:
+    def _solved(
+        self,
+        problem: MinimalPerturbation | MaximalLoss,
+        method: M,
+        solver: Method,
+        steps: int | None,
+        callback: Callback | None,
+    ) -> Solution:
+        """The problem solved in the steps asked for, else declared, else chosen by the method."""
         steps = self.steps if steps is None else steps
-        return method.default_steps(problem) if steps is None else steps
+        steps = method.default_steps(problem) if steps is None else steps
+        with normal_mode():
+            return solve(problem, solver, problem.inputs, steps=steps, callback=callback)
 
 
 _GIVEN = ("model", "inputs", "labels")
@@ -162,14 +160,12 @@ _GIVEN = ("model", "inputs", "labels")
 class MinimalRecipe(Recipe[AttackMethod]):
     """A recipe for :class:`MinimalPerturbation`, or one like it."""
 
-    family: ClassVar[tuple[str, ...]] = (
-        "targets", "mask", "nu", "distance", "steps", "ignore_index", "bounds", "callback",
-    )  # fmt: skip
+    family: ClassVar[tuple[str, ...]] = tuple(name for name in COMMON if name not in ("eps", "loss", "searches"))
     notes: ClassVar[str] = (
-        "The other arguments are those of MinimalPerturbation: what is not said of them here is said there.\n"
-        "``callback(step, point, proposal)`` is called once a step. Raises what MinimalPerturbation raises, and\n"
-        "``ValueError``/``TypeError`` for a distance that the method does not take and for values out of range, all\n"
-        "before the first model call."
+        "The other arguments are those of MinimalPerturbation. ``Solution.objective`` is the distance of each row, if\n"
+        "nothing else is said; ``Solution.feasible``: whether it fools the model. ``callback(step, point, proposal)``\n"
+        "is called once a step. Raises what MinimalPerturbation raises, and ``ValueError``/``TypeError`` for values\n"
+        "out of range and a distance that the method does not take, all before the first model call."
     )
 
     def __call__(
@@ -188,22 +184,10 @@ class MinimalRecipe(Recipe[AttackMethod]):
         callback: Callback | None = None,
         **hyper: Any,
     ) -> Solution:
-        method = self._checked(
-            hyper, targets=targets, mask=mask, nu=nu, distance=distance, steps=steps, ignore_index=ignore_index
-        )
-        problem = MinimalPerturbation(
-            model,
-            inputs,
-            labels,
-            distance=self._measured(distance),
-            targets=targets,
-            mask=mask,
-            nu=nu,
-            ignore_index=ignore_index,
-            bounds=bounds,
-        )
-        with normal_mode():
-            return solve(problem, method, problem.inputs, steps=self._steps(method, problem, steps), callback=callback)
+        aim = {"targets": targets, "mask": mask, "nu": nu, "ignore_index": ignore_index, "bounds": bounds}
+        method = self._checked(hyper, aim | {"distance": distance, "steps": steps})
+        problem = MinimalPerturbation(model, inputs, labels, distance=self._measured(distance), **aim)
+        return self._solved(problem, method, method, steps, callback)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -246,32 +230,12 @@ class BudgetedRecipe(Recipe[BudgetedMethod]):
         callback: Callback | None = None,
         **hyper: Any,
     ) -> Solution:
-        method = self._checked(
-            hyper,
-            targets=targets,
-            mask=mask,
-            nu=nu,
-            distance=distance,
-            steps=steps,
-            searches=searches,
-            ignore_index=ignore_index,
-        )
+        aim = {"targets": targets, "mask": mask, "nu": nu, "ignore_index": ignore_index, "bounds": bounds}
+        method = self._checked(hyper, aim | {"distance": distance, "steps": steps, "searches": searches})
         if searches is None:
             searches = SEARCHES
         require_whole(searches=searches)
-        problem = MaximalLoss(
-            model,
-            inputs,
-            labels,
-            eps=0.0 if eps is None else eps,
-            distance=self._measured(distance),
-            loss=self.losses[targets is not None] if loss is None else loss,
-            targets=targets,
-            mask=mask,
-            nu=nu,
-            ignore_index=ignore_index,
-            bounds=bounds,
-        )
-        solver = method.smallest(searches) if eps is None else method
-        with normal_mode():
-            return solve(problem, solver, problem.inputs, steps=self._steps(method, problem, steps), callback=callback)
+        loss = self.losses[targets is not None] if loss is None else loss
+        radius, distance = 0.0 if eps is None else eps, self._measured(distance)
+        problem = MaximalLoss(model, inputs, labels, eps=radius, distance=distance, loss=loss, **aim)
+        return self._solved(problem, method, method.smallest(searches) if eps is None else method, steps, callback)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from constropt.constraint import Constraint, inequality
 from constropt.modes import normal
-from constropt.problems.attacks.aim import check_inputs
+from constropt.problems.attacks.aim import check_inputs, shape_of
 from constropt.problems.attacks.constraints import margin_for
 from constropt.problems.attacks.declared import PerturbationProblem, Terms
 from constropt.problems.distances import as_distance
@@ -41,6 +41,7 @@ class ScorePerturbation(PerturbationProblem[Any]):
     """
 
     constraint: Constraint[Any] | Callable[[Any], Tensor]
+    rowwise: bool = field(default=False, kw_only=True)
 
     def make(self) -> Terms[Any]:
         """The distance, the constraint, and the model, whose output is handed over as it is."""
@@ -63,7 +64,7 @@ def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Cons
 
     ``labels``: the true ones, 0 or 1, and ``flips``, booleans, both ``(batch, K)``; z are the logits, ``(batch, K)``,
     that predict a label where they are positive. With ``keep`` the others must stay what they are in ``labels``.
-    Values have a margin beyond the tie.
+    Values have a margin beyond the tie. The surrogate is the binary cross-entropy to the labels wanted.
 
     Raises ``TypeError``/``ValueError`` for shapes or values other than these, and for rows that flip nothing.
 
@@ -83,7 +84,7 @@ def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Cons
     def logits_of(output: Any) -> Tensor:
         logits = unwrapped(output)
         if not isinstance(logits, Tensor) or logits.shape != wanted.shape:
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            got = shape_of(logits)
             raise ValueError(f"model: must return logits of the labels' shape {tuple(wanted.shape)}, got {got}")
         return logits
 
@@ -94,7 +95,11 @@ def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Cons
         margin = margin.clamp_min(torch.finfo(logits.dtype).tiny)
         return torch.where(wanted, -logits, logits) + margin
 
-    return inequality(value, name="labels flipped", mask=None if keep else flips)
+    def surrogate(x: Tensor, output: Any) -> Tensor:
+        logits = logits_of(output)
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted.to(logits), reduction="none")
+
+    return inequality(value, name="labels flipped", mask=None if keep else flips, surrogate=surrogate)
 
 
 def regression_error(references: Tensor, least: float | Tensor, *, direction: str = "any") -> Constraint[Any]:
@@ -127,7 +132,7 @@ def regression_error(references: Tensor, least: float | Tensor, *, direction: st
     def gaps(x: Tensor, output: Any) -> Tensor:
         """``(batch, m)``: what is missing in each output and direction."""
         if not isinstance(output, Tensor) or output.shape not in (references.shape, (*references.shape, 1)):
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            got = shape_of(output)
             raise ValueError(f"model: must return one value per reference, {tuple(references.shape)}, got {got}")
         error = (output.reshape(references.shape) - references).reshape(references.shape[0], -1)
         sides = {"any": (error, -error), "up": (error,), "down": (-error,)}[direction]

@@ -57,7 +57,6 @@ class WassersteinAttack(BudgetedMethod):
         return self.in_ball(problem, budgeted_problem(problem, self).radius, self.solver(problem, growing=False))
 
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
-        """One run."""
         return loop(*self.prepare(problem, x0, loop.steps), x0)
 
     def smallest(self, searches: int) -> Method:
