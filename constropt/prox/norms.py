@@ -17,9 +17,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from constropt.prox.linf import linf
+from constropt.prox.linf_norm import linf
 from constropt.prox.rows import HUGE, Bound, Problem, Step, clip, row_sum
-from constropt.prox.two_thirds import two_thirds
+from constropt.prox.two_thirds_norm import two_thirds
 
 # Newton's method for the l2 operator ends where a step is so short that the next would be below rounding; halvings take
 # over where it leaves the bracket.

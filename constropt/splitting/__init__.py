@@ -1,6 +1,6 @@
 """Batched splitting solvers: composite convex problems, every row of ``(batch, *event)`` a problem of its own."""
 
-from constropt.splitting.douglas_rachford import admm, douglas_rachford
+from constropt.splitting.alternating import admm, douglas_rachford
 from constropt.splitting.dual import accelerated_dual_forward_backward, dual_forward_backward
 from constropt.splitting.forward_backward import fista, forward_backward
 from constropt.splitting.linear import LinearMap, operator_norm
