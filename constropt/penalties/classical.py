@@ -134,10 +134,7 @@ PHR = register(
     ),
     shipped=True,
 )
-P1 = register(
-    Penalty("P1", p1, p1_slope, None, f"{BOTH}, Eq. A III-10", "PHR + rho^2 max(0, y)^3"),
-    shipped=True,
-)
+P1 = register(Penalty("P1", p1, p1_slope, None, f"{BOTH}, Eq. A III-10", "PHR + rho^2 max(0, y)^3"), shipped=True)
 P2 = register(
     Penalty(
         "P2",
@@ -161,13 +158,6 @@ P2_FLOOR = register(
     shipped=True,
 )
 P3 = register(
-    Penalty(
-        "P3",
-        p3,
-        p3_slope,
-        None,
-        f"{BOTH}, Eq. A III-12",
-        "mu y + mu rho y^2 if y >= 0, else mu y / (1 - rho y)",
-    ),
+    Penalty("P3", p3, p3_slope, None, f"{BOTH}, Eq. A III-12", "mu y + mu rho y^2 if y >= 0, else mu y / (1 - rho y)"),
     shipped=True,
 )

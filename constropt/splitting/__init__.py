@@ -11,21 +11,7 @@ from constropt.splitting.smooth import Backtracking, Smooth
 from constropt.splitting.variable_metric import RMS, variable_metric_forward_backward
 
 __all__ = [
-    "RMS",
-    "Backtracking",
-    "LinearMap",
-    "Smooth",
-    "SplittingResult",
-    "accelerated_dual_forward_backward",
-    "admm",
-    "chambolle_pock",
-    "condat_vu",
-    "conjugate",
-    "douglas_rachford",
-    "dual_forward_backward",
-    "fista",
-    "forward_backward",
-    "operator_norm",
-    "variable_metric_forward_backward",
-    "with_distance",
-]
+    "RMS", "Backtracking", "LinearMap", "Smooth", "SplittingResult", "accelerated_dual_forward_backward", "admm",
+    "chambolle_pock", "condat_vu", "conjugate", "douglas_rachford", "dual_forward_backward", "fista",
+    "forward_backward", "operator_norm", "variable_metric_forward_backward", "with_distance",
+]  # fmt: skip

@@ -47,13 +47,7 @@ class DouglasRachford(Method[ReflectionState]):
 
 
 def douglas_rachford(
-    f: Proximable,
-    g: Proximable,
-    x0: Tensor,
-    *,
-    step: Step = 1.0,
-    relaxation: float = 1.0,
-    **stop: Unpack[StopOptions],
+    f: Proximable, g: Proximable, x0: Tensor, *, step: Step = 1.0, relaxation: float = 1.0, **stop: Unpack[StopOptions]
 ) -> SplittingResult:
     """Minimise ``f(x) + g(x)``, both convex and known by their prox (Lions & Mercier 1979; Eckstein & Bertsekas 1992).
 

@@ -18,15 +18,7 @@ from typing_extensions import Unpack
 
 from constropt.splitting.linear import LinearMap, NormBounds, as_linear, norm_of
 from constropt.splitting.loop import SplittingResult, Stop, StopOptions, run, spread
-from constropt.splitting.operators import (
-    Proximable,
-    Step,
-    as_operator,
-    conjugate_operator,
-    diagonal,
-    positive,
-    rows,
-)
+from constropt.splitting.operators import Proximable, Step, as_operator, conjugate_operator, diagonal, positive, rows
 from constropt.splitting.proximal_gradient import Applied, Momentum, ProximalGradient, chambolle_dossal
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from constropt.checks import require_whole
 from constropt.precision import at_least_float32
@@ -110,15 +111,17 @@ class TrainingConstraint:
         return y.dim() > len(self.shape) and tuple(y.shape[y.dim() - len(self.shape) :]) == self.shape
 
 
-def samplewise(
-    value: Value,
-    *,
-    shape: tuple[int, ...] = (),
-    name: str = "constraint",
-    mask: Value | Tensor | None = None,
-    surrogate: Value | None = None,
-    equality: bool = False,
-) -> TrainingConstraint:
+class ConstraintOptions(TypedDict, total=False):
+    """The fields of a :class:`TrainingConstraint` beside its value and whether that is averaged."""
+
+    shape: tuple[int, ...]
+    name: str
+    mask: Value | Tensor | None
+    surrogate: Value | None
+    equality: bool
+
+
+def samplewise(value: Value, **options: Unpack[ConstraintOptions]) -> TrainingConstraint:
     """``value(output, target) <= 0`` for every sample, with one multiplier for each entry of ``shape`` (see
     :class:`TrainingConstraint`).
 
@@ -126,18 +129,10 @@ def samplewise(
     >>> logits_below_ten.shape, logits_below_ten.average
     ((3,), False)
     """
-    return TrainingConstraint(value, name, mask, equality, surrogate, shape)
+    return TrainingConstraint(value, average=False, **options)
 
 
-def on_average(
-    value: Value,
-    *,
-    shape: tuple[int, ...] = (),
-    name: str = "constraint",
-    mask: Value | Tensor | None = None,
-    surrogate: Value | None = None,
-    equality: bool = False,
-) -> TrainingConstraint:
+def on_average(value: Value, **options: Unpack[ConstraintOptions]) -> TrainingConstraint:
     """``mean of value(output, target) <= 0`` over the samples that count (see :class:`TrainingConstraint`).
 
     The false alarms of a detector, among the negatives, at most 5 %; a hinge is differentiated in place of the count:
@@ -151,4 +146,4 @@ def on_average(
     >>> false_alarms.average
     True
     """
-    return TrainingConstraint(value, name, mask, equality, surrogate, shape, average=True)
+    return TrainingConstraint(value, average=True, **options)

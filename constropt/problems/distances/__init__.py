@@ -10,23 +10,6 @@ from constropt.problems.distances.ssim import MSSSIM, SSIM
 from constropt.problems.distances.wasserstein import Wasserstein
 
 __all__ = [
-    "CIEDE2000",
-    "L0",
-    "L0_PIXELS",
-    "L1",
-    "L2",
-    "LPIPS",
-    "MSSSIM",
-    "SSIM",
-    "Distance",
-    "DistanceLike",
-    "ImageDistance",
-    "Linf",
-    "Norm",
-    "Wasserstein",
-    "as_distance",
-    "ciede2000",
-    "names",
-    "srgb_to_lab",
-    "with_gradient",
-]
+    "CIEDE2000", "L0", "L0_PIXELS", "L1", "L2", "LPIPS", "MSSSIM", "SSIM", "Distance", "DistanceLike", "ImageDistance",
+    "Linf", "Norm", "Wasserstein", "as_distance", "ciede2000", "names", "srgb_to_lab", "with_gradient",
+]  # fmt: skip
