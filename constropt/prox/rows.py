@@ -74,13 +74,16 @@ def clip(x: Tensor, lower: Bound, upper: Bound, out: Tensor | None = None) -> Te
     return torch.clamp(first, max=upper, out=first)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
+def run_sums(values: Tensor) -> Tensor:
+    """``(batch, runs)``: the sums of the runs, the last of which may be shorter."""
+    whole = values.shape[1] // RUN * RUN
+    sums = values[:, :whole].unflatten(1, (-1, RUN)).sum(2)
+    return sums if whole == values.shape[1] else torch.cat([sums, values[:, whole:].sum(1, keepdim=True)], 1)
+
+
 def row_sum(values: Tensor) -> Tensor:
     """``(batch,)`` in float64: sums by runs, in order, so that neither other rows nor threads change a bit."""
-    whole = values.shape[1] // RUN * RUN
-    runs = values[:, :whole].unflatten(1, (-1, RUN)).sum(2)
-    if whole < values.shape[1]:
-        runs = torch.cat([runs, values[:, whole:].sum(1, keepdim=True)], 1)
-    return runs.double().cumsum(1)[:, -1]
+    return run_sums(values).double().cumsum(1)[:, -1]
 
 
 def place(out: Tensor | None, x: Tensor, rows: Tensor, *inputs: object) -> Tensor:

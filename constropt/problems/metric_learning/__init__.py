@@ -7,9 +7,7 @@ from constropt.problems.metric_learning.center import Center
 from constropt.problems.metric_learning.contrastive import Contrastive
 from constropt.problems.metric_learning.cross_entropy import CrossEntropy
 from constropt.problems.metric_learning.fastap import FastAP
-from constropt.problems.metric_learning.margins import all_triplets, contrastive_margins, triplet_margins
-from constropt.problems.metric_learning.multi_similarity import MultiSimilarity
-from constropt.problems.metric_learning.mutual_information import (
+from constropt.problems.metric_learning.information import (
     MutualInformation,
     label_entropy,
     mutual_information,
@@ -17,6 +15,8 @@ from constropt.problems.metric_learning.mutual_information import (
     nearest_neighbour_information,
     pairwise_entropy,
 )
+from constropt.problems.metric_learning.margins import all_triplets, contrastive_margins, triplet_margins
+from constropt.problems.metric_learning.multi_similarity import MultiSimilarity
 from constropt.problems.metric_learning.nca import NCA, ProxyNCA
 from constropt.problems.metric_learning.pairwise_cross_entropy import (
     PCE,
