@@ -14,6 +14,7 @@ CAUSES = (
     "usual causes: a value that is detached or computed with numpy, by argmax or by a comparison (give a count or a"
     " rate a surrogate=...), a model that ran under no_grad"
 )
+_CALL = 6  # frames between a warning and the call of the loss, which nn.Module passes on twice
 
 
 def requires_gradient(value: Any) -> bool:
@@ -44,7 +45,7 @@ def warn_of_constraint(constraint: TrainingConstraint) -> None:
     warnings.warn(
         f"constraint {constraint.name!r} is violated, but its {part} gives no gradient: training ignores it while its"
         f" multiplier grows; {CAUSES}",
-        stacklevel=3,
+        stacklevel=_CALL,
     )
 
 
@@ -53,5 +54,5 @@ def warn_of_objective() -> None:
     warnings.warn(
         "objective: it gives no gradient although the output or a constraint requires one, so that training ignores it;"
         f" {CAUSES}. An objective of zeros, of a feasibility problem, is not warned of",
-        stacklevel=3,
+        stacklevel=_CALL,
     )
