@@ -18,8 +18,7 @@ from constropt.duals import Duals, MultiplierUpdate
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.problem import ConstrainedProblem, Constraint
 from constropt.training import ConstrainedLoss, TrainingConstraint
-from constropt.training.means import means_of, objective_part
-from constropt.training.ranks import processes
+from constropt.training.means import means_of, objective_part, processes
 
 AnyConstraint = Constraint[Any] | TrainingConstraint
 

@@ -14,8 +14,7 @@ from constropt.modes import evaluating
 from constropt.training.batches import Predict, predict_pair
 from constropt.training.constraints import TrainingConstraint
 from constropt.training.gradients import is_violated, requires_gradient, warn_of_constraint, warn_of_objective
-from constropt.training.means import Part, means_of, objective_part
-from constropt.training.ranks import summed
+from constropt.training.means import Part, means_of, objective_part, summed
 from constropt.training.state import DualState, Sums
 
 # PHR from almost no multipliers, rho growing slowly where a constraint does not get better (Table V-4)
