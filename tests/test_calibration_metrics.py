@@ -321,7 +321,7 @@ def test_adaptive_error_before_any_batch():
 def test_without_torchmetrics_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, streaming.__name__)
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
-    with pytest.raises(MissingExtra, match=r"pip install constropt\[metrics\]"):
+    with pytest.raises(MissingExtra, match=r"pip install 'constropt\[metrics\]'"):
         importlib.import_module(streaming.__name__)
 
 

@@ -175,7 +175,7 @@ def test_a_class_that_is_absent_from_the_labels_still_has_its_constraint():
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"margin: must be > 0.*got 0"):
         CALS(3, margin=0)
-    with pytest.raises(ValueError, match="num_classes: takes at least 2"):
+    with pytest.raises(ValueError, match="num_classes: takes a whole number >= 2"):
         MbLS(1)
     with pytest.raises(ValueError, match="preset: takes 'text' or 'official', got 'paper'"):
         CALSHR(3, preset="paper")

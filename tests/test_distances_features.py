@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from constropt.checks import MissingExtra
 from constropt.problems.distances import LPIPS
 from constropt.problems.distances.backbones import BACKBONES
 
@@ -180,7 +181,7 @@ def test_a_failed_download_says_what_to_give(monkeypatch):
 
 def test_missing_heads_say_what_to_give(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"heads: .*install constropt\[metrics\], or pass .*alex.pth"):
+    with pytest.raises(MissingExtra, match=r"heads: .*install 'constropt\[metrics\]', or pass .*alex.pth"):
         LPIPS(backbone=stack("alex"))(*images())
 
 

@@ -132,12 +132,12 @@ def test_extremes():
 
 def test_bad_arguments_are_named():
     for window in (4, 1, 2.0, True):
-        with pytest.raises(ValueError, match="window: takes an odd number"):
+        with pytest.raises(ValueError, match="window: takes an? (odd|whole) number"):
             SSIM(window=window)
     with pytest.raises(ValueError, match="sigma: must be > 0"):
         SSIM(sigma=0.0)
     for scales in (0, 6, 1.5):
-        with pytest.raises(ValueError, match="scales: takes a whole number from 1 to 5"):
+        with pytest.raises(ValueError, match="scales: takes a whole number (from 1 to 5|>= 1)"):
             MSSSIM(scales=scales)
     with pytest.raises(
         ValueError, match=r"5 scales takes images of at least 176 .*\(32, 40\); pass MSSSIM\(scales=2\)"

@@ -176,7 +176,7 @@ def test_bad_input_is_refused_with_its_cure():
         ((z, labels), {"ks": (1, 20)}, r"ks: takes k up to the 19 samples.*got 20.*larger gallery"),
         ((z, labels, z[:5], labels[:5]), {"ks": (6,)}, "up to the 5 samples"),
         ((z, labels), {"ks": ()}, "ks"),
-        ((z, labels), {"ks": (0,)}, "whole numbers"),
+        ((z, labels), {"ks": (0,)}, "whole number"),
         ((z, labels[:-1]), {}, r"labels: .*20 rows of query"),
         ((z, labels, z, labels[:-1]), {}, "gallery_labels"),
         ((z, labels, z), {}, "go together"),

@@ -22,7 +22,7 @@ PAGES = {
     "docs/extending.md": (3, solved),
     "docs/attacks.md": (2, solved),
     "docs/evaluating.md": (1, lambda found: len(found["found"].rows) >= 2),
-    "docs/training.md": (6, lambda found: found["criterion"].levels.isfinite()),
+    "docs/training.md": (7, lambda found: found["criterion"].levels.isfinite()),
     "docs/cooper.md": (3, lambda found: found["rate"] < 0.1),
     "docs/calibration.md": (1, lambda found: found["after"] < found["before"] < 1),
     "docs/metric_learning.md": (1, lambda found: found["found"][1] > found["raw"][1] + 0.1),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import io
 import pickle
 
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from constropt import AugmentedLagrangian, ConstantRho, MultiplierUpdate, ProgressRho
+from constropt import AugmentedLagrangian, ConstantRho, Constraint, MultiplierUpdate, ProgressRho
 from constropt.penalties import get
 from constropt.training import ConstrainedLoss, TrainingConstraint, on_average, samplewise
 from constropt.training.means import means_of, objective_part
@@ -334,6 +336,120 @@ def test_training_finds_the_known_optimum():
     torch.testing.assert_close(criterion.multipliers, torch.tensor(2.0), atol=1e-2, rtol=0)
 
 
+# ------------------------------------------------------------------------------------------- a gradient that is missing
+
+
+def detached(output, target):
+    return output.detach() - 0.25
+
+
+def count(output, target):
+    return (output > 0).double() - 0.1
+
+
+@pytest.mark.parametrize("make", [samplewise, on_average])
+@pytest.mark.parametrize("value", [detached, count, lambda o, t: torch.from_numpy(o.detach().numpy()) - 0.25])
+def test_a_violated_constraint_without_a_gradient_is_warned_of_once(batch, make, value):
+    output, target = batch
+    output = (output.abs() + 1).requires_grad_()
+    criterion = criterion_of(make(value, shape=(3,), name="lost"), make(below, shape=(3,), name="kept"))
+    with pytest.warns(UserWarning, match=r"constraint 'lost' is violated, but its value gives no gradient.*surrogate"):
+        loss = criterion(output, target)
+    torch.testing.assert_close(criterion(output, target), loss)  # again: no warning, which would be an error here
+    copy.deepcopy(criterion)(output, target)
+
+
+def test_a_detached_surrogate_is_warned_of_by_that_name():
+    score = torch.ones(3, requires_grad=True)
+    rate = on_average(count, surrogate=lambda score, target: score.detach().sigmoid(), name="rate")
+    with pytest.warns(UserWarning, match="constraint 'rate'.*its surrogate gives no gradient"):
+        ConstrainedLoss(lambda score, target: score.square(), [rate], lagrangian=EXACT)(score)
+
+
+def test_a_violation_that_is_masked_or_met_or_not_in_training_is_not_warned_of(batch):
+    output, target = batch
+    output = output.abs() + 1
+    leaf = output.clone().requires_grad_()
+    nobody = {"mask": lambda output, target: torch.zeros_like(target, dtype=torch.bool)}
+    for make in (samplewise, on_average):
+        criterion_of(make(detached, shape=(3,), **nobody))(leaf, target)
+        criterion_of(make(lambda o, t: -detached(o, t), shape=(3,)))(leaf, target)
+        criterion_of(make(lambda o, t: 0 * detached(o, t), shape=(3,), equality=True))(leaf, target)
+        criterion = criterion_of(make(detached, shape=(3,)))
+        criterion(output, target)
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                criterion(leaf, target)
+        with pytest.warns(UserWarning, match="is violated"):
+            criterion(leaf, target)
+
+
+def test_an_average_is_judged_by_its_mean():
+    output = torch.tensor([2.0, -5.0], requires_grad=True)
+    one, each = (make(lambda o, t: o.detach()) for make in (on_average, samplewise))
+    ConstrainedLoss(lambda o, t: o.square(), [one])(output)
+    with pytest.warns(UserWarning, match="is violated"):
+        ConstrainedLoss(lambda o, t: o.square(), [each])(output)
+    with pytest.warns(UserWarning, match="is violated"):
+        ConstrainedLoss(lambda o, t: o.square(), [on_average(lambda o, t: o.detach(), equality=True)])(output)
+
+
+def test_an_objective_without_a_gradient_is_warned_of_unless_it_is_zero(batch):
+    output, target = batch
+    outputs = {"logits": [output.clone().requires_grad_()]}
+    for objective, warned in ((lambda o, t: o["logits"][0].detach().square(), True), (lambda o, t: torch.zeros(()), 0)):
+        criterion = ConstrainedLoss(objective, [on_average(lambda o, t: o["logits"][0], shape=(3,))])
+        if warned:
+            with pytest.warns(UserWarning, match="objective: it gives no gradient"):
+                criterion(outputs, target)
+        criterion(outputs, target)
+
+
+# ------------------------------------------------------------------------------------------ the grad mode of the caller
+
+MODES = {"plain": contextlib.nullcontext, "no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
+
+
+@pytest.mark.parametrize("penalty", ["PHR", "P2", lambda y, rho, mu: mu / rho * torch.expm1(rho * y)])
+@pytest.mark.parametrize("inputs", ["plain", "leaf", "inference"])
+@pytest.mark.parametrize("mode", MODES)
+def test_dual_passes_are_the_same_in_every_grad_mode(mode, inputs, penalty):
+    def passed(mode, inputs):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+        x, target = torch.randn(8, 3), torch.zeros(8)
+        given = {"plain": x, "leaf": x.clone().requires_grad_()}.get(inputs)
+        if given is None:
+            with torch.inference_mode():
+                given = x.clone()
+        constraints = [samplewise(below, shape=(3,), name="each"), on_average(below, shape=(3,), name="mean")]
+        lagrangian = AugmentedLagrangian(penalty, mu=0.5, rho=1.0)
+        criterion = criterion_of(*constraints, lagrangian=lagrangian)
+        with MODES[mode]():
+            criterion.update_duals(model, [(given, target)])
+            value = criterion(x, target)
+            criterion.observe(given, target)
+            criterion.step()
+        assert not any(buffer.is_inference() for buffer in [*criterion.buffers(), *model.buffers()])
+        assert not any(buffer.requires_grad for buffer in criterion.buffers())
+        loss = criterion(model(x), target)
+        loss.backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        return *criterion.multipliers.values(), value.detach().clone(), gradient
+
+    for found, expected in zip(passed(mode, inputs), passed("plain", "plain")):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_reset_leaves_normal_buffers_in_every_grad_mode(batch, mode):
+    criterion = criterion_of(samplewise(below, shape=(3,)))
+    criterion.update_duals(nn.Identity(), [batch])
+    with MODES[mode]():
+        criterion.reset()
+    assert (criterion.multipliers == 0.5).all() and not criterion.multipliers.is_inference()
+
+
 # -------------------------------------------------------------------------------------------- life in a training loop
 
 
@@ -478,6 +594,20 @@ def test_the_state_moves_and_is_readable(batch):
 # -------------------------------------------------------------------------------------------------------- bad input
 
 
+def test_a_training_constraint_is_no_problem_constraint():
+    """Its value is of (output, target), and it has no field of a problem's constraint that it would ignore."""
+    assert not issubclass(TrainingConstraint, Constraint)
+    fields = [field.name for field in dataclasses.fields(TrainingConstraint)]
+    assert fields == ["value", "name", "mask", "equality", "surrogate", "shape", "average"]
+
+
+def test_a_mask_may_be_a_tensor(batch):
+    output, target = batch
+    kept = torch.arange(12) % 2 == 0
+    given, called = (criterion_of(samplewise(below, shape=(3,), mask=m)) for m in (kept, lambda o, t: kept))
+    torch.testing.assert_close(given(output, target), called(output, target))
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(TypeError, match="objective: takes a callable"):
         ConstrainedLoss(3, [])  # type: ignore[arg-type]
@@ -487,6 +617,16 @@ def test_bad_arguments_are_named():
         criterion_of(samplewise(below), samplewise(below))
     with pytest.raises(ValueError, match="without dots"):
         criterion_of(samplewise(below, name="a.b"))
+    with pytest.raises(TypeError, match="constraint 'c': value must be a callable of .output, target., got int"):
+        samplewise(3, name="c")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="constraint 'c': mask must be a tensor or a callable.*got str"):
+        on_average(below, mask="all", name="c")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="constraint 'c': surrogate must be a callable.*got Tensor"):
+        on_average(below, surrogate=torch.ones(3), name="c")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="name: .*string, got int"):
+        on_average(below, name=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"constraint 'c': shape\[0\]: takes a whole number"):
+        on_average(below, shape=(-1,), name="c")
     with pytest.raises(ValueError, match="reduction: takes 'sum' or 'mean'"):
         criterion_of(reduction="max")
     with pytest.raises(ValueError, match="measure: takes"):

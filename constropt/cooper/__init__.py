@@ -9,12 +9,6 @@ from constropt.cooper.multipliers import MaskedState, ShapedMultiplier
 from constropt.cooper.problems import LossCMP, ProblemCMP, cmp, cmp_from_loss
 
 __all__ = [
-    "LossCMP",
-    "MaskedState",
-    "PenaltyFormulation",
-    "ProblemCMP",
-    "ShapedMultiplier",
-    "cmp",
-    "cmp_from_loss",
+    "LossCMP", "MaskedState", "PenaltyFormulation", "ProblemCMP", "ShapedMultiplier", "cmp", "cmp_from_loss",
     "formulation",
-]
+]  # fmt: skip

@@ -19,14 +19,15 @@ from constropt.duals import Duals, MultiplierUpdate
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.problem import ConstrainedProblem
 from constropt.training import ConstrainedLoss, TrainingConstraint
-from constropt.training.means import means_of, objective_part
-from constropt.training.ranks import processes
+from constropt.training.means import means_of, objective_part, processes
+
+AnyConstraint = Constraint[Any] | TrainingConstraint
 
 
 class _CMP(ConstrainedMinimizationProblem):
     """What both problems share: multipliers from our duals, and copies and checkpoints that are whole."""
 
-    def _declare(self, constraint: Constraint[Any], lagrangian: AugmentedLagrangian, duals: Duals, dual: Dual) -> None:
+    def _declare(self, constraint: AnyConstraint, lagrangian: AugmentedLagrangian, duals: Duals, dual: Dual) -> None:
         limits = lagrangian.multiplier if isinstance(lagrangian.multiplier, MultiplierUpdate) else MultiplierUpdate()
         declared = CooperConstraint(
             constraint_type=ConstraintType.EQUALITY if constraint.equality else ConstraintType.INEQUALITY,
@@ -158,7 +159,7 @@ def _state(
     return MaskedState(surrogate, strict_violation=y.detach(), mask=mask, weight=weight)
 
 
-def _check_shape(constraint: Constraint[Any], surrogate: Tensor, y: Tensor) -> None:
+def _check_shape(constraint: AnyConstraint, surrogate: Tensor, y: Tensor) -> None:
     if surrogate.shape != y.shape:
         raise ValueError(
             f"constraint {constraint.name!r}: its surrogate must have the shape of its value, {tuple(y.shape)}, to"

@@ -122,52 +122,14 @@ def p3_slope(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
 
 
 BOTH = f"{BIRGIN}; {RONY}"
+_CUBIC = "mu y + mu rho y^2 + rho^2 y^3 / 6 if y >= 0, else mu y / "
+_EQUALITY = Penalty("PHR (equality)", phr_equality, phr_equality_slope, None, BIRGIN, "mu y + rho y^2 / 2")
 
-PHR = register(
-    Penalty(
-        "PHR",
-        phr,
-        phr_slope,
-        Penalty("PHR (equality)", phr_equality, phr_equality_slope, None, BIRGIN, "mu y + rho y^2 / 2"),
-        f"{BOTH}, Eq. A III-9",
-        "(max(0, mu + rho y)^2 - mu^2) / (2 rho)",
-    ),
-    shipped=True,
-)
-P1 = register(
+for _penalty in (
+    Penalty("PHR", phr, phr_slope, _EQUALITY, f"{BOTH}, Eq. A III-9", "(max(0, mu + rho y)^2 - mu^2) / (2 rho)"),
     Penalty("P1", p1, p1_slope, None, f"{BOTH}, Eq. A III-10", "PHR + rho^2 max(0, y)^3"),
-    shipped=True,
-)
-P2 = register(
-    Penalty(
-        "P2",
-        p2,
-        p2_slope,
-        None,
-        f"{BOTH}, Eq. A III-11",
-        "mu y + mu rho y^2 + rho^2 y^3 / 6 if y >= 0, else mu y / (1 - rho y)",
-    ),
-    shipped=True,
-)
-P2_FLOOR = register(
-    Penalty(
-        "P2Floor",
-        p2_floor,
-        p2_floor_slope,
-        None,
-        f"{RONY}, Eq. 5.9",
-        "mu y + mu rho y^2 + rho^2 y^3 / 6 if y >= 0, else mu y / (1 - max(1, rho) y)",
-    ),
-    shipped=True,
-)
-P3 = register(
-    Penalty(
-        "P3",
-        p3,
-        p3_slope,
-        None,
-        f"{BOTH}, Eq. A III-12",
-        "mu y + mu rho y^2 if y >= 0, else mu y / (1 - rho y)",
-    ),
-    shipped=True,
-)
+    Penalty("P2", p2, p2_slope, None, f"{BOTH}, Eq. A III-11", f"{_CUBIC}(1 - rho y)"),
+    Penalty("P2Floor", p2_floor, p2_floor_slope, None, f"{RONY}, Eq. 5.9", f"{_CUBIC}(1 - max(1, rho) y)"),
+    Penalty("P3", p3, p3_slope, None, f"{BOTH}, Eq. A III-12", "mu y + mu rho y^2 if y >= 0, else mu y / (1 - rho y)"),
+):
+    register(_penalty, shipped=True)

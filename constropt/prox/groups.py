@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole
 from constropt.prox.norms import l2
 from constropt.prox.rows import row_sum
 
@@ -20,11 +21,9 @@ def patches(event: torch.Size | tuple[int, ...], size: int) -> Tensor:
     tensor([[[0, 0, 1],
              [0, 0, 1]]])
     """
-    if len(event) < 2 or isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(
-            f"size: patches takes a whole number >= 1 of pixels, of events (..., height, width), got {size!r} and"
-            f" {tuple(event)}"
-        )
+    require_whole(size=size)
+    if len(event) < 2:
+        raise ValueError(f"size: patches takes events (..., height, width), got {tuple(event)}")
     rows, columns = (torch.arange(n) // size for n in event[-2:])
     return (rows.unsqueeze(1) * (int(columns[-1]) + 1) + columns).expand(*event)
 

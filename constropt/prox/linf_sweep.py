@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from constropt.prox.rows import HUGE, RUN, TILE, Bound, clip
+from constropt.prox.rows import HUGE, RUN, TILE, Bound, clip, run_sums
 
 # Entries of a bracket are looked for in blocks of this many: looking at each costs as much as ten other operations.
 _BLOCK = 64
@@ -111,8 +111,8 @@ def evaluate(rows: Rows, at: Tensor, *, wide: bool, first: bool) -> Sums:
             m.sub_(center)
         if s is not None:
             over.mul_(s)
-        weights.append(_runs(over))
-        levels.append(_runs(m.mul_(over)))
+        weights.append(run_sums(over))
+        levels.append(run_sums(m.mul_(over)))
     if isinstance(rows.lower, float | int):
         nearest = nearest.clamp_min(rows.lower)
     if isinstance(rows.upper, float | int):
@@ -123,14 +123,6 @@ def evaluate(rows: Rows, at: Tensor, *, wide: bool, first: bool) -> Sums:
     if wide:
         return Sums(weight, level, nearest.nan_to_num(nan=0.0), lost | nearest.isnan())
     return Sums(weight, level, nearest, ~(level.isfinite() & (nearest == 0)))
-
-
-def _runs(values: Tensor) -> Tensor:
-    """``(batch, runs)``: the sums of the runs of a tile, the last of which may be shorter."""
-    whole = values.shape[1] // RUN * RUN
-    if whole == values.shape[1]:
-        return values.view(values.shape[0], -1, RUN).sum(2)
-    return torch.cat([values[:, :whole].unflatten(1, (-1, RUN)).sum(2), values[:, whole:].sum(1, keepdim=True)], 1)
 
 
 class Found(NamedTuple):

@@ -2,10 +2,10 @@
 
     argmin over p   1/2 sum_i s_i (p_i - x_i)^2 + step N(p)   subject to   lower <= p <= upper
 
-For all: ``x`` is ``(batch, *event)``; ``step``, >= 0, a number or ``(batch,)``; ``lower``, ``upper`` and ``metric`` (s
-> 0) broadcast to ``x``; the box must contain 0; ``out`` receives the result and may be x. ``warm`` is accepted for the
-signature that all operators share. Inputs are not modified, a row that holds a NaN gives a row of them and leaves the
-others alone, and ``ValueError`` is raised for a negative ``step`` given as a number and for shapes that do not fit x.
+For all: ``x`` is ``(batch, *event)``; ``step``, >= 0, a number or ``(batch,)``; ``options`` are those of
+:class:`~constropt.prox.rows.Options`, that all operators share; the box must contain 0. Inputs are not modified, a row
+that holds a NaN gives a row of them and leaves the others alone, and ``ValueError`` is raised for a negative ``step``
+given as a number and for shapes that do not fit x.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from constropt.prox.linf import linf
-from constropt.prox.rows import HUGE, Bound, Problem, Step, clip, row_sum
-from constropt.prox.two_thirds import two_thirds
+from constropt.prox.linf_norm import linf
+from constropt.prox.rows import HUGE, Bound, Options, Problem, Step, clip, row_sum
+from constropt.prox.two_thirds_norm import two_thirds
 
 # Newton's method for the l2 operator ends where a step is so short that the next would be below rounding; halvings take
 # over where it leaves the bracket.
@@ -27,22 +28,13 @@ _PASSES = 100
 
 
 @torch.no_grad()
-def l1(
-    x: Tensor,
-    step: Step,
-    *,
-    lower: Bound = None,
-    upper: Bound = None,
-    metric: Tensor | None = None,
-    warm: Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
+def l1(x: Tensor, step: Step, **options: Unpack[Options]) -> Tensor:
     """prox of ``step ||.||_1`` with box and metric: ``clip(soft(x, step / s), lower, upper)``.
 
     >>> l1(torch.tensor([[3.0, -0.5, 2.0]]), 1.0, upper=1.5)
     tensor([[1.5000, 0.0000, 1.0000]])
     """
-    return Problem(x, step, lower, upper, metric, out).solve(_soft)
+    return Problem(x, step, **options).solve(_soft)
 
 
 def _soft(x: Tensor, low: Bound, high: Bound, s: Bound, step: Tensor, p: Tensor) -> None:
@@ -53,22 +45,13 @@ def _soft(x: Tensor, low: Bound, high: Bound, s: Bound, step: Tensor, p: Tensor)
 
 
 @torch.no_grad()
-def l0(
-    x: Tensor,
-    step: Step,
-    *,
-    lower: Bound = None,
-    upper: Bound = None,
-    metric: Tensor | None = None,
-    warm: Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
+def l0(x: Tensor, step: Step, **options: Unpack[Options]) -> Tensor:
     """A global minimiser for ``step ||.||_0`` (nonconvex): clipped entries q with ``s (x^2 - (q - x)^2) > 2 step``.
 
     >>> l0(torch.tensor([[3.0, -0.5, 2.0]]), 1.0, upper=2.5)
     tensor([[2.5000, 0.0000, 2.0000]])
     """
-    return Problem(x, step, lower, upper, metric, out).solve(_hard)
+    return Problem(x, step, **options).solve(_hard)
 
 
 def _hard(x: Tensor, low: Bound, high: Bound, s: Bound, step: Tensor, p: Tensor) -> None:
@@ -82,16 +65,7 @@ def _hard(x: Tensor, low: Bound, high: Bound, s: Bound, step: Tensor, p: Tensor)
 
 
 @torch.no_grad()
-def l2(
-    x: Tensor,
-    step: Step,
-    *,
-    lower: Bound = None,
-    upper: Bound = None,
-    metric: Tensor | None = None,
-    warm: Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
+def l2(x: Tensor, step: Step, **options: Unpack[Options]) -> Tensor:
     """prox of ``step ||.||_2`` (not squared), box and metric: ``p = clip(s r x / (s r + step))``, ``r = ||p||_2``.
 
     0 where ``||s x||_2 <= step`` over the entries that the box lets move. Without box and metric this is ``(1 - step /
@@ -100,8 +74,8 @@ def l2(
     >>> l2(torch.tensor([[3.0, 4.0]]), 1.0)
     tensor([[2.4000, 3.2000]])
     """
-    problem = Problem(x, step, lower, upper, metric, out)
-    r = _norm(problem, None if warm is None else warm.detach().reshape(-1, 1).double())
+    problem = Problem(x, step, **options)
+    r = _norm(problem, None if problem.warm is None else problem.warm.unsqueeze(1))
     return problem.solve(partial(_shrunk, r=r))
 
 

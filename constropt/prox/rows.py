@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import repeat
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -74,52 +75,72 @@ def clip(x: Tensor, lower: Bound, upper: Bound, out: Tensor | None = None) -> Te
     return torch.clamp(first, max=upper, out=first)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
+def run_sums(values: Tensor) -> Tensor:
+    """``(batch, runs)``: the sums of the runs, the last of which may be shorter."""
+    whole = values.shape[1] // RUN * RUN
+    sums = values[:, :whole].unflatten(1, (-1, RUN)).sum(2)
+    return sums if whole == values.shape[1] else torch.cat([sums, values[:, whole:].sum(1, keepdim=True)], 1)
+
+
 def row_sum(values: Tensor) -> Tensor:
     """``(batch,)`` in float64: sums by runs, in order, so that neither other rows nor threads change a bit."""
-    whole = values.shape[1] // RUN * RUN
-    runs = values[:, :whole].unflatten(1, (-1, RUN)).sum(2)
-    if whole < values.shape[1]:
-        runs = torch.cat([runs, values[:, whole:].sum(1, keepdim=True)], 1)
-    return runs.double().cumsum(1)[:, -1]
-
-
-def place(out: Tensor | None, x: Tensor, rows: Tensor, *inputs: object) -> Tensor:
-    """Rows for the result: ``out`` itself where it has their dtype and shares no memory with inputs, else new ones."""
-    if out is None:
-        return torch.empty_like(rows, memory_format=torch.contiguous_format)
-    if out.shape != x.shape:
-        raise ValueError(f"out: takes the shape of x, {tuple(x.shape)}, got {tuple(out.shape)}")
-    mine = out.untyped_storage().data_ptr()
-    shared = any(isinstance(t, Tensor) and t.untyped_storage().data_ptr() == mine for t in (x, *inputs))
-    if out.dtype == rows.dtype and out.is_contiguous() and not shared:
-        return out.detach().view(rows.shape)
-    return torch.empty_like(rows, memory_format=torch.contiguous_format)
-
-
-def placed(result: Tensor, x: Tensor, out: Tensor | None) -> Tensor:
-    """The rows in the shape and dtype of x, in ``out`` if given."""
-    if out is None:
-        return result.view_as(x).to(x.dtype)
-    return out if result.data_ptr() == out.data_ptr() else out.copy_(result.view_as(x))
+    return run_sums(values).double().cumsum(1)[:, -1]
 
 
 Formula = Callable[[Tensor, Bound, Bound, Bound, Tensor, Tensor], None]
+
+
+class Options(TypedDict, total=False):
+    """What all operators take beside ``x``, ``(batch, *event)``, and ``step``; None leaves it out.
+
+    ``lower``, ``upper``: the sides of a box, numbers or tensors that broadcast to ``x``. ``metric``: the diagonal s >
+    0, that broadcasts to ``x``. ``warm``, ``(batch,)``: a guess of the result's size; it changes the speed of some, the
+    result of none. ``out`` receives the result, in the dtype of x, and may be x.
+    """
+
+    lower: Bound
+    upper: Bound
+    metric: Tensor | None
+    warm: Tensor | None
+    out: Tensor | None
 
 
 class Problem:
     """The arguments of an operator as rows in the dtype of work, and its result, computed tile by tile."""
 
     def __init__(
-        self, x: Tensor, step: Step, lower: Bound, upper: Bound, metric: Tensor | None, out: Tensor | None
+        self,
+        x: Tensor,
+        step: Step,
+        lower: Bound = None,
+        upper: Bound = None,
+        metric: Tensor | None = None,
+        warm: Tensor | None = None,
+        out: Tensor | None = None,
     ) -> None:
         self.step, self.x = column(step, x), rows_of(x)
         self.lower, self.upper, self.metric = (bound(v, x, self.x.dtype) for v in (lower, upper, metric))
+        if warm is not None and warm.numel() != x.shape[0]:
+            raise ValueError(f"warm: takes one value per row, (batch,) = ({x.shape[0]},), got {tuple(warm.shape)}")
+        self.warm = None if warm is None else warm.detach().reshape(-1).to(self.step)
         self._given, self._out = x, out
-        self._result = place(out, x, self.x, lower, upper, metric)
+        self.result = self._place(x, lower, upper, metric)
+
+    def _place(self, *inputs: Bound) -> Tensor:
+        """Rows for the result: ``out`` itself where it has their dtype and shares no memory with inputs, else new."""
+        out, x = self._out, self._given
+        if out is not None:
+            if out.shape != x.shape:
+                raise ValueError(f"out: takes the shape of x, {tuple(x.shape)}, got {tuple(out.shape)}")
+            mine = out.untyped_storage().data_ptr()
+            shared = any(isinstance(t, Tensor) and t.untyped_storage().data_ptr() == mine for t in inputs)
+            if out.dtype == self.x.dtype and out.is_contiguous() and not shared:
+                return out.detach().view(self.x.shape)
+        return torch.empty_like(self.x, memory_format=torch.contiguous_format)
 
     def solve(self, formula: Formula) -> Tensor:
         """``formula(x, lower, upper, metric, step, p)`` writes p, tile by tile; a row with a NaN is lost to it."""
-        result, step = self._result, self.step.to(self.x.dtype)
+        result, step = self.result, self.step.to(self.x.dtype)
         width = max(1, TILE // max(1, result.shape[0])) if result.device.type == "cpu" else max(1, result.shape[1])
         parts = (self.x, self.lower, self.upper, self.metric)
         tiles = zip(*(v.split(width, 1) if isinstance(v, Tensor) else repeat(v) for v in parts))
@@ -129,4 +150,11 @@ class Problem:
             lost |= p.amax(1, keepdim=True).isnan()
         if result.device.type != "cpu" or bool(lost.any()):
             result.masked_fill_(lost, torch.nan)
-        return placed(result, self._given, self._out)
+        return self.placed()
+
+    def placed(self) -> Tensor:
+        """The result in the shape and dtype of x, in ``out`` if given."""
+        result = self.result.view_as(self._given)
+        if self._out is None:
+            return result.to(self._given.dtype)
+        return self._out if result.data_ptr() == self._out.data_ptr() else self._out.copy_(result)

@@ -140,8 +140,8 @@ def _check(w: Tensor, center: Tensor, radius: float | Tensor) -> None:
 
 
 def check_sinkhorn(kernel: int, regularization: float, iterations: int) -> None:
-    if isinstance(kernel, bool) or not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
+    require_whole(kernel=kernel, iterations=iterations)
+    if kernel % 2 == 0:
         raise ValueError(f"kernel: takes an odd whole number of pixels, got {kernel!r}")
     if not regularization > 0:
         raise ValueError(f"regularization: takes a number > 0, got {regularization}")
-    require_whole(iterations=iterations)

@@ -14,34 +14,24 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from constropt.splitting.linear import LinearMap, NormBounds, as_linear, norm_of
-from constropt.splitting.loop import SplittingResult, Stop, run, spread
-from constropt.splitting.operators import (
-    Proximable,
-    Step,
-    as_operator,
-    conjugate_operator,
-    diagonal,
-    positive,
-    rows,
-)
-from constropt.splitting.proximal_gradient import Applied, ProximalGradient, chambolle_dossal
+from constropt.splitting.loop import SplittingResult, Stop, StopOptions, run, spread
+from constropt.splitting.operators import Proximable, Step, as_operator, conjugate_operator, diagonal, positive, rows
+from constropt.splitting.proximal_gradient import Applied, Momentum, ProximalGradient, chambolle_dossal
 
 
-def dual_forward_backward(
-    f: Proximable,
-    g: Proximable,
-    z: Tensor,
-    *,
-    linear: LinearMap | Callable[[Tensor], Tensor] | None = None,
-    metric: Tensor | None = None,
-    step: Step | None = None,
-    norm: Step | None = None,
-    tolerance: float = 1e-6,
-    max_iterations: int = 10_000,
-    check_every: int = 10,
-) -> SplittingResult:
+class DualOptions(StopOptions, total=False):
+    """What both solvers take, as :func:`dual_forward_backward` says."""
+
+    linear: LinearMap | Callable[[Tensor], Tensor] | None
+    metric: Tensor | None
+    step: Step | None
+    norm: Step | None
+
+
+def dual_forward_backward(f: Proximable, g: Proximable, z: Tensor, **options: Unpack[DualOptions]) -> SplittingResult:
     """Minimise ``1/2 ||x - z||_S^2 + f(x) + g(Lx)`` by forward-backward on the dual (Combettes, Dung & Vu 2010).
 
     Args:
@@ -53,7 +43,7 @@ def dual_forward_backward(
         step: t, a number or ``(batch,)``, below ``2 / norm^2``; ``1 / norm^2`` if None.
         norm: ``||L S^-1/2||`` or a bound from above, a number or ``(batch,)``; 1 without ``linear``, else estimated by
             power iteration if None.
-        tolerance, max_iterations, check_every: see :mod:`constropt.splitting.loop`.
+        stop: ``tolerance``, ``max_iterations``, ``check_every``, see :class:`~constropt.splitting.loop.Stop`.
 
     Returns:
         x with f's constraints met exactly, and the dual u, a subgradient of g at Lx.
@@ -67,23 +57,11 @@ def dual_forward_backward(
     >>> dual_forward_backward(Box(-1.5, 1.5), lambda x, step: prox.linf(x, 1.5 * step), z).x
     tensor([[ 1.5000, -1.0000,  1.5000]])
     """
-    method, start = _dual(f, g, z, linear, metric, step, norm, accelerated=False)
-    return run(method, start, Stop(tolerance, max_iterations, check_every))
+    return _run(f, g, z, None, **options)
 
 
 def accelerated_dual_forward_backward(
-    f: Proximable,
-    g: Proximable,
-    z: Tensor,
-    *,
-    linear: LinearMap | Callable[[Tensor], Tensor] | None = None,
-    metric: Tensor | None = None,
-    step: Step | None = None,
-    norm: Step | None = None,
-    restart: bool = False,
-    tolerance: float = 1e-6,
-    max_iterations: int = 10_000,
-    check_every: int = 10,
+    f: Proximable, g: Proximable, z: Tensor, *, restart: bool = False, **options: Unpack[DualOptions]
 ) -> SplittingResult:
     """:func:`dual_forward_backward` with Nesterov's extrapolation of the dual variable (Chambolle & Dossal 2015).
 
@@ -95,24 +73,23 @@ def accelerated_dual_forward_backward(
     >>> accelerated_dual_forward_backward(Box(-1.5, 1.5), lambda x, step: prox.linf(x, 1.5 * step), z).x
     tensor([[ 1.5000, -1.0000,  1.5000]])
     """
-    method, start = _dual(f, g, z, linear, metric, step, norm, accelerated=True, restart=restart)
-    return run(method, start, Stop(tolerance, max_iterations, check_every))
+    return _run(f, g, z, chambolle_dossal, restart, **options)
 
 
 @torch.no_grad()
-def _dual(
+def _run(
     f: Proximable,
     g: Proximable,
     z: Tensor,
-    linear: LinearMap | Callable[[Tensor], Tensor] | None,
-    metric: Tensor | None,
-    step: Step | None,
-    norm: Step | None,
-    *,
-    accelerated: bool,
+    momentum: Momentum | None,
     restart: bool = False,
-) -> tuple[ProximalGradient, Tensor]:
-    """The method on the dual, and the dual variable that it starts from."""
+    *,
+    linear: LinearMap | Callable[[Tensor], Tensor] | None = None,
+    metric: Tensor | None = None,
+    step: Step | None = None,
+    norm: Step | None = None,
+    **stop: Unpack[StopOptions],
+) -> SplittingResult:
     z = rows("z", z).detach()
     weights = None if metric is None else diagonal("metric", metric, z)
     prox_f = as_operator("f", f, metric=weights is not None)
@@ -121,7 +98,7 @@ def _dual(
     map_ = as_linear(linear, z)
     image = z if map_ is None else map_(z)
     bound = norm_of(_scaled(map_, weights), norm, z)
-    size = _dual_step(step, bound, image, 1.0 if accelerated else 2.0)
+    size = _dual_step(step, bound, image, 2.0 if momentum is None else 1.0)
     one = torch.ones_like(bound.above)
     dual_metric = 1 / weights if weights is not None and map_ is None else None
 
@@ -132,8 +109,8 @@ def _dual(
         climb = t * forth if dual_metric is None else t / dual_metric * forth
         return Applied(prox_dual(u + climb, t, dual_metric), x)
 
-    momentum = chambolle_dossal if accelerated else None
-    return ProximalGradient(operator, size, momentum, restart, primal=z), torch.zeros_like(image)
+    method = ProximalGradient(operator, size, momentum, restart, primal=z)
+    return run(method, torch.zeros_like(image), Stop(**stop))
 
 
 def _dual_step(step: Step | None, norm: NormBounds, image: Tensor, limit: float) -> Tensor:

@@ -14,10 +14,12 @@ allows make small residuals anywhere.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
+
+from constropt.checks import require_number, require_whole
 
 S = TypeVar("S", bound=Any)  # a NamedTuple of tensors, rows first; fields may be None
 
@@ -78,20 +80,28 @@ class Method(Generic[S]):
         raise NotImplementedError  # abstract
 
 
-@dataclass(frozen=True)
-class Stop:
-    """When to stop. Raises ``ValueError`` for a negative tolerance and for counts below 1."""
+class StopOptions(TypedDict, total=False):
+    """What each splitting solver passes on to :class:`Stop`."""
 
     tolerance: float
     max_iterations: int
     check_every: int
 
+
+@dataclass(frozen=True)
+class Stop:
+    """When to stop: all rows at ``tolerance``, looked at every ``check_every`` iterations, or ``max_iterations`` spent.
+
+    Raises ``ValueError`` for a negative tolerance and for counts below 1.
+    """
+
+    tolerance: float = 1e-6
+    max_iterations: int = 10_000
+    check_every: int = 10
+
     def __post_init__(self) -> None:
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance: must be >= 0 (0: run all iterations), got {self.tolerance}")
-        for name in ("max_iterations", "check_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        require_number(tolerance=self.tolerance)
+        require_whole(max_iterations=self.max_iterations, check_every=self.check_every)
 
 
 @torch.no_grad()

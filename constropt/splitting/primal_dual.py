@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from constropt.splitting.linear import LinearMap, NormBounds, as_linear, norm_of
-from constropt.splitting.loop import Method, Move, SplittingResult, Stop, Variable, run, spread
+from constropt.splitting.loop import Method, Move, SplittingResult, Stop, StopOptions, Variable, run, spread
 from constropt.splitting.operators import Operator, Proximable, Step, as_operator, conjugate_operator, positive, rows
 from constropt.splitting.smooth import Smooth, as_smooth
 
@@ -68,9 +69,7 @@ def condat_vu(
     step: Step | None = None,
     dual_step: Step | None = None,
     norm: Step | None = None,
-    tolerance: float = 1e-6,
-    max_iterations: int = 10_000,
-    check_every: int = 10,
+    **stop: Unpack[StopOptions],
 ) -> SplittingResult:
     """Minimise ``h(x) + f(x) + g(Lx)`` (Condat 2013; Vu 2013).
 
@@ -84,7 +83,7 @@ def condat_vu(
         step, dual_step: t and q, numbers or ``(batch,)``; they have to meet ``1/t - q norm^2 >= lipschitz / 2``. If
             None, t follows from q, and q is ``1 / norm`` or follows from t.
         norm: ``||L||`` or a bound from above; 1 without ``linear``, else estimated by power iteration if None.
-        tolerance, max_iterations, check_every: see :mod:`constropt.splitting.loop`.
+        stop: ``tolerance``, ``max_iterations``, ``check_every``, see :class:`~constropt.splitting.loop.Stop`.
 
     Returns:
         x with f's constraints met exactly, and the dual u, a subgradient of g at Lx.
@@ -114,7 +113,7 @@ def condat_vu(
     term = None if smooth is None else as_smooth(smooth)
     prox_dual = conjugate_operator(as_operator("g", g))
     method = CondatVu(term, as_operator("f", f), prox_dual, map_, t, spread(q, image))
-    return run(method, x0, Stop(tolerance, max_iterations, check_every))
+    return run(method, x0, Stop(**stop))
 
 
 def chambolle_pock(
@@ -126,9 +125,7 @@ def chambolle_pock(
     step: Step | None = None,
     dual_step: Step | None = None,
     norm: Step | None = None,
-    tolerance: float = 1e-6,
-    max_iterations: int = 10_000,
-    check_every: int = 10,
+    **stop: Unpack[StopOptions],
 ) -> SplittingResult:
     """Minimise ``f(x) + g(Lx)`` (Chambolle & Pock 2011): :func:`condat_vu` without h, ``step dual_step norm^2 <= 1``.
 
@@ -141,19 +138,7 @@ def chambolle_pock(
     >>> chambolle_pock(with_distance(l1, a), Box(-1.5, 1.5), torch.zeros(1, 3)).x
     tensor([[ 1.5000, -0.5000,  1.0000]])
     """
-    return condat_vu(
-        None,
-        f,
-        g,
-        x0,
-        linear=linear,
-        step=step,
-        dual_step=dual_step,
-        norm=norm,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        check_every=check_every,
-    )
+    return condat_vu(None, f, g, x0, linear=linear, step=step, dual_step=dual_step, norm=norm, **stop)
 
 
 def _steps(

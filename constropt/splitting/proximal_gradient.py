@@ -1,4 +1,6 @@
-"""Forward-backward and its accelerated form, as data and a pure update, for whatever operator is handed over.
+"""Proximal gradient (ISTA) and FISTA: ``minimise h(x) + f(x)``, h smooth by its gradient, f convex by its prox.
+
+The method is data and a pure update, for whatever operator T is handed over:
 
     x+ = T(y),   T = prox_{t f} (I - t grad h),   y = x, or  y = x + a_k (x - x_previous)  where accelerated
 
@@ -13,8 +15,28 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from constropt.splitting.loop import Method, Move, Variable, select, spread
+from constropt.splitting.loop import (
+    Method,
+    Move,
+    SplittingResult,
+    Stop,
+    StopOptions,
+    Variable,
+    row_norm,
+    run,
+    select,
+    spread,
+)
+from constropt.splitting.operators import Operator, Proximable, Step, as_operator, rows
+from constropt.splitting.smooth import Backtracking, Smooth, as_smooth, step_rule
+
+Momentum = Callable[[Tensor], Tensor]
+
+# Rounding errors of h that the search for a step tolerates, in units in the last place: without them, once iterates
+# agree to half the digits, differences of h are noise and every step is refused.
+_ROUNDING = 8
 
 
 class Applied(NamedTuple):
@@ -56,7 +78,7 @@ class ProximalGradient(Method[GradientState]):
 
     operator: Callable[[Tensor, Tensor], Applied]
     step: Tensor
-    momentum: Callable[[Tensor], Tensor] | None = None
+    momentum: Momentum | None = None
     restart: bool = False
     shrink: float = 0.5
     primal: Tensor | None = None
@@ -91,3 +113,93 @@ class ProximalGradient(Method[GradientState]):
 
     def result(self, state: GradientState) -> tuple[Tensor, Tensor | None]:
         return (state.x, None) if state.primal is None else (state.primal, state.x)
+
+
+def proximal_step(smooth: Smooth, prox: Operator, *, search: bool) -> Callable[[Tensor, Tensor], Applied]:
+    """``y, t -> prox_{t f}(y - t grad h(y))``, with the verdict on t if it is searched."""
+
+    def fixed(y: Tensor, t: Tensor) -> Applied:
+        return Applied(prox(y - t * smooth.slope(y), t, None))
+
+    def searched(y: Tensor, t: Tensor) -> Applied:
+        level, gradient = smooth.at(y)
+        forward = y - t * gradient
+        after = prox(forward, t, None)
+        move, reached = after - y, smooth.level(after)
+        bend = (gradient * move + move.square() / (2 * t)).flatten(1).sum(1)
+        noise = _ROUNDING * torch.finfo(level.dtype).eps * level.abs()
+        accepted = reached <= level + bend + noise
+        # an overflow is a step too long, but where h, its gradient or the prox of a finite point is NaN none is short
+        # enough: the row is lost
+        lost = ~(level.isfinite() & row_norm(gradient).isfinite())
+        lost = lost | (row_norm(forward).isfinite() & row_norm(after).isnan())
+        return Applied(torch.where(spread(lost, after), torch.nan, after), accepted=accepted | lost)
+
+    return searched if search else fixed
+
+
+def forward_backward(
+    smooth: Smooth | Callable[[Tensor], Tensor],
+    f: Proximable,
+    x0: Tensor,
+    *,
+    step: Step | Backtracking = Backtracking(),  # noqa: B008  (frozen)
+    **stop: Unpack[StopOptions],
+) -> SplittingResult:
+    """``x+ = prox_{t f}(x - t grad h(x))`` (Lions & Mercier 1979; as ISTA, Daubechies, Defrise & De Mol 2004).
+
+    Args:
+        smooth: h as ``h(x) -> (batch,)``, differentiated automatically, or :class:`Smooth` with its gradient.
+        f: a convex term as ``prox(x, step)``, an object with ``.prox`` or a ``Domain``; ``Reals()`` for none.
+        x0: ``(batch, *event)``, finite; rows are independent problems.
+        step: t, a number or ``(batch,)``, below 2/L with L a Lipschitz constant of the gradient, or
+            :class:`Backtracking`, which needs no constant.
+        stop: ``tolerance``, ``max_iterations``, ``check_every``, see :class:`~constropt.splitting.loop.Stop`.
+
+    Raises:
+        TypeError, ValueError: an f without a prox, shapes, steps that are not > 0, an ``x0`` that is not finite, a
+            search for steps without a value of h.
+
+    >>> a = torch.tensor([[3.0, -1.5]])
+    >>> l1 = lambda x, step: x.sign() * (x.abs() - step).clamp_min(0)
+    >>> forward_backward(lambda x: (x - a).square().sum(1) / 2, l1, torch.zeros(1, 2)).x
+    tensor([[ 2.0000, -0.5000]])
+    """
+    return _run(smooth, f, x0, step, None, False, stop)
+
+
+def fista(
+    smooth: Smooth | Callable[[Tensor], Tensor],
+    f: Proximable,
+    x0: Tensor,
+    *,
+    step: Step | Backtracking = Backtracking(),  # noqa: B008  (frozen)
+    restart: bool = False,
+    **stop: Unpack[StopOptions],
+) -> SplittingResult:
+    """:func:`forward_backward` from extrapolated points: ``O(1/k^2)`` in the objective (Beck & Teboulle 2009).
+
+    Arguments as there, with fixed steps of at most 1/L, and ``restart``: whether momentum starts anew, per row, where
+    it points uphill (O'Donoghue & Candes 2015); it turns oscillation into linear convergence on well-behaved problems.
+
+    >>> a = torch.tensor([[3.0, -1.5]])
+    >>> l1 = lambda x, step: x.sign() * (x.abs() - step).clamp_min(0)
+    >>> fista(lambda x: (x - a).square().sum(1) / 2, l1, torch.zeros(1, 2), restart=True).x
+    tensor([[ 2.0000, -0.5000]])
+    """
+    return _run(smooth, f, x0, step, beck_teboulle, restart, stop)
+
+
+def _run(
+    smooth: Smooth | Callable[[Tensor], Tensor],
+    f: Proximable,
+    x0: Tensor,
+    step: Step | Backtracking,
+    momentum: Momentum | None,
+    restart: bool,
+    stop: StopOptions,
+) -> SplittingResult:
+    x0 = rows("x0", x0)
+    size, shrink = step_rule(step, x0)
+    operator = proximal_step(as_smooth(smooth), as_operator("f", f), search=shrink is not None)
+    return run(ProximalGradient(operator, size, momentum, restart, shrink=shrink or 1.0), x0, Stop(**stop))

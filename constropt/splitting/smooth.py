@@ -8,13 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constropt.splitting.loop import row_norm, spread
-from constropt.splitting.operators import Operator, Step, checked, positive
-from constropt.splitting.proximal_gradient import Applied
-
-# Rounding errors of h that the search for a step tolerates, in units in the last place: without them, once iterates
-# agree to half the digits, differences of h are noise and every step is refused.
-_ROUNDING = 8
+from constropt.splitting.operators import Step, checked, positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,26 +90,3 @@ def step_rule(step: Step | Backtracking, x: Tensor) -> tuple[Tensor, float | Non
     if isinstance(step, Backtracking):
         return positive("step.initial", step.initial, x), step.shrink
     return positive("step", step, x), None
-
-
-def proximal_step(smooth: Smooth, prox: Operator, *, search: bool) -> Callable[[Tensor, Tensor], Applied]:
-    """``y, t -> prox_{t f}(y - t grad h(y))``, with the verdict on t if it is searched."""
-
-    def fixed(y: Tensor, t: Tensor) -> Applied:
-        return Applied(prox(y - t * smooth.slope(y), t, None))
-
-    def searched(y: Tensor, t: Tensor) -> Applied:
-        level, gradient = smooth.at(y)
-        forward = y - t * gradient
-        after = prox(forward, t, None)
-        move, reached = after - y, smooth.level(after)
-        bend = (gradient * move + move.square() / (2 * t)).flatten(1).sum(1)
-        noise = _ROUNDING * torch.finfo(level.dtype).eps * level.abs()
-        accepted = reached <= level + bend + noise
-        # an overflow is a step too long, but where h, its gradient or the prox of a finite point is NaN none is short
-        # enough: the row is lost
-        lost = ~(level.isfinite() & row_norm(gradient).isfinite())
-        lost = lost | (row_norm(forward).isfinite() & row_norm(after).isnan())
-        return Applied(torch.where(spread(lost, after), torch.nan, after), accepted=accepted | lost)
-
-    return searched if search else fixed

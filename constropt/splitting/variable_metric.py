@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from constropt.splitting.loop import Method, Move, SplittingResult, Stop, Variable, run
+from constropt.splitting.loop import Method, Move, SplittingResult, Stop, StopOptions, Variable, run
 from constropt.splitting.operators import Operator, Proximable, Step, as_operator, checked, positive, rows
 from constropt.splitting.smooth import Smooth, as_smooth
 
@@ -80,9 +81,7 @@ def variable_metric_forward_backward(
     *,
     step: Step,
     metric: RMS | Metric = RMS(),  # noqa: B008  (frozen)
-    tolerance: float = 1e-6,
-    max_iterations: int = 10_000,
-    check_every: int = 10,
+    **stop: Unpack[StopOptions],
 ) -> SplittingResult:
     """``x+ = prox_{t f}^S(x - t grad h(x) / s)``, S = diag(s) anew at every x (Eq. 5.17; Chouzenoux, Pesquet & Repetti
     2014; Combettes & Vu 2014).
@@ -95,7 +94,7 @@ def variable_metric_forward_backward(
         step: t, a number or ``(batch,)``. With a metric that majorises h's curvature (``S - hess h / t`` positive
             definite, up to a factor 2) and settles, iterates converge.
         metric: ``metric(x, gradient) -> s``, > 0, like x; or the rule :class:`RMS`.
-        tolerance, max_iterations, check_every: see :mod:`constropt.splitting.loop`.
+        stop: ``tolerance``, ``max_iterations``, ``check_every``, see :class:`~constropt.splitting.loop.Stop`.
 
     Raises:
         TypeError, ValueError: an f whose prox takes no metric, shapes, steps that are not > 0, an ``x0`` that is not
@@ -113,4 +112,4 @@ def variable_metric_forward_backward(
         raise TypeError(f"metric: takes RMS() or metric(x, gradient) -> s, got {type(metric).__name__}")
     operator = as_operator("f", f, metric=True)
     method = VariableMetricForwardBackward(as_smooth(smooth), operator, positive("step", step, x0), metric)
-    return run(method, x0, Stop(tolerance, max_iterations, check_every))
+    return run(method, x0, Stop(**stop))

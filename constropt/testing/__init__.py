@@ -1,9 +1,10 @@
 """Law suites that search for a counterexample with hypothesis (``pip install 'constropt[test]'``)."""
 
 from .declaration import check_declaration
-from .domain import Counterexample, check_domain
-from .penalties import LawViolation, check_penalty
+from .domain import check_domain
+from .penalties import check_penalty
 from .prox import check_prox
+from .search import Counterexample, LawViolation
 from .solver import KnownProblem, check_solver, known_problems
 
 __all__ = [

@@ -17,7 +17,7 @@ from constropt.solution import Solution
 from constropt.solvers.base import Solver
 from constropt.solving import solve
 
-from .domain import Counterexample
+from .search import Counterexample
 
 Problem = ConstrainedProblem[Any]
 

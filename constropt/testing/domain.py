@@ -22,18 +22,11 @@ from torch import Tensor
 
 from constropt.domain import Box, Domain, L1Ball, L2Ball, LinfBall, Reals, Simplex
 
-from .penalties import LawViolation
+from .search import Counterexample as Counterexample
+from .search import check_form, check_search, fail, rounding, search_settings
 
 Violation = Callable[[Tensor], Tensor]
-_ROUNDING = 16  # units in the last place, of the largest number in a row and times the square root of its length
-
-
-class Counterexample(LawViolation):
-    """A law does not hold: ``law`` names it, ``subject`` is what was checked, the message says where and how."""
-
-    def __init__(self, law: str, subject: object, what: str) -> None:
-        AssertionError.__init__(self, f"{subject} violates {law}: {what}")
-        self.law, self.subject = law, subject
+_ROUNDING = 16  # units in the last place
 
 
 def check_domain(
@@ -66,28 +59,15 @@ def check_domain(
     """
     if not isinstance(domain, Domain):
         raise TypeError(f"domain: takes a Domain, got {type(domain).__name__}")
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype: the laws are checked in torch.float32 or torch.float64, got {dtype}")
-    if len(shape) < 2 or shape[0] < 2:
-        raise ValueError(f"shape: takes (batch, *event) with a batch of at least 2, got {shape}")
-    try:
-        import hypothesis
-        from hypothesis import strategies as st
-    except ImportError as error:
-        raise ImportError("check_domain needs hypothesis: pip install 'constropt[test]'") from error
+    check_search(dtype, shape)
+    settings = search_settings("check_domain", max_examples)
+    from hypothesis import given
+    from hypothesis import strategies as st
 
     number = st.floats(-scale, scale, allow_subnormal=False)
 
-    @hypothesis.settings(
-        max_examples=max_examples,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[hypothesis.Phase.generate],  # shrinking costs minutes and does not make points easier to read
-        report_multiple_bugs=False,  # several at once would come as an ExceptionGroup, not as a LawViolation
-        suppress_health_check=list(hypothesis.HealthCheck),  # pyright: ignore[reportArgumentType]
-    )
-    @hypothesis.given(st.integers(0, 2**31), st.floats(-3, 3), st.lists(number, min_size=1, max_size=4))
+    @settings
+    @given(st.integers(0, 2**31), st.floats(-3, 3), st.lists(number, min_size=1, max_size=4))
     def search(seed: int, log_spread: float, special: list[float]) -> None:
         generator = torch.Generator().manual_seed(seed)
 
@@ -111,7 +91,7 @@ def _check(domain: Domain, x: Tensor, points: Callable[[float], Tensor], violati
 
     def close(law: str, left: Tensor, right: Tensor) -> None:
         gap = (left - right).abs().flatten(1).amax(1)
-        _fail(law, domain, gap > _unit(left, right, x), ("difference", gap), ("x", x))
+        fail(law, domain, gap > _unit(left, right, x), ("difference", gap), ("x", x))
 
     close("idempotence", domain.project(p), p)
 
@@ -120,18 +100,18 @@ def _check(domain: Domain, x: Tensor, points: Callable[[float], Tensor], violati
     inside = [p + share * (other - p) for other in others for share in (0.25, 0.75)]
     for point in inside:
         moved = (domain.project(point) - point).abs().flatten(1).amax(1)
-        _fail("points of the set stay", domain, moved > _unit(point, *others, p), ("moved by", moved), ("point", point))
+        fail("points of the set stay", domain, moved > _unit(point, *others, p), ("moved by", moved), ("point", point))
 
     for other in (points(1.0), points(30.0), x + 1e-3 * points(1.0), x + (p - x) / 2):
         image, apart = _norm(domain.project(other) - p), _norm(other - x)
         bad = image > apart + _unit(other, x, p, domain.project(other))
-        _fail("non-expansiveness", domain, bad, ("|P(x) - P(x')|", image), ("|x - x'|", apart), ("x", x), ("x'", other))
+        fail("non-expansiveness", domain, bad, ("|P(x) - P(x')|", image), ("|x - x'|", apart), ("x", x), ("x'", other))
 
     for z in (*others, near, *inside):
         product, lengths = ((x - p) * (z - p)).flatten(1).sum(1), _norm(x - p) + _norm(z - p)
         unit = _unit(x, z, p)
         bad = product > unit * (lengths + unit)
-        _fail("optimality", domain, bad, ("<x - P(x), z - P(x)>", product), ("x", x), ("z", z))
+        fail("optimality", domain, bad, ("<x - P(x), z - P(x)>", product), ("x", x), ("z", z))
 
     for others_hold in (points(1.0), torch.full_like(x, torch.nan)):
         for row in range(x.shape[0]):
@@ -140,28 +120,26 @@ def _check(domain: Domain, x: Tensor, points: Callable[[float], Tensor], violati
             gap = (domain.project(mixed)[row] - p[row]).abs().amax().expand(x.shape[0])
             own = torch.arange(x.shape[0], device=x.device) == row
             bad = own & ~(gap <= _unit(x, p))
-            _fail("independence of rows", domain, bad, ("difference", gap), ("x", x), ("with the other rows", mixed))
+            fail("independence of rows", domain, bad, ("difference", gap), ("x", x), ("with the other rows", mixed))
 
 
 def _form(domain: Domain, x: Tensor, before: Tensor, p: Any) -> None:
-    if not isinstance(p, Tensor) or p.shape != x.shape or p.dtype != x.dtype or p.device != x.device:
-        got = f"{p.dtype} {tuple(p.shape)} on {p.device}" if isinstance(p, Tensor) else type(p).__name__
-        raise Counterexample("form", domain, f"{x.dtype} {tuple(x.shape)} on {x.device} is projected to {got}")
+    check_form(domain, x, p)
     if not torch.equal(x, before):
         raise Counterexample("form", domain, "the argument of project was modified")
-    _fail("form", domain, ~p.isfinite().flatten(1).all(1), ("not finite, P(x)", p), ("x", x))
+    fail("form", domain, ~p.isfinite().flatten(1).all(1), ("not finite, P(x)", p), ("x", x))
 
 
 def _feasible(domain: Domain, x: Tensor, p: Tensor, violation: Violation | None) -> None:
     amount = _outside(domain, p) if violation is None else violation(p.double())
     if amount is not None:
-        _fail("feasibility", domain, ~(amount <= _unit(p)), ("outside by", amount), ("P(x)", p), ("x", x))
+        fail("feasibility", domain, ~(amount <= _unit(p)), ("outside by", amount), ("P(x)", p), ("x", x))
     bounds = domain.bounds(p)
     if bounds is None and isinstance(domain, (L1Ball, L2Ball, LinfBall)) and domain.box is not None:
         bounds = domain.box.bounds(p)
     if bounds is not None:
         bad = ((p < bounds[0]) | (p > bounds[1])).flatten(1).any(1)
-        _fail("feasibility", domain, bad, ("the box is not met exactly, P(x)", p), ("x", x))
+        fail("feasibility", domain, bad, ("the box is not met exactly, P(x)", p), ("x", x))
 
 
 def _outside(domain: Domain, p: Tensor) -> Tensor | None:
@@ -182,18 +160,8 @@ def _outside(domain: Domain, p: Tensor) -> Tensor | None:
 
 def _unit(*tensors: Tensor) -> Tensor:
     """``(batch,)``: what counts as rounding for numbers of that size."""
-    size = torch.stack([t.abs().flatten(1).amax(1) for t in tensors]).amax(0)
-    length = tensors[0].flatten(1).shape[1]
-    return _ROUNDING * torch.finfo(size.dtype).eps * length**0.5 * (1 + size)
+    return rounding(_ROUNDING, *tensors)
 
 
 def _norm(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows.flatten(1), dim=1)
-
-
-def _fail(law: str, domain: Domain, bad: Tensor, *numbers: tuple[str, Tensor]) -> None:
-    """Raise for the first row that is bad; pass if none is."""
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        what = ", ".join(f"{name} = {values[row].tolist()}" for name, values in numbers)
-        raise Counterexample(law, domain, f"in row {row}, {what}")

@@ -26,14 +26,7 @@ from torch import Tensor
 
 from constropt.penalties.base import Penalty, get
 
-
-class LawViolation(AssertionError):
-    """A law of penalty-Lagrangian functions does not hold: `law` names it, (y, rho, mu) is where, the message how."""
-
-    def __init__(self, law: str, penalty: str, y: float, rho: float, mu: float, what: str) -> None:
-        super().__init__(f"{penalty} violates {law} at y={y!r}, rho={rho!r}, mu={mu!r}: {what}")
-        self.law, self.penalty, self.y, self.rho, self.mu = law, penalty, y, rho, mu
-
+from .search import LawViolation, check_search, search_settings
 
 Law = Callable[[Penalty, Tensor, float, float], None]
 RANGE = 6.0  # |rho y| goes up to 10^RANGE
@@ -55,8 +48,7 @@ def check_penalty(p: str | Penalty | Callable, *, dtype: torch.dtype = torch.flo
         ImportError: hypothesis is not installed.
         ValueError: another dtype.
     """
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype: the laws are checked in torch.float32 or torch.float64, got {dtype}")
+    check_search(dtype)
     p = get(p)
     for law in (elementwise, closed_form, axiom_2, finite, axiom_1, axiom_3, axiom_4, continuous, smooth):
         _search(law, p, dtype, _examples(law, max_examples), signed=False)
@@ -71,27 +63,16 @@ def _examples(law: Law, max_examples: int) -> int:
 
 
 def _search(law: Law, p: Penalty, dtype: torch.dtype, max_examples: int, *, signed: bool) -> None:
-    try:
-        import hypothesis
-        from hypothesis import strategies as st
-    except ImportError as error:
-        raise ImportError("check_penalty needs hypothesis: pip install 'constropt[test]'") from error
+    settings = search_settings("check_penalty", max_examples)
+    from hypothesis import given
+    from hypothesis import strategies as st
 
     numbers = st.floats(-(10**RANGE), 10**RANGE, allow_subnormal=False)
     signs = st.sampled_from([1.0, -1.0] if signed else [1.0])
 
-    @hypothesis.settings(
-        max_examples=max_examples,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        # The simplest example (rho = mu = 1) comes first and `_fail` reports the y nearest to 0, so that shrinking
-        # would add up to a minute and little else. It also keeps several failures from coming as an ExceptionGroup.
-        phases=[hypothesis.Phase.generate],
-        report_multiple_bugs=False,
-        suppress_health_check=list(hypothesis.HealthCheck),  # pyright: ignore[reportArgumentType]
-    )
-    @hypothesis.given(st.floats(-3, 6), st.floats(-4, 4), signs, st.lists(numbers, max_size=4))
+    # without shrinking: the simplest example (rho = mu = 1) comes first, and `_fail` reports the y nearest to 0
+    @settings
+    @given(st.floats(-3, 6), st.floats(-4, 4), signs, st.lists(numbers, max_size=4))
     def search(log_rho: float, log_mu: float, sign: float, z: list[float]) -> None:
         rho, mu = 10**log_rho, sign * 10**log_mu
         law(p, _points(z, rho, mu, dtype), rho, mu)

@@ -20,15 +20,41 @@ row by row. The laws, in the order in which they are searched, to rounding where
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from .domain import Counterexample
+from .search import Counterexample, check_form, check_search, fail, rounding, search_settings
 
-_ROUNDING = 32  # units in the last place, of the largest number in a row and times the square root of its length
+_ROUNDING = 32  # units in the last place
 _ALL = ("lower", "upper", "metric", "warm", "out")
+
+
+@dataclass(frozen=True)
+class Laws:
+    """What is known of f, and so the laws that hold.
+
+    ``convex``: firm non-expansiveness is a law of convex functions only, and of a nonconvex one several minimisers are
+    taken for equal if ``function`` says so. ``projection``: f is the indicator of a convex set, so that the step does
+    not matter. ``odd``: ``f(-p) = f(p)``. ``symmetric``: f stays the same when entries change places.
+    """
+
+    convex: bool = True
+    projection: bool = False
+    odd: bool = False
+    symmetric: bool = False
+
+
+class LawOptions(TypedDict, total=False):
+    """:class:`Laws` as keywords."""
+
+    convex: bool
+    projection: bool
+    odd: bool
+    symmetric: bool
 
 
 def check_prox(
@@ -36,14 +62,11 @@ def check_prox(
     shape: tuple[int, ...] = (3, 5),
     *,
     function: Callable[[Tensor], Tensor] | None = None,
-    convex: bool = True,
-    projection: bool = False,
-    odd: bool = False,
-    symmetric: bool = False,
     takes: tuple[str, ...] = _ALL,
     dtype: torch.dtype = torch.float64,
     max_examples: int = 25,
     scale: float = 100.0,
+    **laws: Unpack[LawOptions],
 ) -> None:
     """Search for a violation of the laws of proximity operators (see the module); return if none shows.
 
@@ -54,15 +77,11 @@ def check_prox(
         prox: the operator, with the signature of those in `constropt.prox`.
         shape: ``(batch, *event)`` of the points, batch at least 2.
         function: ``(batch, *event)`` in float64 -> ``(batch,)``, the f above; without it, optimality is not judged.
-        convex: whether f is; firm non-expansiveness is a law of convex functions only, and of a nonconvex one several
-            minimisers are taken for equal if ``function`` says so.
-        projection: whether f is the indicator of a convex set, so that the step does not matter.
-        odd: whether ``f(-p) = f(p)``.
-        symmetric: whether f stays the same when entries change places.
         takes: the keywords that the operator knows; laws about others are skipped.
         dtype: torch.float64 or torch.float32.
         max_examples: batches of points.
         scale: the largest absolute entry.
+        laws: what is known of f, the fields of :class:`Laws`.
 
     Raises:
         LawViolation: (an AssertionError) naming the law, the row and the numbers.
@@ -72,29 +91,16 @@ def check_prox(
     >>> from constropt import prox
     >>> check_prox(prox.l1, function=lambda p: p.abs().flatten(1).sum(1), odd=True, max_examples=2)
     """
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype: the laws are checked in torch.float32 or torch.float64, got {dtype}")
-    if len(shape) < 2 or shape[0] < 2:
-        raise ValueError(f"shape: takes (batch, *event) with a batch of at least 2, got {shape}")
+    check_search(dtype, shape)
     if unknown := set(takes) - set(_ALL):
         raise ValueError(f"takes: knows {list(_ALL)}, got {sorted(unknown)}")
-    try:
-        import hypothesis
-        from hypothesis import strategies as st
-    except ImportError as error:
-        raise ImportError("check_prox needs hypothesis: pip install 'constropt[test]'") from error
-    options = {"convex": convex, "projection": projection, "odd": odd, "symmetric": symmetric}
+    judged = Laws(**laws)
+    settings = search_settings("check_prox", max_examples)
+    from hypothesis import given
+    from hypothesis import strategies as st
 
-    @hypothesis.settings(
-        max_examples=max_examples,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[hypothesis.Phase.generate],  # shrinking costs minutes and does not make points easier to read
-        report_multiple_bugs=False,  # several at once would come as an ExceptionGroup, not as a LawViolation
-        suppress_health_check=list(hypothesis.HealthCheck),  # pyright: ignore[reportArgumentType]
-    )
-    @hypothesis.given(st.integers(0, 2**31), st.floats(-2, 2), st.booleans(), st.booleans())
+    @settings
+    @given(st.integers(0, 2**31), st.floats(-2, 2), st.booleans(), st.booleans())
     def search(seed: int, log_spread: float, boxed: bool, weighted: bool) -> None:
         generator = torch.Generator().manual_seed(seed)
 
@@ -112,7 +118,7 @@ def check_prox(
             arguments["metric"] = 10 ** points(1.0).clamp(-1, 1)
         arguments = {name: value for name, value in arguments.items() if name in takes}
         step = points().flatten(1).abs().sum(1) * torch.rand(shape[0], generator=generator).to(dtype)
-        _Check(prox, points, step * (step > 0.01), arguments, takes, function, **options).run()
+        _Check(prox, points, step * (step > 0.01), arguments, takes, function, judged).run()
 
     search()
 
@@ -128,10 +134,10 @@ class _Check:
         arguments: dict[str, Any],
         takes: tuple[str, ...],
         function: Callable[[Tensor], Tensor] | None,
-        **options: bool,
+        laws: Laws,
     ) -> None:
         self.prox, self.points, self.step, self.arguments = prox, points, step, arguments
-        self.takes, self.function, self.options = takes, function, options
+        self.takes, self.function, self.laws = takes, function, laws
         self.x = points()
         metric = arguments.get("metric")
         self.metric = torch.ones_like(self.x) if metric is None else metric
@@ -141,9 +147,9 @@ class _Check:
         self.ownership()
         self.feasibility()
         self.optimality()
-        if self.options["projection"]:
+        if self.laws.projection:
             self.same("idempotence", self.at(self.p), self.p)
-        if self.options["convex"]:
+        if self.laws.convex:
             self.firm()
         self.equivariance()
         self.rows()
@@ -159,10 +165,8 @@ class _Check:
     def form(self) -> Tensor:
         given = {"x": self.x, "step": self.step, **self.arguments}
         before = {name: value.clone() for name, value in given.items()}
-        p: Any = self.at(self.x)
-        if not isinstance(p, Tensor) or p.shape != self.x.shape or p.dtype != self.x.dtype or p.device != self.x.device:
-            got = f"{p.dtype} {tuple(p.shape)} on {p.device}" if isinstance(p, Tensor) else type(p).__name__
-            raise Counterexample("form", self.prox, f"{self.x.dtype} {tuple(self.x.shape)} is mapped to {got}")
+        p = self.at(self.x)
+        check_form(self.prox, self.x, p)
         for name, value in given.items():
             if not torch.equal(value, before[name]):
                 raise Counterexample("form", self.prox, f"{name} was modified")
@@ -194,7 +198,7 @@ class _Check:
         return distance + self.step.double() * self.function(p.double())
 
     def optimality(self) -> None:
-        if self.options["projection"]:
+        if self.laws.projection:
             for z in (self.at(self.points()), self.at(self.points(0.1))):
                 pull = (self.metric * (self.x - self.p) * (z - self.p)).flatten(1).sum(1)
                 lengths = (self.metric * ((self.x - self.p).abs() + (z - self.p).abs())).flatten(1).sum(1)
@@ -226,11 +230,11 @@ class _Check:
     def equivariance(self) -> None:
         if "metric" in self.takes:
             self.same("scaling", self.at(self.x, 7 * self.step, metric=7 * self.metric), self.p)
-        if self.options["odd"]:
+        if self.laws.odd:
             sides = {"lower": "upper", "upper": "lower"}
             turned = {name: -self.arguments[other] for name, other in sides.items() if other in self.arguments}
             self.same("oddness", -self.at(-self.x, **turned), self.p)
-        if self.options["symmetric"]:
+        if self.laws.symmetric:
             order = torch.randperm(self.x[0].numel(), generator=torch.Generator().manual_seed(0))
 
             def shuffled(values: Tensor) -> Tensor:
@@ -265,7 +269,7 @@ class _Check:
     def same(self, law: str, got: Tensor, expected: Tensor, *numbers: tuple[str, Tensor]) -> None:
         gap = (got - expected).abs().flatten(1).amax(1)
         bad = ~(gap <= self.unit(self.x, expected) * self.condition())
-        if not self.options["convex"] and self.function is not None and law in ("scaling", "warm start"):
+        if not self.laws.convex and self.function is not None and law in ("scaling", "warm start"):
             bad &= (self.objective(got) - self.objective(expected)).abs() > self.unit(self.x) * (1 + self.step)
         self.fail(law, bad, ("difference", gap), ("p", expected), ("got", got), *numbers)
 
@@ -276,13 +280,8 @@ class _Check:
 
     def unit(self, *tensors: Tensor) -> Tensor:
         """``(batch,)``: what counts as rounding for numbers of that size."""
-        size = torch.stack([t.abs().flatten(1).amax(1) for t in tensors]).amax(0)
-        return _ROUNDING * torch.finfo(size.dtype).eps * self.x[0].numel() ** 0.5 * (1 + size)
+        return rounding(_ROUNDING, *tensors)
 
     def fail(self, law: str, bad: Tensor, *numbers: tuple[str, Tensor]) -> None:
         """Raise for the first row that is bad; pass if none is."""
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            shown = (*numbers, ("x", self.x), ("step", self.step), *self.arguments.items())
-            what = ", ".join(f"{name} = {values[row].tolist()}" for name, values in shown)
-            raise Counterexample(law, self.prox, f"in row {row}, {what}")
+        fail(law, self.prox, bad, *numbers, ("x", self.x), ("step", self.step), *self.arguments.items())

@@ -31,7 +31,7 @@ from constropt.solvers.projected_lbfgs.solver import ProjectedLBFGS
 from constropt.solving import solve
 
 from .declaration import check_declaration
-from .domain import Counterexample
+from .search import Counterexample
 
 AnySolver = Solver | Method | AugmentedLagrangian | None
 

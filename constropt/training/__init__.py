@@ -5,11 +5,5 @@ from constropt.training.loss import TRAINING, ConstrainedLoss, DualRule
 from constropt.training.state import DualState
 
 __all__ = [
-    "TRAINING",
-    "ConstrainedLoss",
-    "DualRule",
-    "DualState",
-    "TrainingConstraint",
-    "on_average",
-    "samplewise",
-]
+    "TRAINING", "ConstrainedLoss", "DualRule", "DualState", "TrainingConstraint", "on_average", "samplewise",
+]  # fmt: skip

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from constropt.training.loss import ConstrainedLoss, Predict
+from constropt.checks import MissingExtra, require_whole
+from constropt.training.batches import Predict
+from constropt.training.loss import ConstrainedLoss
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -24,8 +26,8 @@ class DualUpdates(Callback):
     the trainer is used, the first if there are several. ``predict(module, batch) -> (output, target)`` as in
     :meth:`ConstrainedLoss.update_duals`. In a distributed run each process passes over what its loader gives it.
 
-    Raises ``ImportError`` where Lightning is not installed, and ``ValueError`` at the start of the fit when there is no
-    criterion under that name, or no loader::
+    Raises :class:`~constropt.checks.MissingExtra` where Lightning is not installed, and ``ValueError`` at the start of
+    the fit when there is no criterion under that name, or no loader::
 
         trainer = lightning.Trainer(callbacks=[DualUpdates("criterion")])
         trainer.fit(module, train_loader, validation_loader)
@@ -40,9 +42,8 @@ class DualUpdates(Callback):
         every: int = 1,
     ) -> None:
         if Callback is object:
-            raise ImportError("DualUpdates needs Lightning: pip install constropt[lightning]")
-        if every < 1:
-            raise ValueError(f"every: takes a number of epochs >= 1, got {every}")
+            raise MissingExtra("DualUpdates needs Lightning: pip install 'constropt[lightning]'")
+        require_whole(every=every)
         super().__init__()
         self.criterion, self.loader, self.predict, self.every = criterion, loader, predict, every
 

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from constropt.duals import Duals, ProgressRho, advance
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.modes import evaluating
+from constropt.training.batches import Predict, predict_pair
 from constropt.training.constraints import TrainingConstraint
-from constropt.training.means import Part, means_of, objective_part
-from constropt.training.ranks import summed
+from constropt.training.gradients import is_violated, requires_gradient, warn_of_constraint, warn_of_objective
+from constropt.training.means import Part, means_of, objective_part, summed
 from constropt.training.state import DualState, Sums
-
-Predict = Callable[[Any, Any], tuple[Any, Any]]
 
 # PHR from almost no multipliers, rho growing slowly where a constraint does not get better (Table V-4)
 TRAINING = AugmentedLagrangian("PHR", schedule=ProgressRho(factor=1.2, ratio=0.9, every=10), mu=1e-6, rho=1.0)
@@ -105,6 +104,7 @@ class ConstrainedLoss(nn.Module):
         self.rule = rule
         self.duals = nn.ModuleDict({c.name: DualState(c, lagrangian) for c in self.constraints})
         self.observed = 0
+        self._warned: set[str | None] = set()  # the constraints that a missing gradient was said of; None: objective
         # the batch, among those observed since the last step, whose values were not finite; -1: none
         self.refused: Tensor
         self.register_buffer("refused", torch.full((), -1))
@@ -112,11 +112,17 @@ class ConstrainedLoss(nn.Module):
     # ------------------------------------------------------------------------------------------------- the loss
 
     def forward(self, output: Any, target: Any = None) -> Tensor:
-        """The loss of one batch, a scalar: mean objective plus penalty terms, duals fixed."""
+        """The loss of one batch, a scalar: mean objective plus penalty terms, duals fixed.
+
+        Warns (``UserWarning``), once for each, of a violated constraint and of an objective that give no gradient in
+        training, that is where gradients are enabled and the output or the objective requires one.
+        """
         counted = None if self.counted is None else self.counted(output, target)
         parts = [objective_part(self.objective(output, target), counted)]
         for constraint in self.constraints:
             parts.append(self._constraint_part(constraint, output, target, counted))
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._warn_without_gradient(parts, output, target, counted)
         objective, *means = means_of(parts)
         loss = objective.sum()
         for constraint, mean, (_, count) in zip(self.constraints, means, parts[1:]):
@@ -148,12 +154,28 @@ class ConstrainedLoss(nn.Module):
             return terms.sum(samples), constraint.samples_of(y)
         return torch.where(mask, terms, 0).sum(samples), constraint.count_of(mask, counted)
 
+    def _warn_without_gradient(self, parts: list[Part], output: Any, target: Any, counted: Tensor | None) -> None:
+        """Warn of what the loss contains but does not train; values are looked at only where a gradient is missing."""
+        trained = [total.requires_grad for total, _ in parts]
+        if all(trained) or not (any(trained) or requires_gradient(output)):
+            return
+        if not trained[0] and None not in self._warned and bool((parts[0][0] != 0).any()):
+            self._warned.add(None)
+            warn_of_objective()
+        for constraint, has_gradient in zip(self.constraints, trained[1:]):
+            if has_gradient or constraint.name in self._warned:
+                continue
+            if is_violated(constraint, output, target, counted):
+                self._warned.add(constraint.name)
+                warn_of_constraint(constraint)
+
     def _penalty(self, constraint: TrainingConstraint, y: Tensor) -> Tensor:
         state = self.state_of(constraint)
         return self.lagrangian.form(constraint.equality)(y, state.rho, state.mu)
 
     # ------------------------------------------------------------------------------------------------ dual steps
 
+    @torch.inference_mode(False)  # it turns gradients on, which no_grad turns off again: normal tensors in the buffers
     @torch.no_grad()
     def observe(self, output: Any, target: Any = None) -> None:
         """Add what a batch says about the duals to the sums of the next :meth:`step`; nothing waits for the device.
@@ -185,6 +207,7 @@ class ConstrainedLoss(nn.Module):
             count = constraint.count_of(mask, counted).double().expand(constraint.shape)
         return Sums(candidate.sum(samples, dtype=torch.float64), level.sum(samples, dtype=torch.float64), count)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def step(self, *, check: bool = True) -> None:
         """Update the duals from what was observed since the last step, added up over all processes; then forget it.
@@ -241,18 +264,21 @@ class ConstrainedLoss(nn.Module):
         self.refused.fill_(-1)
         self.observed = 0
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def update_duals(self, model: Any, loader: Iterable[Any], *, predict: Predict | None = None) -> None:
         """One dual step from a pass over ``loader``: held-out data, in evaluation mode, without gradients.
 
         ``predict(model, batch) -> (output, target)`` says how a batch is handled; by default a batch is a pair
         ``(inputs, target)``, moved to the device of the model. Every module is put back into the mode it was in. In a
-        distributed run every process passes over its own shard. Sums left over from :meth:`observe` are dropped.
+        distributed run every process passes over its own shard. Sums left over from :meth:`observe` are dropped. The
+        result is the same in every grad mode of the caller, ``torch.inference_mode()`` included.
 
         Raises ``ValueError`` for an empty loader and for a batch with values that are not finite, duals unchanged.
         """
         model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         self._forget()
-        with evaluating(model), torch.no_grad():
+        with evaluating(model):
             for batch in loader:
                 self.observe(*(predict or predict_pair)(model, batch))
         self.step()
@@ -290,6 +316,8 @@ class ConstrainedLoss(nn.Module):
         """Of what :meth:`get_extra_state` returned."""
         self.observed = int(state)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def reset(self) -> None:
         """The duals back to their initial values."""
         self._forget()
@@ -300,29 +328,3 @@ class ConstrainedLoss(nn.Module):
         """Constraints and penalty, for ``repr``."""
         shapes = ", ".join(f"{c.name}{list(c.shape)}" for c in self.constraints)
         return f"constraints: {shapes}; penalty={self.lagrangian.form(False).name}, reduction={self.reduction!r}"
-
-
-def predict_pair(model: Any, batch: Any) -> tuple[Any, Any]:
-    """Output and target of a batch that is a pair ``(inputs, target)``, on the model's device."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        got = f"{type(batch).__name__} of length {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
-        raise TypeError(
-            f"loader: batches must be pairs (inputs, target), got {got}; pass predict=lambda model, batch: (output,"
-            " target) for others"
-        )
-    inputs, target = batch
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    if parameter is not None:
-        inputs, target = moved(inputs, parameter.device), moved(target, parameter.device)
-    return model(inputs), target
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """The tensors of a value on ``device``, those in tuples, lists and dictionaries too."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: moved(part, device) for key, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [moved(part, device) for part in value]
-    return value

@@ -1,16 +1,29 @@
-"""Means over the samples that count, of all processes."""
+"""Means over the samples that count, and sums over the processes of a distributed run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-
-from constropt.training.ranks import processes, summed
+from torch import Tensor, distributed
 
 # a sum and the number of its terms; None marks what is a mean already
 Part = tuple[Tensor, Tensor | int | None]
+
+
+def processes() -> int:
+    """How many processes take part; 1 outside a distributed run."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def summed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each tensor summed over all processes, by one message in float64; all must be on one device."""
+    if processes() == 1:
+        return list(tensors)
+    packed = torch.cat([tensor.detach().double().flatten() for tensor in tensors])
+    distributed.all_reduce(packed)
+    parts = packed.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors)]
 
 
 def means_of(parts: Sequence[Part]) -> list[Tensor]:

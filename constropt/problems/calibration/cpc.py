@@ -94,8 +94,7 @@ class CPC(EntrywiseLoss):
 
     Time is O(K^2) per entry, memory O(K) per entry and some 20 MB for the work in hand.
 
-    Raises ``ValueError`` unless both weights are ``>= 0``; called, what
-    :func:`~constropt.problems.calibration.reduction.checked_batch` raises.
+    Raises ``ValueError`` unless both weights are ``>= 0``, and as :class:`EntrywiseLoss`.
 
     >>> uniform, labels = torch.zeros(1, 5), torch.tensor([3])
     >>> round(CPC()(uniform, labels).item() - math.log(5), 4) == round(11 * math.log(2), 4)

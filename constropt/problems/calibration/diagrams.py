@@ -39,7 +39,7 @@ def reliability_diagram(
     confidence of all entries. The ECE of these bins stands in the title, after ``title`` if given. ``scores``,
     ``labels`` and what is raised are as in
     :func:`~constropt.problems.calibration.metrics.expected_calibration_error`; the figure is written to ``path`` if
-    given, in the format of its suffix. Raises :class:`~constropt.lab.MissingExtra` without matplotlib.
+    given, in the format of its suffix. Raises :class:`~constropt.checks.MissingExtra` without matplotlib.
     """
     check_bins(bins)
     statistics = summed(partial(top_bins, bins=bins), scores, labels, from_logits, ignore_index)
@@ -71,7 +71,7 @@ def multiplier_curves(
     multiplier is the highest on average (solid) and as many of the lowest (dashed), or all where there are fewer.
     ``ece`` are fractions after each epoch, ``(epochs,)``, or several such by the name of the method. ``classes`` names
     the classes. The figure is written to ``path`` if given, in the format of its suffix. Raises ``ValueError`` for
-    other shapes and numbers that are not finite, :class:`~constropt.lab.MissingExtra` without matplotlib.
+    other shapes and numbers that are not finite, :class:`~constropt.checks.MissingExtra` without matplotlib.
     """
     values = _numbers("history", history)
     if values.ndim != 2 or not values.size:
@@ -105,52 +105,29 @@ def _draw_gaps(axes: Any, statistics: BinStatistics) -> None:
     confidence = statistics.mean_confidence().cpu()[filled].numpy()
     bins = len(filled)
     left = np.arange(bins)[filled.numpy()] / bins
-    axes.bar(
-        left,
-        accuracy,
-        1 / bins,
-        align="edge",
-        color=_ACCURACY,
-        alpha=0.6,
-        linewidth=0.5,
-        edgecolor="white",
-        label="accuracy in the bin",
-    )
-    axes.bar(
-        left,
-        confidence - accuracy,
-        1 / bins,
-        bottom=accuracy,
-        align="edge",
-        facecolor=(0.84, 0.15, 0.16, 0.15),
-        edgecolor=_GAP,
-        hatch="////",
-        linewidth=0.8,
-        label="gap to its mean confidence",
-    )
+    bars = {"width": 1 / bins, "align": "edge"}
+    whole = {"color": _ACCURACY, "alpha": 0.6, "linewidth": 0.5, "edgecolor": "white"}
+    axes.bar(left, accuracy, **bars, **whole, label="accuracy in the bin")
+    hatched = {"facecolor": (0.84, 0.15, 0.16, 0.15), "edgecolor": _GAP, "hatch": "////", "linewidth": 0.8}
+    gap = confidence - accuracy
+    axes.bar(left, gap, bottom=accuracy, **bars, **hatched, label="gap to its mean confidence")
     axes.plot([0, 1], [0, 1], linestyle="--", color="0.3", linewidth=1)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("accuracy")
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", axisbelow=True)
     axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
 
 
 def _draw_histogram(axes: Any, statistics: BinStatistics) -> None:
     count = statistics.count.cpu().numpy()
     total = count.sum()
     bins = len(count)
-    axes.bar(
-        np.arange(bins) / bins, count / total, 1 / bins, align="edge", color="0.6", edgecolor="white", linewidth=0.5
-    )
+    left, style = np.arange(bins) / bins, {"color": "0.6", "edgecolor": "white", "linewidth": 0.5}
+    axes.bar(left, count / total, 1 / bins, align="edge", **style)
     accuracy, confidence = float(statistics.hits.sum()) / total, float(statistics.confidence.sum()) / total
     axes.axvline(accuracy, color=_ACCURACY, linewidth=1.5, label=f"accuracy {accuracy:.3f}")
     axes.axvline(confidence, color=_GAP, linestyle="--", linewidth=1.5, label=f"mean confidence {confidence:.3f}")
-    axes.set_ylim(0, 1.1 * (count / total).max())
-    axes.set_xlabel("confidence")
-    axes.set_ylabel("share of entries")
+    top = 1.1 * (count / total).max()
+    axes.set(ylim=(0, top), xlabel="confidence", ylabel="share of entries", axisbelow=True)
     axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
 
 
 def _draw_mean(axes: Any, epoch: np.ndarray, mean: np.ndarray, errors: Mapping[str, np.ndarray]) -> None:

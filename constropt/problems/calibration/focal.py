@@ -25,8 +25,7 @@ class FocalLoss(EntrywiseLoss):
 
     ``gamma = 0`` is the cross-entropy; the larger it is, the less an entry that is classified with confidence counts.
 
-    Raises ``ValueError`` unless ``gamma >= 0``; called, what
-    :func:`~constropt.problems.calibration.reduction.checked_batch` raises.
+    Raises ``ValueError`` unless ``gamma >= 0``, and as :class:`EntrywiseLoss`.
 
     >>> round(FocalLoss(2.0)(torch.zeros(1, 2), torch.tensor([0])).item(), 4)  # log(2) / 4
     0.1733
@@ -50,8 +49,7 @@ class FLSD(EntrywiseLoss):
     The exponent is ``low`` where the label's probability ``s_y`` is under ``threshold`` and ``high`` elsewhere; it is a
     constant for the gradient.
 
-    Raises ``ValueError`` unless ``low >= 0``, ``high >= 0`` and ``0 <= threshold < 1``; called, what
-    :func:`~constropt.problems.calibration.reduction.checked_batch` raises.
+    Raises ``ValueError`` unless ``low >= 0``, ``high >= 0`` and ``0 <= threshold < 1``, and as :class:`EntrywiseLoss`.
 
     >>> logits, labels = torch.tensor([[0.0, 2.0], [2.0, 0.0]]), torch.tensor([0, 0])  # s_y = 0.12 and 0.88
     >>> expected = (FocalLoss(5.0)(logits[:1], labels[:1]) + FocalLoss(3.0)(logits[1:], labels[1:])) / 2

@@ -9,18 +9,23 @@ above exp(-m) times the largest: the network can't become arbitrarily confident.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from typing_extensions import Unpack
 
+from constropt.checks import require_whole
 from constropt.duals import ConstantRho, HeuristicMultipliers, MultiplierUpdate, ProgressRho, keep
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
+from constropt.near_names import near_names
 from constropt.penalties import Penalty
 from constropt.precision import at_least_float32
 from constropt.problems.calibration.reduction import counted_labels
-from constropt.training import ConstrainedLoss, samplewise
+from constropt.training import ConstrainedLoss, DualRule, samplewise
 
 
 def logit_distance(logits: Tensor) -> Tensor:
@@ -66,11 +71,11 @@ class _MarginLoss(ConstrainedLoss):
         *,
         relative: bool = True,
         reduction: str = "mean",
+        measure: str = "signed",
+        rule: DualRule | None = None,
         ignore_index: int = -100,
-        **others: object,
     ) -> None:
-        if num_classes < 2:
-            raise ValueError(f"num_classes: takes at least 2, got {num_classes}")
+        require_whole(2, num_classes=num_classes)
         if not margin > 0:
             raise ValueError(f"margin: must be > 0, in units of the logits, got {margin}; 10 is usual, 6 for text")
         value = partial(_above_margin, margin=float(margin), relative=relative)
@@ -80,9 +85,43 @@ class _MarginLoss(ConstrainedLoss):
             lagrangian=lagrangian,
             counted=partial(_labelled, classes=num_classes, ignore_index=ignore_index),
             reduction=reduction,
-            **others,  # type: ignore[arg-type]
+            measure=measure,
+            rule=rule,
         )
         self.margin = margin
+
+
+class ALMOptions(TypedDict, total=False):
+    """Penalty, multipliers and rho of :class:`CALS`."""
+
+    penalty: PenaltyLike
+    mu: float
+    rho: float
+    gamma: float
+    tau: float
+    rho_every: int
+    rho_max: float | None
+    from_update: bool | None
+    mu_bounds: tuple[float, float]
+
+
+def class_lagrangian(preset: str, **given: Unpack[ALMOptions]) -> AugmentedLagrangian:
+    """The augmented Lagrangian of :class:`CALS`, whose arguments these are; None leaves one to the preset."""
+    official = _is_official(preset)
+    known = ("num_classes", "margin", "measure", "ignore_index", "preset", *ALMOptions.__annotations__)
+    _refuse_unknown("CALS", given, known)
+    rho_max, from_update = given.get("rho_max"), given.get("from_update")
+    schedule = ProgressRho(
+        factor=given.get("gamma", 1.2),
+        ratio=given.get("tau", 0.9),
+        maximum=(10.0 if official else 1e12) if rho_max is None else rho_max,
+        every=given.get("rho_every", 10),
+        from_update=official if from_update is None else from_update,
+    )
+    least, most = given.get("mu_bounds", (1e-6, 1e6))
+    multiplier = MultiplierUpdate(minimum=least, maximum=most)
+    penalty, mu, rho = given.get("penalty", "PHR"), given.get("mu", 1e-6), given.get("rho", 1.0)
+    return AugmentedLagrangian(penalty, multiplier, schedule, mu=mu, rho=rho)
 
 
 class CALS(_MarginLoss):
@@ -91,9 +130,9 @@ class CALS(_MarginLoss):
 
     ``criterion(logits, labels)``: logits ``(batch, K)`` or ``(batch, K, *dims)``, labels int64 ``(batch, *dims)``;
     ``ignore_index`` marks labels that do not count. ``margin`` is m, in units of the logits. Defaults are those of
-    Table V-4: ``penalty`` "PHR" (also "P2", "P3"), initial ``mu`` 1e-6 in ``[1e-6, 1e6]``, initial ``rho`` 1, times
-    ``gamma`` where the mean constraint of a class is above ``tau`` times what it was, looked at every ``rho_every``
-    dual updates.
+    Table V-4: ``penalty`` "PHR" (also "P2", "P3"), initial ``mu`` 1e-6 in ``mu_bounds`` (1e-6, 1e6), initial ``rho``
+    1, times ``gamma`` (1.2) where the mean constraint of a class is above ``tau`` (0.9) times what it was, looked at
+    every ``rho_every`` (10) dual updates.
 
     What the text leaves open, and the ``preset="official"`` of the published code:
 
@@ -103,8 +142,9 @@ class CALS(_MarginLoss):
     - ``measure``: "signed", samples within the margin count negatively (Alg. 6.2 and official); "violation", they
       count nothing, so that rho moves although most samples are within the margin.
 
-    An argument that is given wins over the preset. The official code clips dP/dy to 1e-6 for each sample, here its
-    mean is: a difference below 1e-6. Its default margin is 20 in one configuration file; the paper's is 10.
+    An argument that is given wins over the preset (:class:`ALMOptions` lists those of the duals). The official code
+    clips dP/dy to 1e-6 for each sample, here its mean is: a difference below 1e-6. Its default margin is 20 in one
+    configuration file; the paper's is 10.
 
     >>> criterion = CALS(num_classes=3, margin=2.0)
     >>> logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -118,25 +158,12 @@ class CALS(_MarginLoss):
         num_classes: int,
         margin: float = 10.0,
         *,
-        penalty: PenaltyLike = "PHR",
-        mu: float = 1e-6,
-        rho: float = 1.0,
-        gamma: float = 1.2,
-        tau: float = 0.9,
-        rho_every: int = 10,
-        rho_max: float | None = None,
-        from_update: bool | None = None,
         measure: str = "signed",
-        mu_bounds: tuple[float, float] = (1e-6, 1e6),
         ignore_index: int = -100,
         preset: str = "text",
+        **duals: Unpack[ALMOptions],
     ) -> None:
-        official = _is_official(preset)
-        rho_max = rho_max if rho_max is not None else (10.0 if official else 1e12)
-        from_update = from_update if from_update is not None else official
-        schedule = ProgressRho(factor=gamma, ratio=tau, maximum=rho_max, every=rho_every, from_update=from_update)
-        multiplier = MultiplierUpdate(minimum=mu_bounds[0], maximum=mu_bounds[1])
-        lagrangian = AugmentedLagrangian(penalty, multiplier, schedule, mu=mu, rho=rho)
+        lagrangian = class_lagrangian(preset, **duals)
         super().__init__(num_classes, margin, lagrangian, measure=measure, ignore_index=ignore_index)
 
 
@@ -185,12 +212,20 @@ class MbLS(_MarginLoss):
         )
 
 
+class RuleOptions(TypedDict, total=False):
+    """The dual rule of :class:`CALSHR`."""
+
+    factor: float
+    ratio: float
+    mu_bounds: tuple[float, float]
+
+
 class CALSHR(_MarginLoss):
     """CALS-HR: class-wise weights of the linear penalty, scaled by a rule (Eq. 6.15) instead of by multipliers.
 
     The loss is cross-entropy plus ``1/K sum_k lambda_k max(0, d_k / m - 1)``. At each :meth:`update_duals`, lambda_k
-    is multiplied by ``factor`` where the mean penalty of class k on the held-out data is above ``ratio`` times that of
-    the update before, and divided by it where it fell by as much; it stays in ``mu_bounds``.
+    is multiplied by ``factor`` (1.1) where the mean penalty of class k on the held-out data is above ``ratio`` (1.1)
+    times that of the update before, and divided by it where it fell by as much; it stays in ``mu_bounds``, (1e-6, 1e6).
 
     What the text leaves open: ``weight``, where lambda starts, is 0.1 as for MbLS (the 1e-6 of CALS-ALM would leave it
     without effect for a hundred epochs); ``relative``, whether y is ``d / m - 1`` (Eq. 6.10, the default) or ``d - m``
@@ -213,15 +248,16 @@ class CALSHR(_MarginLoss):
         margin: float = 10.0,
         *,
         weight: float = 0.1,
-        factor: float = 1.1,
-        ratio: float = 1.1,
         relative: bool | None = None,
         weighted: bool | None = None,
-        mu_bounds: tuple[float, float] = (1e-6, 1e6),
         ignore_index: int = -100,
         preset: str = "text",
+        **rule: Unpack[RuleOptions],
     ) -> None:
         official = _is_official(preset)
+        known = ("num_classes", "margin", "weight", "relative", "weighted", "ignore_index", "preset")
+        _refuse_unknown("CALSHR", rule, (*known, *RuleOptions.__annotations__))
+        least, most = rule.get("mu_bounds", (1e-6, 1e6))
         super().__init__(
             num_classes,
             margin,
@@ -229,8 +265,21 @@ class CALSHR(_MarginLoss):
             relative=relative if relative is not None else not official,
             ignore_index=ignore_index,
             measure="violation",
-            rule=HeuristicMultipliers(factor, ratio, *mu_bounds, weighted=official if weighted is None else weighted),
+            rule=HeuristicMultipliers(
+                rule.get("factor", 1.1),
+                rule.get("ratio", 1.1),
+                least,
+                most,
+                weighted=official if weighted is None else weighted,
+            ),
         )
+
+
+def _refuse_unknown(loss: str, given: Iterable[str], known: tuple[str, ...]) -> None:
+    """``TypeError``, with names like it, for the first name ``given`` that is not ``known``."""
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{loss}: unknown name {name!r}{near_names(name, known)}; known are {', '.join(known)}")
 
 
 def _is_official(preset: str) -> bool:

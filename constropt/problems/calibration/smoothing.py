@@ -19,8 +19,7 @@ class LabelSmoothing(EntrywiseLoss):
     ``torch.nn.functional.cross_entropy``, over all ``K``, so that the label keeps ``1 - alpha + alpha / K``. The
     loss of the first at ``alpha`` is that of the second at ``alpha K / (K - 1)``.
 
-    Raises ``ValueError`` unless ``0 <= alpha < 1`` and ``convention`` is one of the two; called, what
-    :func:`~constropt.problems.calibration.reduction.checked_batch` raises.
+    Raises ``ValueError`` unless ``0 <= alpha < 1`` and ``convention`` is one of the two, and as :class:`EntrywiseLoss`.
 
     >>> import torch
     >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])
@@ -54,8 +53,7 @@ class ECP(EntrywiseLoss):
     the thesis is the opposite). Label smoothing is the same with the Kullback-Leibler divergence to the uniform
     distribution taken the other way round.
 
-    Raises ``ValueError`` unless ``weight >= 0``; called, what
-    :func:`~constropt.problems.calibration.reduction.checked_batch` raises.
+    Raises ``ValueError`` unless ``weight >= 0``, and as :class:`EntrywiseLoss`.
 
     >>> import torch
     >>> uniform, labels = torch.zeros(1, 4), torch.tensor([2])  # log 4 - 0.1 log 4

@@ -24,7 +24,7 @@ from constropt.problems.calibration.entries import Entries, summed
 try:
     from torchmetrics import Metric
 except ImportError:
-    raise MissingExtra("metrics as classes need torchmetrics: pip install constropt[metrics]") from None
+    raise MissingExtra("metrics as classes need torchmetrics: pip install 'constropt[metrics]'") from None
 
 
 class _Scored(Metric):
@@ -62,13 +62,7 @@ class ExpectedCalibrationError(_Scored):
     top_bins: Tensor
 
     def __init__(
-        self,
-        *,
-        from_logits: bool,
-        bins: int = 15,
-        norm: str = "l1",
-        ignore_index: int | None = -100,
-        **options: Any,
+        self, *, from_logits: bool, bins: int = 15, norm: str = "l1", ignore_index: int | None = -100, **options: Any
     ) -> None:
         super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
         check_bins(bins, norm)
@@ -98,13 +92,7 @@ class AdaptiveCalibrationError(_Scored):
     signed_confidence: list[Tensor] | Tensor
 
     def __init__(
-        self,
-        *,
-        from_logits: bool,
-        bins: int = 15,
-        norm: str = "l1",
-        ignore_index: int | None = -100,
-        **options: Any,
+        self, *, from_logits: bool, bins: int = 15, norm: str = "l1", ignore_index: int | None = -100, **options: Any
     ) -> None:
         super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
         check_bins(bins, norm)

@@ -1,7 +1,7 @@
 """Distances between a batch and its reference: per-row values whose gradients stay finite at equality."""
 
-from constropt.problems.distances.ciede2000 import CIEDE2000, ciede2000
 from constropt.problems.distances.color import srgb_to_lab
+from constropt.problems.distances.color_difference import CIEDE2000, ciede2000
 from constropt.problems.distances.images import ImageDistance
 from constropt.problems.distances.lpips import LPIPS
 from constropt.problems.distances.norms import L0, L0_PIXELS, L1, L2, Distance, DistanceLike, Linf, Norm
@@ -10,24 +10,7 @@ from constropt.problems.distances.ssim import MSSSIM, SSIM
 from constropt.problems.distances.wasserstein import Wasserstein
 
 __all__ = [
-    "CIEDE2000",
-    "L0",
-    "L0_PIXELS",
-    "L1",
-    "L2",
-    "LPIPS",
-    "MSSSIM",
-    "SSIM",
-    "UnsupportedDistance",
-    "Distance",
-    "DistanceLike",
-    "ImageDistance",
-    "Linf",
-    "Norm",
-    "Wasserstein",
-    "as_distance",
-    "ciede2000",
-    "names",
-    "srgb_to_lab",
-    "with_gradient",
-]
+    "CIEDE2000", "Distance", "DistanceLike", "ImageDistance", "L0", "L0_PIXELS", "L1", "L2", "LPIPS", "Linf",
+    "MSSSIM", "Norm", "SSIM", "UnsupportedDistance", "Wasserstein", "as_distance", "ciede2000", "names",
+    "srgb_to_lab", "with_gradient",
+]  # fmt: skip

@@ -23,29 +23,27 @@ class Fire(nn.Module):
         return torch.cat([self.expand1x1(x), self.expand3x3(x)], 1).relu()
 
 
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, size, stride, padding), nn.ReLU()
+
+
 def alexnet() -> nn.Sequential:
     """``features`` of AlexNet, to its last ReLU."""
     return nn.Sequential(
-        nn.Conv2d(3, 64, 11, stride=4, padding=2),
-        nn.ReLU(),
+        *_convolution(3, 64, 11, stride=4, padding=2),
         nn.MaxPool2d(3, 2),
-        nn.Conv2d(64, 192, 5, padding=2),
-        nn.ReLU(),
+        *_convolution(64, 192, 5, padding=2),
         nn.MaxPool2d(3, 2),
-        nn.Conv2d(192, 384, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(384, 256, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(256, 256, 3, padding=1),
-        nn.ReLU(),
+        *_convolution(192, 384, 3, padding=1),
+        *_convolution(384, 256, 3, padding=1),
+        *_convolution(256, 256, 3, padding=1),
     )
 
 
 def squeezenet1_1() -> nn.Sequential:
     """``features`` of SqueezeNet 1.1."""
     return nn.Sequential(
-        nn.Conv2d(3, 64, 3, stride=2),
-        nn.ReLU(),
+        *_convolution(3, 64, 3, stride=2),
         nn.MaxPool2d(3, 2, ceil_mode=True),
         Fire(64, 16, 64),
         Fire(128, 16, 64),
@@ -68,7 +66,7 @@ def vgg16() -> nn.Sequential:
         if stage:
             layers.append(nn.MaxPool2d(2, 2))
         for _ in range(depth):
-            layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+            layers += _convolution(before, width, 3, padding=1)
             before = width
     return nn.Sequential(*layers)
 

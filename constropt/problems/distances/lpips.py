@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from constropt.checks import MissingExtra
 from constropt.problems.distances.backbones import BACKBONES, Backbone
 from constropt.problems.distances.images import ImageDistance, root
 
@@ -36,7 +37,8 @@ class LPIPS(ImageDistance):
     None takes the file inside torchmetrics (the extra ``metrics``).
 
     Raises ``ValueError`` before any model call for images that are not RGB or too small for the network, and for
-    weights that are nowhere or do not fit. Files are read without executing anything in them.
+    weights that are nowhere or do not fit; :class:`~constropt.checks.MissingExtra` for heads without torchmetrics.
+    Files are read without executing anything in them.
 
     >>> weights = BACKBONES["squeeze"].build().state_dict()  # of torchvision, usually
     >>> distance = LPIPS(net="squeeze", backbone=weights, weighted=False)
@@ -132,9 +134,9 @@ def _heads(net: str, given: Any) -> list[Tensor]:
     if given is None:
         package = importlib.util.find_spec("torchmetrics")
         if package is None or package.origin is None:
-            raise ValueError(
-                f"heads: LPIPS takes its weights from torchmetrics, which is not installed; install constropt[metrics],"
-                f" or pass LPIPS(net={net!r}, heads=...) the file {net}.pth of the LPIPS authors"
+            raise MissingExtra(
+                "heads: LPIPS takes its weights from torchmetrics: pip install 'constropt[metrics]', or pass"
+                f" LPIPS(net={net!r}, heads=...) the file {net}.pth of the LPIPS authors"
             )
         given = Path(package.origin).parent / "functional" / "image" / "lpips_models" / f"{net}.pth"
     if isinstance(given, (str, Path)):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from constropt.checks import require_whole
 from constropt.problems.distances.images import ImageDistance
 
 # Wang, Simoncelli & Bovik (2003), Sec. 3.2: the exponents of scales 1 to 5.
@@ -42,7 +43,8 @@ class SSIM(ImageDistance):
     k2: float = 0.03
 
     def __post_init__(self) -> None:
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 3 or not self.window % 2:
+        require_whole(3, window=self.window)
+        if not self.window % 2:
             raise ValueError(f"window: takes an odd number of pixels >= 3, got {self.window!r}")
         for name in ("sigma", "k1", "k2"):
             if not getattr(self, name) > 0:
@@ -116,7 +118,8 @@ class MSSSIM(SSIM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.scales, bool) or self.scales not in range(1, len(SCALE_WEIGHTS) + 1):
+        require_whole(scales=self.scales)
+        if self.scales > len(SCALE_WEIGHTS):
             raise ValueError(f"scales: takes a whole number from 1 to {len(SCALE_WEIGHTS)}, got {self.scales!r}")
 
     def check(self, reference: Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from constropt.checks import require_whole
 from constropt.problems.distances.images import ImageDistance
 
 
@@ -47,8 +48,7 @@ class Wasserstein(ImageDistance):
     def __post_init__(self) -> None:
         if not self.regularization > 0:
             raise ValueError(f"regularization: takes pixels > 0, got {self.regularization!r}; 0.05 is nearly exact")
-        if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 1:
-            raise ValueError(f"iterations: takes a whole number >= 1, got {self.iterations!r}")
+        require_whole(iterations=self.iterations)
 
     def prepare(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
         b = self._masses(reference)

@@ -9,12 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from constropt.precision import at_least_float32
-from constropt.problems.metric_learning.pairs import (
-    Relations,
-    check_embeddings,
-    is_pair_matrix,
-    over_rows,
-)
+from constropt.problems.metric_learning.pairs import Relations, check_embeddings, is_pair_matrix, over_rows, unit
 
 
 class SplitLoss(nn.Module):
@@ -55,10 +50,11 @@ class SplitLoss(nn.Module):
 class PairwiseLoss(SplitLoss):
     """A loss that is a weighted mean over the rows of a pair matrix; a batch of one class raises ``ValueError``.
 
-    A subclass gives :meth:`rows`, and :meth:`prepare` where it compares something else than the embeddings as given.
+    A subclass gives :meth:`rows`, and says with ``normalised`` whether it compares embeddings scaled to norm 1.
     """
 
     needs_pairs = True
+    normalised = False
 
     @abstractmethod
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
@@ -67,12 +63,8 @@ class PairwiseLoss(SplitLoss):
         ``positive`` and ``negative`` say which pairs are what; a sample with itself is neither.
         """
 
-    def prepare(self, embeddings: Tensor) -> Tensor:
-        """What is compared: the embeddings as given, unless a loss says otherwise."""
-        return embeddings
-
     def split(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        compared = self.prepare(embeddings)
+        compared = unit(embeddings) if self.normalised else embeddings
         return self.mean(compared, compared, Relations.within(labels, len(embeddings)))
 
     def mean(self, queries: Tensor, gallery: Tensor, relations: Relations) -> tuple[Tensor, Tensor]:

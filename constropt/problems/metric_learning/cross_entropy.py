@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from constropt.checks import require_number, require_whole
 from constropt.problems.metric_learning.base import SplitLoss, class_labels
 from constropt.problems.metric_learning.pairs import check_labels
 
@@ -57,12 +58,9 @@ class CrossEntropy(SplitLoss):
         lam: float = 0.0,
     ) -> None:
         super().__init__()
-        if num_classes < 2 or dimension < 1:
-            raise ValueError(
-                f"num_classes, dimension: takes at least 2 classes and 1 feature, got {num_classes}, {dimension}"
-            )
-        if not 0 <= dropout < 1 or not 0 <= label_smoothing < 1:
-            raise ValueError(f"dropout, label_smoothing: take values in [0, 1), got {dropout}, {label_smoothing}")
+        require_whole(2, num_classes=num_classes)
+        require_whole(dimension=dimension)
+        require_number(0, 1, dropout=dropout, label_smoothing=label_smoothing)
         self.dropout, self.label_smoothing, self.lam = dropout, label_smoothing, lam
         self.classifier = nn.Linear(dimension, num_classes, bias=bias)
         for parameter in self.classifier.parameters():

@@ -8,13 +8,7 @@ from torch import Tensor
 from constropt.checks import require_whole
 from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.base import PairwiseLoss
-from constropt.problems.metric_learning.pairs import (
-    Relations,
-    check_embeddings,
-    over_rows,
-    squared_distances,
-    unit,
-)
+from constropt.problems.metric_learning.pairs import Relations, check_embeddings, over_rows, squared_distances, unit
 
 
 class FastAP(PairwiseLoss):
@@ -34,13 +28,12 @@ class FastAP(PairwiseLoss):
     0.0
     """
 
+    normalised = True
+
     def __init__(self, bins: int = 10) -> None:
         super().__init__()
         require_whole(bins=bins)
         self.bins = bins
-
-    def prepare(self, embeddings: Tensor) -> Tensor:
-        return unit(embeddings)
 
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
         share, within, overall, prior, some = self._distributions(queries, gallery, positive, negative)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constropt.constraint import inequality
+from constropt.constraint import Constraint, inequality
 from constropt.domain import Domain, Reals
 from constropt.problem import ConstrainedProblem
 from constropt.problems.metric_learning.base import positive_number
@@ -42,14 +42,8 @@ def contrastive_margins(
     positive_number(margin=margin)
     n = len(labels)
     positive, negative = Relations.within(labels, n).block(0, n)
-    return ConstrainedProblem(
-        forward=_Squares(n),
-        objective=_Tightness(positive, anchor),
-        constraints=[
-            inequality(lambda z, squares: margin - root(squares), name="margin", mask=negative.triu(1)),
-        ],
-        domain=Reals() if domain is None else domain,
-    )
+    constraint = inequality(lambda z, squares: margin - root(squares), name="margin", mask=negative.triu(1))
+    return _problem(positive, anchor, constraint, domain)
 
 
 def triplet_margins(
@@ -84,14 +78,16 @@ def triplet_margins(
             f" {int(triplets.max())}"
         )
     a, p, other = triplets.unbind(1)
-    return ConstrainedProblem(
-        forward=_Squares(n),
-        objective=_Tightness(positive, anchor),
-        constraints=[
-            inequality(lambda z, squares: squares[:, a, p] - squares[:, a, other] + margin, name="margin"),
-        ],
-        domain=Reals() if domain is None else domain,
-    )
+    constraint = inequality(lambda z, squares: squares[:, a, p] - squares[:, a, other] + margin, name="margin")
+    return _problem(positive, anchor, constraint, domain)
+
+
+def _problem(
+    positive: Tensor, anchor: Tensor | None, constraint: Constraint[Tensor], domain: Domain | None
+) -> ConstrainedProblem[Tensor]:
+    """What both share: the tightness over the ``positive`` pairs, and one pass for all distances."""
+    objective = _Tightness(positive, anchor)
+    return ConstrainedProblem(objective, [constraint], _Squares(len(positive)), Reals() if domain is None else domain)
 
 
 def all_triplets(labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from constropt.problems.metric_learning.base import PairwiseLoss, positive_number
-from constropt.problems.metric_learning.pairs import masked_logsumexp, unit
+from constropt.problems.metric_learning.pairs import masked_logsumexp
 
 
 class MultiSimilarity(PairwiseLoss):
@@ -24,15 +24,14 @@ class MultiSimilarity(PairwiseLoss):
     1.0635
     """
 
+    normalised = True
+
     def __init__(
         self, alpha: float = 2.0, beta: float = 50.0, margin: float = 1.0, *, mining: float | None = None
     ) -> None:
         super().__init__()
         positive_number(alpha=alpha, beta=beta)
         self.alpha, self.beta, self.margin, self.mining = alpha, beta, margin, mining
-
-    def prepare(self, embeddings: Tensor) -> Tensor:
-        return unit(embeddings)
 
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
         cosine = queries @ gallery.mT

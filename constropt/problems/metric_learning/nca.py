@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from constropt.checks import require_whole
 from constropt.problems.metric_learning.base import PairwiseLoss, SplitLoss, class_labels, positive_number
 from constropt.problems.metric_learning.cross_entropy import check_classes
 from constropt.problems.metric_learning.pairs import masked_logsumexp, squared_distances, unit
@@ -22,15 +23,14 @@ class NCA(PairwiseLoss):
     4.3944
     """
 
+    normalised = True
+
     def __init__(self, temperature: float = 0.1, *, reduction: str = "sum") -> None:
         super().__init__()
         positive_number(temperature=temperature)
         if reduction not in ("sum", "mean"):
             raise ValueError(f"reduction: takes 'sum' (Eq. 1.4) or 'mean' (over positive pairs), got {reduction!r}")
         self.temperature, self.reduction = temperature, reduction
-
-    def prepare(self, embeddings: Tensor) -> Tensor:
-        return unit(embeddings)
 
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
         similarity = queries @ gallery.mT / self.temperature
@@ -58,10 +58,8 @@ class ProxyNCA(SplitLoss):
     ) -> None:
         super().__init__()
         positive_number(temperature=temperature)
-        if num_classes < 2 or dimension < 1:
-            raise ValueError(
-                f"num_classes, dimension: takes at least 2 classes and 1 feature, got {num_classes}, {dimension}"
-            )
+        require_whole(2, num_classes=num_classes)
+        require_whole(dimension=dimension)
         self.temperature, self.include_own = temperature, include_own
         self.proxies = nn.Parameter(torch.randn(num_classes, dimension))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from constropt.checks import MissingExtra, require_whole
 from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.pairs import check_embeddings, check_labels, unit
 
@@ -53,10 +52,9 @@ def recall_at_k(
     """
     if backend not in ("torch", "faiss"):
         raise ValueError(f"backend: takes 'torch' or 'faiss', got {backend!r}")
-    faiss = _faiss() if backend == "faiss" else None
     search = _Search.of(query, labels, gallery, gallery_labels, ks, distance, chunk)
-    if faiss is not None:
-        found = torch.cat([same for same, _ in search.nearest_by(faiss, max(ks))])
+    if backend == "faiss":
+        found = torch.cat(list(search.nearest_by(_faiss_neighbours(search.gallery), max(ks))))
         ranks = torch.where(found.any(1), found.to(torch.uint8).argmax(1), max(ks))
     else:
         ranks = torch.cat(list(search.ranks()))
@@ -136,14 +134,16 @@ def normalized_mutual_information(
     if not 1 <= count <= len(embeddings):
         raise ValueError(f"clusters: takes 1 to n = {len(embeddings)} clusters, got {count}")
     try:
-        cluster, metrics = importlib.import_module("sklearn.cluster"), importlib.import_module("sklearn.metrics")
+        from sklearn.cluster import KMeans
+        from sklearn.metrics import normalized_mutual_info_score
     except ImportError as error:
-        raise ImportError(
-            "normalized_mutual_information clusters with scikit-learn; install it with pip install 'constropt[data]'"
+        raise MissingExtra(
+            "normalized_mutual_information clusters with scikit-learn: pip install 'constropt[data]'"
         ) from error
     points = at_least_float32(embeddings.detach()).cpu().numpy()
-    found = cluster.KMeans(count, n_init=1, random_state=seed).fit_predict(points)
-    return float(metrics.normalized_mutual_info_score(labels.cpu().numpy(), found))
+    kmeans = KMeans(count, n_init=1, random_state=seed)  # pyright: ignore[reportArgumentType]  ("auto" or a number)
+    found = kmeans.fit_predict(points)
+    return float(normalized_mutual_info_score(labels.cpu().numpy(), found))
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,32 @@ class _Search:
         distance: str,
         chunk: int | None,
     ) -> _Search:
-        _check(query, labels, gallery, gallery_labels, ks, distance, chunk)
+        check_embeddings(query, "query")
+        check_labels(labels, len(query), of="query")
+        if (gallery is None) != (gallery_labels is None):
+            raise ValueError("gallery, gallery_labels: go together, got one of them; pass both, or neither")
+        available = len(query) - 1
+        if gallery is not None and gallery_labels is not None:
+            check_embeddings(gallery, "gallery")
+            check_labels(gallery_labels, len(gallery), "gallery_labels", "gallery")
+            available = len(gallery)
+            if gallery.shape[1] != query.shape[1]:
+                raise ValueError(
+                    f"gallery: takes {query.shape[1]} features like query, got {gallery.shape[1]}; embed both with the"
+                    " same network"
+                )
+        if distance not in DISTANCES:
+            raise ValueError(f"distance: takes one of {', '.join(DISTANCES)}, got {distance!r}")
+        if not ks:
+            raise ValueError("ks: takes whole numbers >= 1, got none")
+        for k in ks:
+            require_whole(ks=k)
+        if max(ks) > available:
+            raise ValueError(
+                f"ks: takes k up to the {available} samples there are to retrieve, got {max(ks)}; leave larger k out,"
+                " or pass a larger gallery"
+            )
+        require_whole(chunk=1 if chunk is None else chunk)
         alone = gallery is None or gallery_labels is None
         labels, order = labels.long().sort(stable=True)
         queries = at_least_float32(query.detach()[order])
@@ -235,64 +260,29 @@ class _Search:
         for rows, similarity in self.similarities():
             yield self._same(similarity.topk(depth, dim=1).indices, rows), self.positives[rows]
 
-    def nearest_by(self, faiss: Any, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """:meth:`nearest`, searched by an exact faiss index."""
-        index = faiss.IndexFlatIP(self.gallery.shape[1])
-        index.add(self.gallery.float().cpu().numpy())
+    def nearest_by(self, neighbours: Callable[[Tensor, int], Tensor], depth: int) -> Iterator[Tensor]:
+        """By chunk: whether each of the ``depth`` nearest, the columns that ``neighbours`` finds, is of the query's
+        class.
+        """
         for start in range(0, len(self.queries), self.chunk):
             rows = slice(start, min(start + self.chunk, len(self.queries)))
-            _, found = index.search(self.queries[rows].float().cpu().numpy(), depth + int(self.alone))
-            found = torch.from_numpy(found).to(self.first.device)
+            found = neighbours(self.queries[rows], depth + int(self.alone)).to(self.first.device)
             if self.alone:
                 # the own index goes to the end, wherever it was found
                 own = found == torch.arange(rows.start, rows.stop, device=found.device)[:, None]
                 found = found.gather(1, own.to(torch.uint8).argsort(dim=1, stable=True))[:, :depth]
-            yield self._same(found, rows), self.positives[rows]
+            yield self._same(found, rows)
 
     def _same(self, columns: Tensor, rows: slice) -> Tensor:
         return (columns >= self.first[rows, None]) & (columns < self.last[rows, None])
 
 
-def _check(
-    query: Tensor,
-    labels: Tensor,
-    gallery: Tensor | None,
-    gallery_labels: Tensor | None,
-    ks: Sequence[int],
-    distance: str,
-    chunk: int | None,
-) -> None:
-    check_embeddings(query, "query")
-    check_labels(labels, len(query), of="query")
-    if (gallery is None) != (gallery_labels is None):
-        raise ValueError("gallery, gallery_labels: go together, got one of them; pass both, or neither")
-    available = len(query) - 1
-    if gallery is not None and gallery_labels is not None:
-        check_embeddings(gallery, "gallery")
-        check_labels(gallery_labels, len(gallery), "gallery_labels", "gallery")
-        available = len(gallery)
-        if gallery.shape[1] != query.shape[1]:
-            raise ValueError(
-                f"gallery: takes {query.shape[1]} features like query, got {gallery.shape[1]}; embed both with the same"
-                " network"
-            )
-    if distance not in DISTANCES:
-        raise ValueError(f"distance: takes one of {', '.join(DISTANCES)}, got {distance!r}")
-    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
-        raise ValueError(f"ks: takes whole numbers >= 1, got {tuple(ks)}")
-    if max(ks) > available:
-        raise ValueError(
-            f"ks: takes k up to the {available} samples there are to retrieve, got {max(ks)}; leave larger k out, or"
-            " pass a larger gallery"
-        )
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk: takes a number >= 1 of queries, or None, got {chunk}")
-
-
-def _faiss() -> Any:
+def _faiss_neighbours(gallery: Tensor) -> Callable[[Tensor, int], Tensor]:
+    """``(queries, depth) -> (rows, depth)``: the columns of the largest products, by an exact faiss index."""
     try:
-        return importlib.import_module("faiss")
+        from faiss import IndexFlatIP  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError(
-            "backend='faiss' needs faiss; install it with pip install faiss-cpu, or take backend='torch'"
-        ) from error
+        raise MissingExtra("backend='faiss' needs faiss: pip install faiss-cpu, or take backend='torch'") from error
+    index = IndexFlatIP(gallery.shape[1])
+    index.add(gallery.float().cpu().numpy())
+    return lambda queries, depth: torch.from_numpy(index.search(queries.float().cpu().numpy(), depth)[1])

@@ -6,15 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from constropt.checks import require_whole
 from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.base import PairwiseLoss, positive_number
-from constropt.problems.metric_learning.pairs import (
-    Relations,
-    check_embeddings,
-    check_labels,
-    masked_logsumexp,
-    unit,
-)
+from constropt.problems.metric_learning.pairs import Relations, check_embeddings, check_labels, masked_logsumexp, unit
 
 
 class SNCA(PairwiseLoss):
@@ -34,13 +29,12 @@ class SNCA(PairwiseLoss):
     1.0986
     """
 
+    normalised = True
+
     def __init__(self, sigma: float = 0.05, *, bank: MemoryBank | None = None) -> None:
         super().__init__()
         positive_number(sigma=sigma)
         self.sigma, self.bank = sigma, bank
-
-    def prepare(self, embeddings: Tensor) -> Tensor:
-        return unit(embeddings)
 
     def split(self, embeddings: Tensor, labels: Tensor, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.bank is None:
@@ -52,7 +46,7 @@ class SNCA(PairwiseLoss):
                 "indices: with a memory bank, takes the positions of the samples in the data set, got None"
             )
         relations = self.bank.relations(indices, labels, len(embeddings))
-        return self.mean(self.prepare(embeddings), self.bank.embeddings.to(embeddings.dtype), relations)
+        return self.mean(unit(embeddings), self.bank.embeddings.to(embeddings.dtype), relations)
 
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
         similarity = queries @ gallery.mT / self.sigma
@@ -80,8 +74,7 @@ class MemoryBank(nn.Module):
 
     def __init__(self, size: int, dimension: int, momentum: float = 0.5) -> None:
         super().__init__()
-        if size < 1 or dimension < 1:
-            raise ValueError(f"size, dimension: take at least 1 sample and 1 feature, got {size}, {dimension}")
+        require_whole(size=size, dimension=dimension)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum: takes a value in [0, 1), got {momentum}")
         self.momentum = momentum

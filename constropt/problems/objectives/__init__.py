@@ -6,11 +6,6 @@ from constropt.problems.objectives.rates import binary_scores, straight_through
 from constropt.problems.objectives.region_size import RegionSize, size_bounds
 
 __all__ = [
-    "DemographicParity",
-    "EqualOpportunity",
-    "NeymanPearson",
-    "RegionSize",
-    "binary_scores",
-    "size_bounds",
+    "DemographicParity", "EqualOpportunity", "NeymanPearson", "RegionSize", "binary_scores", "size_bounds",
     "straight_through",
-]
+]  # fmt: skip

@@ -116,7 +116,7 @@ def _cross_entropy(logits: Tensor, target: Any, *, classes: int, ignore_index: i
 
 def _outside(logits: Tensor, target: Any, *, fixed: Tensor | None) -> Tensor:
     """``(batch, K, 2)``: a - size and size - b, in fractions of the image."""
-    size = logits.flatten(2).softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32)).mean(2)
+    size = at_least_float32(logits).flatten(2).softmax(1).mean(2)
     if fixed is None:
         bounds = target[1]
         if not isinstance(bounds, Tensor) or bounds.shape != (*size.shape, 2):

@@ -14,35 +14,26 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from constropt.prox.linf_exact import Listed, root
 from constropt.prox.linf_search import largest
 from constropt.prox.linf_sweep import Rows, widened
-from constropt.prox.rows import TILE, Bound, Step, bound, clip, column, part, place, placed, rows_of
+from constropt.prox.rows import TILE, Options, Problem, Step, clip, part
 
 # Rows up to this length are sorted at once.
 _SHORT = 256
 
 
 @torch.no_grad()
-def linf(
-    x: Tensor,
-    step: Step,
-    *,
-    lower: Bound = None,
-    upper: Bound = None,
-    metric: Tensor | None = None,
-    warm: Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
+def linf(x: Tensor, step: Step, **options: Unpack[Options]) -> Tensor:
     """prox of ``step ||.||_inf`` plus the indicator of ``[lower, upper]`` in the metric ``diag(metric)``, row by row.
 
-    ``x``: ``(batch, *event)``; ``step``: a number or ``(batch,)``, >= 0; ``lower``, ``upper``, ``metric`` (> 0): of a
-    shape that broadcasts to ``x``. ``warm``: ``(batch,)``, a guess of the largest entry of the result (the previous
-    one's, when the operator is applied repeatedly); it changes the speed, not the result. ``out`` receives the result,
-    in the dtype of x, and may be x; in large tensors it spares most of the time, which goes into new memory. The
-    largest entry is exact to the rounding of that dtype (half precision: that of float32, then rounded). A row that
-    holds a NaN gives a row of them, and leaves the others alone.
+    ``x``: ``(batch, *event)``; ``step``: a number or ``(batch,)``, >= 0; ``options``:
+    :class:`~constropt.prox.rows.Options`, of which ``warm`` guesses the largest entry of the result (the previous
+    one's, when the operator is applied repeatedly), and ``out`` spares most of the time in large tensors, which goes
+    into new memory. The largest entry is exact to the rounding of that dtype (half precision: that of float32, then
+    rounded). A row that holds a NaN gives a row of them, and leaves the others alone.
 
     Raises ``ValueError`` for a negative ``step`` given as a number, and for shapes that do not fit x.
 
@@ -51,12 +42,9 @@ def linf(
     >>> linf(torch.tensor([[3.0, -1.0, 2.0]]), 1.5, upper=1.0)
     tensor([[ 1., -1.,  1.]])
     """
-    amount, rows = column(step, x).squeeze(1), rows_of(x)
-    low, high, weights = (bound(values, x, rows.dtype) for values in (lower, upper, metric))
-    if warm is not None and warm.numel() != x.shape[0]:
-        raise ValueError(f"warm: takes one value per row, (batch,) = ({x.shape[0]},), got {tuple(warm.shape)}")
-    start = None if warm is None else warm.detach().reshape(-1).to(amount)
-    result = place(out, x, rows, lower, upper, metric)
+    problem = Problem(x, step, **options)
+    amount, rows, low, high, weights = problem.step.squeeze(1), problem.x, problem.lower, problem.upper, problem.metric
+    result, start = problem.result, problem.warm
     batch, n = rows.shape
     cpu = x.device.type == "cpu"
     group = max(4, TILE // max(n, 1)) if cpu else max(batch, 1)
@@ -68,7 +56,7 @@ def linf(
         guess = None if start is None else start[chosen]
         beta = largest(piece, amount[chosen], guess) if cpu and n > _SHORT else _short(piece, amount[chosen])
         _cut(inside, beta.to(rows.dtype).unsqueeze(1), result[chosen])
-    return placed(result, x, out)
+    return problem.placed()
 
 
 def _short(rows: Rows, step: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from constropt.splitting.linear import LinearMap, as_linear
-from constropt.splitting.loop import Method, Move, SplittingResult, Stop, Variable, run
+from constropt.splitting.loop import Method, Move, SplittingResult, Stop, StopOptions, Variable, run
 from constropt.splitting.operators import Operator, Proximable, Step, as_operator, checked, positive, rows
 
 
@@ -46,15 +47,7 @@ class DouglasRachford(Method[ReflectionState]):
 
 
 def douglas_rachford(
-    f: Proximable,
-    g: Proximable,
-    x0: Tensor,
-    *,
-    step: Step = 1.0,
-    relaxation: float = 1.0,
-    tolerance: float = 1e-6,
-    max_iterations: int = 10_000,
-    check_every: int = 10,
+    f: Proximable, g: Proximable, x0: Tensor, *, step: Step = 1.0, relaxation: float = 1.0, **stop: Unpack[StopOptions]
 ) -> SplittingResult:
     """Minimise ``f(x) + g(x)``, both convex and known by their prox (Lions & Mercier 1979; Eckstein & Bertsekas 1992).
 
@@ -75,7 +68,7 @@ def douglas_rachford(
     method = DouglasRachford(
         as_operator("f", f), as_operator("g", g), positive("step", step, x0), _relaxation(relaxation)
     )
-    return run(method, x0, Stop(tolerance, max_iterations, check_every))
+    return run(method, x0, Stop(**stop))
 
 
 class SplitState(NamedTuple):
@@ -123,9 +116,7 @@ def admm(
     linear: LinearMap | Callable[[Tensor], Tensor] | None = None,
     step: Step = 1.0,
     relaxation: float = 1.0,
-    tolerance: float = 1e-6,
-    max_iterations: int = 10_000,
-    check_every: int = 10,
+    **stop: Unpack[StopOptions],
 ) -> SplittingResult:
     """Minimise ``f(x) + g(Lx)`` by alternating directions (Gabay & Mercier 1976; Boyd et al. 2011), ``step`` = 1/rho.
 
@@ -149,7 +140,7 @@ def admm(
         image = x0 if map_ is None else map_(x0)
     x_update = as_operator("f", f) if map_ is None else _solver(f, x0)
     method = ADMM(x_update, as_operator("g", g), map_, positive("step", step, image), _relaxation(relaxation))
-    return run(method, x0, Stop(tolerance, max_iterations, check_every))
+    return run(method, x0, Stop(**stop))
 
 
 def _solver(f: Any, x0: Tensor) -> Operator:

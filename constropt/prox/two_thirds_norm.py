@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from constropt.prox.rows import HUGE, Bound, Problem, Step, clip
+from constropt.prox.rows import HUGE, Bound, Options, Problem, Step, clip
 
 # Newton's steps from u = 1: where the operator is not 0, u^3 lies in [1/2, 1], and five reach rounding in float64.
 _PASSES = 6
 
 
 @torch.no_grad()
-def two_thirds(
-    x: Tensor,
-    step: Step,
-    *,
-    lower: Bound = None,
-    upper: Bound = None,
-    metric: Tensor | None = None,
-    warm: Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
+def two_thirds(x: Tensor, step: Step, **options: Unpack[Options]) -> Tensor:
     """A global minimiser of ``1/2 sum_i s_i (p_i - x_i)^2 + step sum_i |p_i|^(2/3)`` on the box (nonconvex).
 
     As the thresholding of Cao, Sun & Xu (2013), without its closed form, which loses small numbers in float32: with
@@ -33,7 +25,7 @@ def two_thirds(
     >>> two_thirds(torch.tensor([[3.0, -0.5, 2.0]]), 1.0, upper=1.5)
     tensor([[1.5000, 0.0000, 1.4047]])
     """
-    return Problem(x, step, lower, upper, metric, out).solve(_shrunk)
+    return Problem(x, step, **options).solve(_shrunk)
 
 
 def _shrunk(x: Tensor, low: Bound, high: Bound, s: Bound, step: Tensor, p: Tensor) -> None:
