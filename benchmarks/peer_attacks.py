@@ -113,20 +113,10 @@ def adv_lib_cases(steps: int, budgets: Mapping[str, float], search_steps: int | 
         case("pdgd", "l2", {"steps": steps}, official("pdgd", num_steps=steps)),
         case("sigma_zero", "l0", {"steps": steps}, official("sigma_zero", num_steps=steps)),
         case("superdeepfool", "l2", {"accumulate": True}, official("sdf"), variant="accumulate"),
-        case(
-            "cw",
-            "l2",
-            searched(each),
-            official("carlini_wagner_l2", max_iterations=each, initial_const=1e-3),
-        ),
+        case("cw", "l2", searched(each), official("carlini_wagner_l2", max_iterations=each, initial_const=1e-3)),
     ]
     found.append(
-        case(
-            "perc_al",
-            "ciede2000",
-            {"steps": steps},
-            official("perc_al", num_classes=10, max_iterations=steps),
-        )
+        case("perc_al", "ciede2000", {"steps": steps}, official("perc_al", num_classes=10, max_iterations=steps))
     )
     for name in ("l1", "l2", "linf"):
         options = {"distance": name, "loss": "dlr", "steps": max(steps // 13, 1), "searches": 13}

@@ -21,29 +21,8 @@ except PackageNotFoundError:  # a checkout on the path that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "AugmentedLagrangian",
-    "Box",
-    "ConstantRho",
-    "ConstrainedProblem",
-    "Constraint",
-    "Domain",
-    "Duals",
-    "Evaluation",
-    "KKTResiduals",
-    "L1Ball",
-    "L2Ball",
-    "LinfBall",
-    "MultiplierUpdate",
-    "PeriodicRho",
-    "ProgressRho",
-    "Reals",
-    "Simplex",
-    "Solution",
-    "Status",
-    "Takes",
-    "WassersteinBall",
-    "__version__",
-    "equality",
-    "inequality",
+    "AugmentedLagrangian", "Box", "ConstantRho", "ConstrainedProblem", "Constraint", "Domain", "Duals",
+    "Evaluation", "KKTResiduals", "L1Ball", "L2Ball", "LinfBall", "MultiplierUpdate", "PeriodicRho", "ProgressRho",
+    "Reals", "Simplex", "Solution", "Status", "Takes", "WassersteinBall", "__version__", "equality", "inequality",
     "solve",
-]
+]  # fmt: skip

@@ -10,11 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from constropt.problems.calibration.metrics import (
-    accuracy,
-    expected_calibration_error,
-    negative_log_likelihood,
-)
+from constropt.problems.calibration.metrics import accuracy, expected_calibration_error, negative_log_likelihood
 from constropt.problems.calibration.scaling import TemperatureScaling, VectorScaling
 
 optimize = pytest.importorskip("scipy.optimize")

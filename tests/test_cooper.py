@@ -13,15 +13,7 @@ import torch
 from convex import balance, quadratic, simplex
 from torch import Tensor
 
-from constropt import (
-    AugmentedLagrangian,
-    Box,
-    ConstantRho,
-    ConstrainedProblem,
-    MultiplierUpdate,
-    equality,
-    inequality,
-)
+from constropt import AugmentedLagrangian, Box, ConstantRho, ConstrainedProblem, MultiplierUpdate, equality, inequality
 from constropt.cooper import MaskedState, PenaltyFormulation, ShapedMultiplier, cmp, cmp_from_loss, formulation
 from constropt.penalties import get, names
 from constropt.training import ConstrainedLoss, on_average, samplewise
@@ -159,10 +151,7 @@ def exponential(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
 
 def test_formulations_are_one_per_penalty_and_survive_copies():
     assert formulation("P2") is formulation(get("P2")) and formulation("P2") is not formulation("P3")
-    for made in (
-        formulation("P4-Quadratic"),
-        formulation(exponential, dual="violation"),
-    ):
+    for made in (formulation("P4-Quadratic"), formulation(exponential, dual="violation")):
         assert issubclass(made, PenaltyFormulation)
         assert pickle.loads(pickle.dumps(made)) is made and copy.deepcopy(made) is made
     assert pickle.loads(pickle.dumps(PenaltyFormulation)) is PenaltyFormulation
@@ -202,19 +191,14 @@ def by_hand(problem: ConstrainedProblem, x0: Tensor, rule: AugmentedLagrangian, 
         yield x, [d.mu for d in duals]
 
 
-ORDERS = {
-    "together": cooper.optim.SimultaneousOptimizer,
-    "dual first": cooper.optim.AlternatingDualPrimalOptimizer,
-}
+ORDERS = {"together": cooper.optim.SimultaneousOptimizer, "dual first": cooper.optim.AlternatingDualPrimalOptimizer}
 
 
 def agree(problem: ConstrainedProblem, x0: Tensor, penalty: str, ema: float, order: str, steps: int = 25) -> None:
     rule = lagrangian(penalty, ema, mu=0.5)
     ours = cmp(problem, x0, rule)
     optimizer = ORDERS[order](
-        ours,
-        torch.optim.SGD([ours.x], lr=0.03),
-        torch.optim.SGD(ours.dual_parameters(), lr=1 - ema, maximize=True),
+        ours, torch.optim.SGD([ours.x], lr=0.03), torch.optim.SGD(ours.dual_parameters(), lr=1 - ema, maximize=True)
     )
     start = [multiplier().clone() for multiplier in ours.multipliers()]
     for x, mus in by_hand(problem, x0, rule, 0.03, steps, order):

@@ -7,13 +7,7 @@ import torch
 from torch import Tensor
 
 from constropt import AugmentedLagrangian, solve
-from constropt.problems.metric_learning import (
-    Triplet,
-    all_triplets,
-    contrastive_margins,
-    recall_at_k,
-    triplet_margins,
-)
+from constropt.problems.metric_learning import Triplet, all_triplets, contrastive_margins, recall_at_k, triplet_margins
 
 
 def test_the_contrastive_margin_of_two_points_is_met_by_moving_each_half_way():

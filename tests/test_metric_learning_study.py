@@ -17,12 +17,7 @@ from constropt.lab.studies.metric_learning.figures import embedding_map, princip
 from constropt.lab.studies.metric_learning.kind import RETRIEVAL
 from constropt.lab.studies.metric_learning.methods import METHODS, build_loss
 from constropt.lab.studies.metric_learning.study import RetrievalSetup
-from constropt.lab.studies.metric_learning.study_data import (
-    RetrievalSettings,
-    Samples,
-    build_embedder,
-    retrieval_data,
-)
+from constropt.lab.studies.metric_learning.study_data import RetrievalSettings, Samples, build_embedder, retrieval_data
 from constropt.lab.studies.metric_learning.study_figures import write_figures
 from constropt.lab.studies.metric_learning.study_report import remarks
 from constropt.lab.studies.metric_learning.thesis_table import BENCHMARKS

@@ -15,13 +15,7 @@ from constropt.prox.scaled import Scaled
 from constropt.solvers.penalized.change_of_variables import Tanh
 from constropt.solvers.penalized.penalty_search import PenaltySearch, square_root, squared_distance
 from constropt.solvers.penalized.penalty_steps import Adam, ShrinkageThresholding
-from constropt.solvers.penalized.weight_search import (
-    Bisection,
-    Growth,
-    ShrinkingSupport,
-    ShrinkingTolerance,
-    Trial,
-)
+from constropt.solvers.penalized.weight_search import Bisection, Growth, ShrinkingSupport, ShrinkingTolerance, Trial
 from constropt.steps import Gradient, RMSPropMomentum, TorchOptimizer, VariableMetric
 
 

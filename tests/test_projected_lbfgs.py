@@ -133,8 +133,7 @@ def test_a_row_is_the_same_in_every_batch():
 def test_a_trial_point_outside_of_the_objective_is_a_rejection():
     # the full first step goes to negative x, where the logarithm is NaN
     problem = ConstrainedProblem(
-        objective=lambda x, _: (x - 5 * x.log()).sum(1),
-        constraints=[inequality(lambda x, _: x[:, 0] - 4.0)],
+        objective=lambda x, _: (x - 5 * x.log()).sum(1), constraints=[inequality(lambda x, _: x[:, 0] - 4.0)]
     )
     solution = solve(problem, None, torch.tensor([[40.0, 0.01]], dtype=F64), steps=300)
     assert Status(int(solution.status)) is Status.CONVERGED

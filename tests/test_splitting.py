@@ -266,10 +266,7 @@ def weighted_total_variation(dtype: torch.dtype, rows: Rows, spoil: Spoil) -> Kn
     g = lambda x, t: soft(x, 0.3 * t)  # noqa: E731
     clean = lambda x, t, metric=None: spoil(x)  # noqa: E731
     difference = lambda x: x.diff(dim=1)  # noqa: E731
-    solvers = {
-        "dual forward-backward": dual_forward_backward,
-        "accelerated dual": accelerated_dual_forward_backward,
-    }
+    solvers = {"dual forward-backward": dual_forward_backward, "accelerated dual": accelerated_dual_forward_backward}
     return Known(
         optimum,
         {

@@ -159,9 +159,7 @@ def test_radii_grow_and_rows_stop_at_the_first_success():
     x = torch.zeros(3, 2, dtype=torch.float64)
     need = torch.tensor([0.5, 1.2, 100.0], dtype=torch.float64)
     problem = ConstrainedProblem(
-        objective=lambda t, _: -t[:, 0],
-        constraints=[inequality(lambda t, _: need - t[:, 0])],
-        domain=L2Ball(10.0, x),
+        objective=lambda t, _: -t[:, 0], constraints=[inequality(lambda t, _: need - t[:, 0])], domain=L2Ball(10.0, x)
     )
     solver = SteepestDescent(size=5.0, p=2.0, first=0.25, growth=2.0, period=2, stop=True)
     solution = solve(problem, solver, x, steps=6)

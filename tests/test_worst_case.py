@@ -156,12 +156,7 @@ def test_standard_fools_what_can_be_fooled(distance, eps, small):
     found = standard(small.model, small.inputs, small.labels, eps=eps, distance=distance, steps=15, queries=30)
     assert small.model.training and torch.equal(torch.get_rng_state(), state)
     small.model.eval()
-    assert found.recipes == (
-        "apgd ce",
-        *(f"apgd targeted dlr {k}" for k in range(1, 5)),
-        "fab targeted",
-        "square",
-    )
+    assert found.recipes == ("apgd ce", *(f"apgd targeted dlr {k}" for k in range(1, 5)), "fab targeted", "square")
     assert torch.equal(small.model(found.x).argmax(1) != small.labels, found.feasible)
     assert (found.objective <= eps * (1 + 1e-4)).logical_or(~found.feasible).all()
     near = minimal(small.model, small.inputs, small.labels, distance=distance, steps=200)

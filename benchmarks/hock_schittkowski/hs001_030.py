@@ -41,11 +41,7 @@ PROBLEMS: tuple[HSProblem, ...] = (
         upper=(4, 3),
     ),
     HSProblem(
-        6,
-        (-1.2, 1),
-        0.0,
-        scalar(lambda x1, x2: (1 - x1) ** 2),
-        equalities=equal(lambda x1, x2: (10 * (x2 - x1**2),)),
+        6, (-1.2, 1), 0.0, scalar(lambda x1, x2: (1 - x1) ** 2), equalities=equal(lambda x1, x2: (10 * (x2 - x1**2),))
     ),
     HSProblem(
         7,
@@ -105,14 +101,7 @@ PROBLEMS: tuple[HSProblem, ...] = (
         nonnegative(lambda x1, x2: (1 - 0.25 * x1**2 - x2**2,)),
         equal(lambda x1, x2: (x1 - 2 * x2 + 1,)),
     ),
-    HSProblem(
-        15,
-        (-2, 1),
-        306.5,
-        _rosenbrock,
-        nonnegative(lambda x1, x2: (x1 * x2 - 1, x1 + x2**2)),
-        upper=(0.5, inf),
-    ),
+    HSProblem(15, (-2, 1), 306.5, _rosenbrock, nonnegative(lambda x1, x2: (x1 * x2 - 1, x1 + x2**2)), upper=(0.5, inf)),
     HSProblem(
         16,
         (-2, 1),

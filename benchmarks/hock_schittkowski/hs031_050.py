@@ -191,11 +191,7 @@ PROBLEMS: tuple[HSProblem, ...] = (
         0.0,
         scalar(lambda x1, x2, x3, x4, x5: (x1 - x2) ** 2 + (x2 - x3) ** 2 + (x3 - x4) ** 4 + (x4 - x5) ** 4),
         equalities=equal(
-            lambda x1, x2, x3, x4, x5: (
-                x1 + 2 * x2 + 3 * x3 - 6,
-                x2 + 2 * x3 + 3 * x4 - 6,
-                x3 + 2 * x4 + 3 * x5 - 6,
-            )
+            lambda x1, x2, x3, x4, x5: (x1 + 2 * x2 + 3 * x3 - 6, x2 + 2 * x3 + 3 * x4 - 6, x3 + 2 * x4 + 3 * x5 - 6)
         ),
     ),
 )

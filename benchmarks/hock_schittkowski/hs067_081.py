@@ -99,11 +99,7 @@ def _equalities74(x: Tensor) -> Tensor:
 
 
 _equalities78 = equal(
-    lambda x1, x2, x3, x4, x5: (
-        x1**2 + x2**2 + x3**2 + x4**2 + x5**2 - 10,
-        x2 * x3 - 5 * x4 * x5,
-        x1**3 + x2**3 + 1,
-    )
+    lambda x1, x2, x3, x4, x5: (x1**2 + x2**2 + x3**2 + x4**2 + x5**2 - 10, x2 * x3 - 5 * x4 * x5, x1**3 + x2**3 + 1)
 )
 
 PROBLEMS: tuple[HSProblem, ...] = (
@@ -205,11 +201,7 @@ PROBLEMS: tuple[HSProblem, ...] = (
             )
         ),
         nonnegative(
-            lambda x1, x2, x3, x4: (
-                5 - x1 - 2 * x2 - x3 - x4,
-                4 - 3 * x1 - x2 - 2 * x3 + x4,
-                x2 + 4 * x3 - 1.5,
-            )
+            lambda x1, x2, x3, x4: (5 - x1 - 2 * x2 - x3 - x4, 4 - 3 * x1 - x2 - 2 * x3 + x4, x2 + 4 * x3 - 1.5)
         ),
         lower=(0, 0, 0, 0),
     ),
@@ -221,10 +213,7 @@ PROBLEMS: tuple[HSProblem, ...] = (
             lambda x1, x2, x3, x4, x5: (x1 - 1) ** 2 + (x1 - x2) ** 2 + (x3 - 1) ** 2 + (x4 - 1) ** 4 + (x5 - 1) ** 6
         ),
         equalities=equal(
-            lambda x1, x2, x3, x4, x5: (
-                x1**2 * x4 + torch.sin(x4 - x5) - 2 * sqrt(2),
-                x2 + x3**4 * x4**2 - 8 - sqrt(2),
-            )
+            lambda x1, x2, x3, x4, x5: (x1**2 * x4 + torch.sin(x4 - x5) - 2 * sqrt(2), x2 + x3**4 * x4**2 - 8 - sqrt(2))
         ),
     ),
     HSProblem(

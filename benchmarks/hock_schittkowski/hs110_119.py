@@ -65,12 +65,7 @@ def _objective112(x: Tensor) -> Tensor:
 def _equalities112(x: Tensor) -> Tensor:
     x1, x2, x3, x4, x5, x6, x7, x8, x9, x10 = x.unbind(1)
     return torch.stack(
-        [
-            x1 + 2 * x2 + 2 * x3 + x6 + x10 - 2,
-            x4 + 2 * x5 + x6 + x7 - 1,
-            x3 + x7 + x8 + 2 * x9 + x10 - 1,
-        ],
-        1,
+        [x1 + 2 * x2 + 2 * x3 + x6 + x10 - 2, x4 + 2 * x5 + x6 + x7 - 1, x3 + x7 + x8 + 2 * x9 + x10 - 1], 1
     )
 
 
@@ -210,14 +205,7 @@ PROBLEMS: tuple[HSProblem, ...] = (
         lower=(0.1, 0.1, 0.1, 0.0001, 0.1, 0.1, 0.1, 0.1, 500, 0.1, 1, 0.0001, 0.0001),
         upper=(1, 1, 1, 0.1, 0.9, 0.9, 1000, 1000, 1000, 500, 150, 150, 150),
     ),
-    HSProblem(
-        117,
-        (*(0.001,) * 6, 60, *(0.001,) * 8),
-        32.34867897,
-        _objective117,
-        _inequalities117,
-        lower=(0,) * 15,
-    ),
+    HSProblem(117, (*(0.001,) * 6, 60, *(0.001,) * 8), 32.34867897, _objective117, _inequalities117, lower=(0,) * 15),
     HSProblem(
         118,
         (20, 55, 15, 20, 60, 20, 20, 60, 20, 20, 60, 20, 20, 60, 20),
@@ -227,13 +215,5 @@ PROBLEMS: tuple[HSProblem, ...] = (
         lower=(8, 43, 3, *(0,) * 12),
         upper=(21, 57, 16, *(90, 120, 60) * 4),
     ),
-    HSProblem(
-        119,
-        (10,) * 16,
-        244.899698,
-        _objective119,
-        equalities=_equalities119,
-        lower=(0,) * 16,
-        upper=(5,) * 16,
-    ),
+    HSProblem(119, (10,) * 16, 244.899698, _objective119, equalities=_equalities119, lower=(0,) * 16, upper=(5,) * 16),
 )

@@ -51,13 +51,7 @@ class FirstOrder(Solver[FirstOrderState]):
     """
 
     takes = Takes(
-        equalities=True,
-        shared=True,
-        fraction=True,
-        nonsmooth=True,
-        surrogate=True,
-        one_problem=True,
-        feasibility=True,
+        equalities=True, shared=True, fraction=True, nonsmooth=True, surrogate=True, one_problem=True, feasibility=True
     )
 
     lagrangian: AugmentedLagrangian = field(default_factory=lambda: AugmentedLagrangian(schedule=PeriodicRho()))
@@ -166,11 +160,7 @@ class FirstOrder(Solver[FirstOrderState]):
         return tuple(c if mask is None else torch.where(mask, c, 0) for c, mask in zip(candidates, masks))
 
     def _value(
-        self,
-        point: Evaluation,
-        values: tuple[Tensor, ...],
-        masks: tuple[Tensor | None, ...],
-        duals: tuple[Duals, ...],
+        self, point: Evaluation, values: tuple[Tensor, ...], masks: tuple[Tensor | None, ...], duals: tuple[Duals, ...]
     ) -> Tensor:
         terms = (self.lagrangian.term(y, d) for y, d in zip(values, duals))
         counted = (t if mask is None else torch.where(mask, t, 0) for t, mask in zip(terms, masks))

@@ -59,7 +59,5 @@ class GreedyAccumulation(Solver[Tensor]):
         size = per_row(self.size(point), state) if callable(self.size) else self.size
         delta = state - size * gradient
         return Proposal(
-            x=run.problem.domain.project(run.x0 + delta),
-            state=delta,
-            finished=feasible if self.stop else None,
+            x=run.problem.domain.project(run.x0 + delta), state=delta, finished=feasible if self.stop else None
         )

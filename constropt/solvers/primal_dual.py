@@ -32,13 +32,7 @@ class ProximalAdam(PrimalStep[tuple[Tensor, Tensor, int]]):
         return torch.zeros_like(x), torch.zeros_like(x), 0
 
     def update(
-        self,
-        gradient: Tensor,
-        state: tuple[Tensor, Tensor, int],
-        x: Tensor,
-        size: Tensor,
-        prox: Prox,
-        closure: Closure,
+        self, gradient: Tensor, state: tuple[Tensor, Tensor, int], x: Tensor, size: Tensor, prox: Prox, closure: Closure
     ) -> tuple[Tensor, tuple[Tensor, Tensor, int]]:
         m, v, t = state
         m = torch.lerp(gradient, m, self.momentum)

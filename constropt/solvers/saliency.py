@@ -83,11 +83,7 @@ class Saliency(Solver[Tensor]):
         done = ended | ~salient.any(1) & ~lost
         move = torch.zeros_like(flat).scatter_add(1, chosen, self.size * salient.to(flat))
         move = move.masked_fill(lost.unsqueeze(1), torch.nan)  # for the loop to notice
-        return Proposal(
-            x=run.problem.domain.project(x + move.view_as(x)),
-            state=done,
-            finished=done,
-        )
+        return Proposal(x=run.problem.domain.project(x + move.view_as(x)), state=done, finished=done)
 
     def _chosen(self, point: Evaluation, movable: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The entries to be moved, ``(batch, 1 or 2)``, which of them are salient, and the rows with a NaN gradient."""

@@ -8,13 +8,6 @@ from .search import Counterexample, LawViolation
 from .solver import KnownProblem, check_solver, known_problems
 
 __all__ = [
-    "Counterexample",
-    "KnownProblem",
-    "LawViolation",
-    "check_declaration",
-    "check_domain",
-    "check_penalty",
-    "check_prox",
-    "check_solver",
-    "known_problems",
-]
+    "Counterexample", "KnownProblem", "LawViolation", "check_declaration", "check_domain", "check_penalty",
+    "check_prox", "check_solver", "known_problems",
+]  # fmt: skip

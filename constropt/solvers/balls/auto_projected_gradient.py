@@ -140,10 +140,7 @@ class AutoProjectedGradient(Solver[AutoStepState]):
             if index:
                 blend = self.momentum * (following - x) + (1 - self.momentum) * (x - state.previous)
                 following = domain.project(x + blend)
-        return Proposal(
-            x=following,
-            state=replace(state, previous=x, value=value),
-        )
+        return Proposal(x=following, state=replace(state, previous=x, value=value))
 
     def _shorter(self, state: AutoStepState, span: int) -> tuple[AutoStepState, Tensor]:
         """The checkpoint of l2 and linf, ``span`` steps after the last one: the state, and which rows go back."""

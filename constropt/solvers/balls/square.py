@@ -53,9 +53,7 @@ class SquareSearch(Solver[SearchPoint]):
     (-16.0, 0)
     """
 
-    takes = Takes(
-        fraction=True, domains=NORM_BALL, objective_gradient=False, constraint_gradients=False
-    )
+    takes = Takes(fraction=True, domains=NORM_BALL, objective_gradient=False, constraint_gradients=False)
 
     area: float = 0.8
     seed: int = 0
@@ -99,9 +97,7 @@ class SquareSearch(Solver[SearchPoint]):
             delta = radius * _normed(_tiling(delta, p, draws), p)
         feasible = point.violation() <= run.tolerance
         return Proposal(
-            x=domain.project(center + delta.reshape(x.shape)),
-            state=state,
-            finished=feasible if self.stop else None,
+            x=domain.project(center + delta.reshape(x.shape)), state=state, finished=feasible if self.stop else None
         )
 
     def _size(self, delta: Tensor, index: int, run: Run, least: int) -> tuple[int, int]:

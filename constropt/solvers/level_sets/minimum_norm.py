@@ -100,10 +100,7 @@ class MinimumNorm(Solver[MinimumNormState]):
         radius = torch.where(feasible, torch.minimum(smaller, best).clamp_min(0), larger)
         radius = torch.minimum(radius, state.limit)
         delta = self._project(run, delta - size * normalised(gradient, 2), radius)
-        return Proposal(
-            x=run.problem.domain.project(run.x0 + delta),
-            state=MinimumNormState(radius, best, state.limit),
-        )
+        return Proposal(x=run.problem.domain.project(run.x0 + delta), state=MinimumNormState(radius, best, state.limit))
 
     def _project(self, run: Run, delta: Tensor, radius: Tensor) -> Tensor:
         """On the ball; for p = 1 on ball and box at once: what a later clip takes from the few entries of a sparse

@@ -103,9 +103,7 @@ class BoundaryProjection(Solver[BoundaryState]):
             order = order[:, column : column + 1]
         moved = self._move(run, point, order)
         return Proposal(
-            x=run.problem.domain.project(moved),
-            state=BoundaryState(state.order, best, done),
-            finished=done,
+            x=run.problem.domain.project(moved), state=BoundaryState(state.order, best, done), finished=done
         )
 
     def _run(self, run: Run, index: int) -> tuple[int, bool]:

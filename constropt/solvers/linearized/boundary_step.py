@@ -62,14 +62,7 @@ def step_on_cut(
 
 
 def _limited(
-    p: float,
-    start: Tensor,
-    normal: Tensor,
-    target: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-    radius: Tensor,
-    best: Tensor,
+    p: float, start: Tensor, normal: Tensor, target: Tensor, lower: Tensor, upper: Tensor, radius: Tensor, best: Tensor
 ) -> Tensor:
     """The optimum on the sphere of the trust region; ``best``, which meets cut and radius, is where it starts."""
     low, high = torch.zeros_like(target), torch.ones_like(target)

@@ -50,9 +50,7 @@ class SegmentSearch(Solver[SegmentState]):
     tensor([[0.5000, 0.5000]])
     """
 
-    takes = Takes(
-        least=1, most=1, alternatives=True, domains=BOX, objective_gradient=False, constraint_gradients=False
-    )
+    takes = Takes(least=1, most=1, alternatives=True, domains=BOX, objective_gradient=False, constraint_gradients=False)
 
     end: Tensor
     secant: bool = False

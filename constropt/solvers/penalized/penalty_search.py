@@ -90,9 +90,7 @@ class PenaltySearch(Solver[PenaltySearchState]):
     ([True], 0.25)
     """
 
-    takes = Takes(
-        equalities=True, fraction=True, nonsmooth=True, surrogate=True, feasibility=True
-    )
+    takes = Takes(equalities=True, fraction=True, nonsmooth=True, surrogate=True, feasibility=True)
 
     primal: PrimalStep[Any] = field(default_factory=Adam)
     size: float | Tensor = 0.01

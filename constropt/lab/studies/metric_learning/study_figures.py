@@ -47,9 +47,6 @@ def write_figures(study: Study) -> list[Path]:
         )
         network.load_state_dict(load_weights(weights))
         embedding_map(
-            unit(embed(network, data.query.images)),
-            data.query.labels,
-            path=path,
-            title=title_of(method, METHODS),
+            unit(embed(network, data.query.images)), data.query.labels, path=path, title=title_of(method, METHODS)
         )
     return written
