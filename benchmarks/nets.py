@@ -9,7 +9,7 @@ from torch import nn
 
 from constropt.lab import LabelledData, load_data, load_model
 
-MODELS, CIFAR = "constropt.lab.models.small", "constropt.lab.models.cifar_models"
+MODELS, CIFAR = "constropt.lab.models.small", "constropt.lab.models.small"
 
 # name -> factory, weights below the data folder (or, with "out/", where benchmarks/mnist.py has put them), data
 NETS = {

@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from constropt.lab.attacks.columns import NORMS, Measure
-from constropt.lab.attacks.recipe_options import check_options, refusal, takes
-from constropt.lab.attacks.run import measure_of
+from constropt.lab.attacks.run import check_options, measure_of, refusal, takes
 from constropt.lab.attacks.targets import choose_targets
 from constropt.lab.runs.specs import RecipeSpec
 from constropt.problems.distances import UnsupportedDistance

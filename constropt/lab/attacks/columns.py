@@ -10,10 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from constropt.lab.attacks.rounding import round_to_8_bits
 from constropt.problems.dense_metrics import apsr, confusion
 from constropt.problems.model_calls import logits_of
 from constropt.solution import Solution, Status
+
+LEVELS = 255
+
+
+def round_to_8_bits(x: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """``x`` on the 256 levels between the bounds that an 8-bit image can hold: multiples of 1/255 within (0, 1).
+
+    Exact for inputs that were bytes divided by 255. Halves go to the even level, as ``torch.round`` does.
+
+    >>> import torch
+    >>> round_to_8_bits(torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 1.0])).mul(255).tolist()
+    [0.0, 0.0, 1.0, 255.0]
+    """
+    low, high = bounds
+    level = ((x - low) * (LEVELS / (high - low))).round().clamp(0, LEVELS)
+    if (low, high) == (0.0, 1.0):
+        return level / LEVELS  # the very division that makes [0, 1] of bytes
+    return (low + level * ((high - low) / LEVELS)).clamp(low, high)
+
 
 TOLERANCE = 1e-6  # of the bounds, input units: rounding of a projection, far below any perturbation that matters
 NORMS = ("l0", "l1", "l2", "linf")

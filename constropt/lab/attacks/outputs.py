@@ -17,8 +17,8 @@ from rich.table import Table
 from constropt.checks import MissingExtra
 from constropt.files import finite, replacing
 from constropt.lab.attacks.plots import plot_curve
+from constropt.lab.attacks.report import number
 from constropt.lab.attacks.results import CONVENTIONS, CellResult
-from constropt.lab.attacks.results_table import number
 from constropt.lab.attacks.sharded import AttackEvaluation
 from constropt.lab.text_tables import markdown_table
 from constropt.solution import Status
@@ -69,7 +69,8 @@ def write_evaluation(evaluation: AttackEvaluation) -> list[str]:
 
 def terminal_tables(evaluation: AttackEvaluation) -> list[Table]:
     """A table for every model and distance and, of several models, those of the geometric means; the conventions stand
-    below the last one."""
+    below the last one.
+    """
     tables = []
     for caption, rows in _blocks(evaluation):
         header, lines = _layout(rows)
@@ -170,8 +171,7 @@ def _samples(result: CellResult) -> pyarrow.Table:
 
 
 def _by_axis(results: Sequence[CellResult]) -> dict[tuple[str, str], list[CellResult]]:
-    """Results that one picture can hold: those of a model, a distance and a goal; the goal is named where there is
-    one."""
+    """Results that one picture can hold: those of a model, a distance and a goal; the goal is named where there is one."""
     grouped: dict[tuple[str, str], list[CellResult]] = {}
     for result in results:
         goal = f"-{result.goal.replace(' ', '-')}" if result.goal else ""

@@ -11,7 +11,7 @@ import numpy as np
 
 from constropt.lab.attacks.columns import NORMS
 from constropt.lab.attacks.report import RESULT_CONVENTIONS, failed_as_infinite, figures_of, robust_accuracy
-from constropt.lab.runs.shards import Shard
+from constropt.lab.runs.folder import Shard
 
 WORST_CASE = "worst case"
 GEOMETRIC_MEAN = "geometric mean"

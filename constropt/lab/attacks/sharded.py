@@ -26,8 +26,18 @@ from constropt.lab.attacks.results import (
 )
 from constropt.lab.attacks.run import classes_of, device_of, run_batch
 from constropt.lab.attacks.signs import Model, Sign, left_in_training_mode
-from constropt.lab.runs.manifest import FILE, fingerprint, model_fingerprint, open_run
-from constropt.lab.runs.shards import batch_rows, is_complete, read_adversarial, read_shard, shard_path, write_shard
+from constropt.lab.runs.folder import (
+    FILE,
+    batch_rows,
+    fingerprint,
+    is_complete,
+    model_fingerprint,
+    open_run,
+    read_adversarial,
+    read_shard,
+    shard_path,
+    write_shard,
+)
 from constropt.lab.runs.specs import RecipeSpec, parse_recipe
 from constropt.modes import evaluating
 

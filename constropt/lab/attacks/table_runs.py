@@ -13,16 +13,15 @@ from rich.table import Table
 
 from constropt.files import finite, replacing
 from constropt.lab.attacks.outputs import passes, percent
-from constropt.lab.attacks.recipe_options import check_options, takes
+from constropt.lab.attacks.report import number
 from constropt.lab.attacks.results import AVERAGE, GEOMETRIC_MEAN, LEAST_LIKELY, WORST_CASE
-from constropt.lab.attacks.results_table import number
+from constropt.lab.attacks.run import check_options, takes
 from constropt.lab.attacks.sharded import DEFAULTS, AttackEvaluation, Progress, RunSettings, run_evaluation
 from constropt.lab.attacks.signs import Model, Sign
 from constropt.lab.attacks.thesis_tables import TABLES, TableRow, ThesisTable
-from constropt.lab.runs.references import load_recipe
-from constropt.lab.runs.specs import RecipeSpec
-from constropt.lab.runs.table_names import named_table
+from constropt.lab.runs.specs import RecipeSpec, named_table
 from constropt.lab.text_tables import markdown_table, terminal_table
+from constropt.problems.references import load_recipe
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
+from constropt.lab.attacks.examine import load_transfer
 from constropt.lab.attacks.outputs import terminal_tables, write_evaluation
 from constropt.lab.attacks.sharded import AttackEvaluation, RunSettings, run_evaluation
 from constropt.lab.attacks.signs import Sign
-from constropt.lab.attacks.transfer import load_transfer
 from constropt.lab.cli.shared import (
     DataOption,
     DeviceOption,

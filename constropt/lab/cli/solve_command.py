@@ -13,10 +13,8 @@ from rich.console import Console
 from torch import nn
 
 from constropt.lab.attacks.plots import plot_curve, plot_failures, plot_grid, plot_label_maps
-from constropt.lab.attacks.recipe_options import takes
-from constropt.lab.attacks.report import AttackReport
-from constropt.lab.attacks.results_table import results_table
-from constropt.lab.attacks.run import classes_of, evaluate
+from constropt.lab.attacks.report import AttackReport, results_table, write_adversarial, write_results, write_summary
+from constropt.lab.attacks.run import classes_of, evaluate, takes
 from constropt.lab.attacks.targets import choose_targets, dense_targets
 from constropt.lab.cli.shared import (
     DataOption,
@@ -29,11 +27,10 @@ from constropt.lab.cli.shared import (
     usable_device,
 )
 from constropt.lab.data.load import load_data
-from constropt.lab.runs.references import load_recipe
 from constropt.lab.runs.specs import parse_options
-from constropt.lab.runs.store import write_adversarial, write_results, write_summary
 from constropt.plotting import require_matplotlib
 from constropt.problems.model_calls import logits_of
+from constropt.problems.references import load_recipe
 
 _OWN_FLAGS = {"distance", "steps", "penalty", "targets", "batch_size", "name", "measure", "progress"}
 

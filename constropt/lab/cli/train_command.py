@@ -1,25 +1,248 @@
-"""``constropt train classifier``, ``constropt train calibration`` and ``constropt train metric``."""
+"""``constropt train classifier``, ``constropt train calibration`` and ``constropt train metric``; Fig. I-1 for
+``reproduce``.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from constropt.lab.cli.calibration_command import train_calibration
-from constropt.lab.cli.retrieval_command import train_metric
 from constropt.lab.cli.shared import (
+    AugmentOption,
+    BatchOption,
     DataOption,
+    DecayOption,
     DeviceOption,
+    EpochsOption,
+    FreshOption,
+    Launch,
+    OptimizerOption,
     ProgressOption,
+    RateOption,
+    ScheduleOption,
     SeedOption,
+    SeedsOption,
     clean_errors,
+    data_folder,
+    named_bar,
+    print_table,
+    run_and_show,
     trained,
     usable_device,
 )
+from constropt.lab.data.load import load_data
+from constropt.lab.models.small import digits_cnn
 from constropt.lab.models.weights import save_weights
+from constropt.lab.runs.specs import reference_of
+from constropt.lab.studies.calibration.kind import CALIBRATION
+from constropt.lab.studies.calibration.study import CalibrationSetup
+from constropt.lab.studies.calibration.study_data import DataSettings
+from constropt.lab.studies.epochs import TrainingSettings
+from constropt.lab.studies.metric_learning.figures import SETTINGS, figure_one
+from constropt.lab.studies.metric_learning.kind import RETRIEVAL
+from constropt.lab.studies.metric_learning.study import RetrievalSetup
+from constropt.lab.studies.metric_learning.study_data import RetrievalSettings
+from constropt.lab.studies.metric_learning.training import RetrievalTraining
+from constropt.plotting import require_matplotlib
+
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="NAME[KEY=VALUE,...] of ce, mmce, ecp, ls, fl, flsd, cpc, mbls, cals-hr, cals-alm, their variants or"
+        " module:factory of a loss; several can be given.",
+    ),
+]
+
+
+@clean_errors
+def train_calibration(
+    out: Annotated[Path, typer.Option(help="The folder of the study; a killed one continues there.")],
+    method: MethodsOption = None,
+    seeds: SeedsOption = "0",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="As for solve, or omniglot:DIR or newsgroups:FILE; with options: omniglot:DIR[size=20],"
+            " newsgroups:FILE[length=100,vocabulary=8000]."
+        ),
+    ] = "digits",
+    test_data: Annotated[str | None, typer.Option(help="Where test samples are, if elsewhere.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="module:factory[KEY=VALUE,...]; it gets num_classes, channels, image_size and vocabulary where it"
+            " takes them. Default: a small CNN for digits, ResNet-18, DeepLab or GPCN else."
+        ),
+    ] = None,
+    epochs: EpochsOption = 40,
+    batch_size: BatchOption = 64,
+    optimizer: OptimizerOption = "adamw",
+    lr: RateOption = None,
+    weight_decay: DecayOption = None,
+    schedule: ScheduleOption = "cosine",
+    augment: AugmentOption = "none",
+    held_out: Annotated[
+        float, typer.Option(help="Held out for multipliers and temperatures: a fraction, or how many of each class.")
+    ] = 0.2,
+    long_tail: Annotated[
+        float | None, typer.Option(help="Thin classes out exponentially: ratio of the largest to the smallest.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Of the training split; default: all.")] = None,
+    test_samples: Annotated[int | None, typer.Option(min=1, help="Of the test split; default: all.")] = None,
+    figures: Annotated[bool, typer.Option(help="Draw reliability diagrams and multipliers (extra plot).")] = True,
+    fresh: FreshOption = False,
+    device: DeviceOption = "cpu",
+    progress: ProgressOption = None,
+) -> None:
+    """Train with calibration losses, the same split, weights and batches for all; compare before and after scaling."""
+    setup = CalibrationSetup(
+        data=DataSettings(
+            data=data,
+            test=test_data,
+            held_out=held_out,
+            long_tail=long_tail,
+            samples=samples,
+            test_samples=test_samples,
+        ),
+        training=TrainingSettings(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            augment=augment,
+        ),
+        model=reference_of(digits_cnn) if model is None and data == "digits" else model,
+    )
+    run_and_show(CALIBRATION, setup, method or ["ce", "cals-alm"], seeds, Launch(out, figures, fresh, device, progress))
+
+
+_FIGURE_SAMPLES = 6000
+
+
+@clean_errors
+def train_metric(
+    out: Annotated[Path, typer.Option(help="The folder of the study; a killed one continues there.")],
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME[KEY=VALUE,...] of ce, ce-plain, spce, spce-t, center, contrastive, triplet, ms, snca, snca-bank,"
+            " nca, proxy-nca, fastap or module:factory of a loss; several can be given. Default: ce."
+        ),
+    ] = None,
+    seeds: SeedsOption = "0",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="As for solve, or omniglot:DIR, cub:DIR, cars:DIR, sop:DIR, in-shop:DIR; with the side of the images"
+            " in brackets: omniglot:DIR[size=28]."
+        ),
+    ] = "digits",
+    unseen: Annotated[
+        float, typer.Option(help="Fraction of the classes (Omniglot: alphabets) to search, where the data says none.")
+    ] = 0.4,
+    validation: Annotated[
+        float, typer.Option(help="Fraction of the other classes that is looked at after each epoch, not trained on.")
+    ] = 0.0,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="module:factory[KEY=VALUE,...] of a feature extractor, as"
+            " timm:create_model[model_name=resnet50,pretrained=true,num_classes=0]. Default: four small convolutions."
+        ),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="A file of weights for it.")] = None,
+    head_norm: Annotated[bool, typer.Option(help="A batch normalisation without scale and bias on top.")] = True,
+    frozen: Annotated[
+        bool, typer.Option(help="Hold the batch normalisations of the model; for one that is pre-trained.")
+    ] = False,
+    epochs: EpochsOption = 30,
+    batch_size: BatchOption = 128,
+    per_class: Annotated[
+        int, typer.Option(min=0, help="Samples of a class in the batches of losses that need pairs; 0: as they come.")
+    ] = 4,
+    optimizer: OptimizerOption = "sgd",
+    lr: RateOption = 0.02,
+    momentum: Annotated[float, typer.Option(help="Nesterov's, of sgd.")] = 0.0,
+    weight_decay: DecayOption = None,
+    schedule: ScheduleOption = "constant",
+    augment: AugmentOption = "none",
+    figures: Annotated[bool, typer.Option(help="Draw maps of the embeddings (extra plot).")] = True,
+    fresh: FreshOption = False,
+    device: DeviceOption = "cpu",
+    progress: ProgressOption = None,
+) -> None:
+    """Train an embedding by the recipe of Sec. 2.5.3 and search classes that it has not seen.
+
+    Defaults are those of CUB: SGD at 0.02 without momentum. Cars: --lr 0.05; SOP and In-Shop: --lr 0.003 --momentum
+    0.99. A network from scratch learns faster by --optimizer adam --lr 0.001 --schedule cosine.
+    """
+    setup = RetrievalSetup(
+        data=RetrievalSettings(data=data, unseen=unseen, validation=validation),
+        training=RetrievalTraining(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            augment=augment,
+            momentum=momentum,
+            per_class=per_class or None,
+        ),
+        model=model,
+        weights=weights,
+        head_norm=head_norm,
+        frozen=frozen,
+    )
+    run_and_show(RETRIEVAL, setup, loss or ["ce"], seeds, Launch(out, figures, fresh, device, progress))
+
+
+def draw_figure(
+    data: str | None,
+    out: Path | None,
+    *,
+    samples: int | None,
+    epochs: int | None,
+    seed: int,
+    device: str,
+    progress: bool | None,
+) -> None:
+    """Draw Fig. I-1: cross-entropy and SPCE over the epochs."""
+    folder = out or Path("out") / "figure-I-1"
+    if data is None:
+        mnist = data_folder() / "mnist"
+        data = f"mnist:{mnist}" if mnist.is_dir() else "digits"
+        if data == "digits":
+            typer.echo(f"note: no {mnist}; running on digits instead", err=True)
+    require_matplotlib()
+    train, validation = (load_data(data, split=split) for split in ("train", "test"))
+    count = _FIGURE_SAMPLES if samples is None else samples
+    train, validation = (type(part)(part.inputs[:count], part.labels[:count]) for part in (train, validation))
+    with named_bar("epochs", progress) as shown:
+        found = figure_one(
+            train,
+            validation,
+            out=folder,
+            settings=SETTINGS if epochs is None else replace(SETTINGS, epochs=epochs),
+            seed=seed,
+            device=usable_device(device),
+            progress=shown,
+        )
+    header = ["loss", "first epoch", "last epoch", "first accuracy", "last accuracy"]
+    lines = [
+        [name, *(f"{curve['loss'][place]:.4f}" for place in (0, -1)), *(f"{curve['accuracy'][i]:.2%}" for i in (0, -1))]
+        for name, curve in found.items()
+    ]
+    print_table(f"figure-I-1: {data}, {len(train.labels)} samples", header, lines, [])
+    typer.echo(f"written to {folder}: figure-I-1.png, figure-I-1.json")
+
 
 app = typer.Typer(no_args_is_help=True, help="Train models to run recipes on.", rich_markup_mode=None)
 app.command("calibration")(train_calibration)

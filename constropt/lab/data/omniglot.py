@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from constropt.lab.data.labelled import require_split
-from constropt.lab.data.pillow import BOX, opened_image
+from constropt.lab.data.readers import BOX, opened_image, require_split
 
 _MEMBER = re.compile(r"(?:^|/)([^/]+)/(character\d+)/([^/]+)\.png$")
 _TEST_SHARE = 0.25  # of the images of each class: 5 of 20

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
-from constropt.lab.data.labelled import require_split
+from constropt.lab.data.readers import require_split
 
 PADDING, UNKNOWN = 0, 1  # the numbers of no word, and of a word outside the vocabulary
 _RESERVED = 2

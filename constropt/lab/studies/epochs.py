@@ -10,11 +10,46 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from constropt.checks import require_whole
 from constropt.files import replacing
-from constropt.lab.runs.factories import known
-from constropt.lab.studies.augment import AUGMENTATIONS
+from constropt.lab.runs.specs import known
+
+
+def shift(images: Tensor) -> Tensor:
+    """Each of ``images`` ``(batch, channels, height, width)`` moved by up to an eighth of its size, what comes in 0.
+
+    >>> shift(torch.ones(2, 3, 16, 16)).shape
+    torch.Size([2, 3, 16, 16])
+    """
+    batch, _, height, width = images.shape
+    reach = max(1, height // 8), max(1, width // 8)
+    padded = functional.pad(images, (reach[1], reach[1], reach[0], reach[0]))
+    down, right = (torch.randint(0, 2 * r + 1, (batch, 1), device=images.device) for r in reach)
+    rows = down + torch.arange(height, device=images.device)
+    columns = right + torch.arange(width, device=images.device)
+    picked = torch.arange(batch, device=images.device)[:, None, None]
+    # indices around a slice put its dimension last
+    return padded[picked, :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+
+
+def shift_and_mirror(images: Tensor) -> Tensor:
+    """:func:`shift`, and every other image, by chance, mirrored left to right.
+
+    >>> shift_and_mirror(torch.ones(2, 3, 16, 16)).shape
+    torch.Size([2, 3, 16, 16])
+    """
+    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return shift(torch.where(mirrored, images.flip(3), images))
+
+
+AUGMENTATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda images: images,
+    "shift": shift,
+    "shift-mirror": shift_and_mirror,
+}
+
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -38,7 +73,7 @@ TRAIN_LOSS = "train_loss"  # the figure that every epoch leaves
 @dataclass(frozen=True)
 class TrainingSettings:
     """How long and by which optimizer. ``lr`` and ``weight_decay`` ``None`` are those usual for the optimizer;
-    ``augment`` changes images at random (:mod:`~constropt.lab.studies.augment`).
+    ``augment`` changes images at random (:mod:`~constropt.lab.studies.epochs`).
 
     Raises ``ValueError`` for an unknown optimizer, schedule or augmentation, naming near ones, and for numbers that
     make no training.

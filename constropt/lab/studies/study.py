@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from constropt.files import finite, replacing
 from constropt.lab.models.weights import save_weights
-from constropt.lab.runs.manifest import FILE, open_run
+from constropt.lab.runs.folder import FILE, open_run
 from constropt.lab.runs.specs import RecipeSpec, parse_recipe
 from constropt.lab.studies.epochs import History
 from constropt.weights import load_weights

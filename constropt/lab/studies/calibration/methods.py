@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from constropt.lab.runs.specs import RecipeSpec
-from constropt.lab.studies.methods import Method, build, parse_method
+from constropt.lab.studies.tables import Method, build, parse_method
 from constropt.problems.calibration.cpc import CPC
 from constropt.problems.calibration.focal import FLSD, FocalLoss
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from constropt.lab.studies.augment import AUGMENTATIONS
-from constropt.lab.studies.epochs import TRAIN_LOSS, History, TrainingSettings, run_epochs, shuffled
+from constropt.lab.studies.epochs import AUGMENTATIONS, TRAIN_LOSS, History, TrainingSettings, run_epochs, shuffled
 from constropt.modes import evaluating
 from constropt.problems.calibration.metrics import accuracy, expected_calibration_error, negative_log_likelihood
 from constropt.problems.model_calls import logits_of
@@ -35,12 +34,11 @@ def train(
 ) -> History:
     """Minimise ``criterion(logits, labels)`` over the parameters of ``model``, in place; the model ends in eval mode.
 
-    After each epoch the network passes once over ``held_out``: for the figures of the history, and for the dual step
-    of a :class:`~constropt.training.ConstrainedLoss` (``update_duals``, Alg. 6.2). Batches are drawn by ``seed`` alone,
-    of sizes that differ by one at most, on the device of the model. Each epoch seeds the generators anew, dropout's
-    too, and leaves the global ones as they were. So a checkpoint needs no state of theirs: with ``checkpoint``, a file
-    that is replaced after every epoch, a run that was killed continues there and ends as an uninterrupted one, bit for
-    bit.
+    After each epoch the network passes once over ``held_out``: for the figures of the history, and for the dual step of
+    a :class:`~constropt.training.ConstrainedLoss` (``update_duals``, Alg. 6.2). Batches are drawn by ``seed`` alone, of
+    sizes that differ by one at most, on the device of the model. Each epoch seeds the generators anew, dropout's too,
+    and leaves the global ones as they were. So a checkpoint needs no state of theirs: with ``checkpoint``, a file that
+    is replaced after every epoch, a run that was killed continues there and ends as an uninterrupted one, bit for bit.
 
     Raises ``ValueError`` for empty or mismatched data, augmentation of what is no image with one label, a checkpoint of
     another training, and a loss that stops being finite.

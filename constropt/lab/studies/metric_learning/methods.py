@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from constropt.lab.runs.specs import RecipeSpec
-from constropt.lab.studies.methods import Method, build, parse_method
+from constropt.lab.studies.tables import Method, build, parse_method
 from constropt.problems.metric_learning.base import SplitLoss
 from constropt.problems.metric_learning.center import Center
 from constropt.problems.metric_learning.contrastive import Contrastive

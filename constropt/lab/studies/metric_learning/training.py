@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from constropt.checks import require_whole
-from constropt.lab.data.sampling import class_batches
-from constropt.lab.studies.augment import AUGMENTATIONS
-from constropt.lab.studies.epochs import OPTIMIZERS, History, TrainingSettings, run_epochs, shuffled
+from constropt.lab.data.retrieval_sets import class_batches
+from constropt.lab.studies.epochs import AUGMENTATIONS, OPTIMIZERS, History, TrainingSettings, run_epochs, shuffled
 from constropt.lab.studies.metric_learning.methods import OnSphere
 from constropt.lab.studies.metric_learning.study_data import Images, Samples
 from constropt.modes import evaluating
