@@ -79,7 +79,8 @@ def verified(
     """
     bounds, nu, ignore_index = measure.bounds, measure.nu, measure.ignore_index
     x = solution.x.detach()
-    inside = _inside(x, bounds)
+    finite = x.isfinite().flatten(1)
+    inside = (finite & (x >= bounds[0] - TOLERANCE).flatten(1) & (x <= bounds[1] + TOLERANCE).flatten(1)).all(1)
     saved, rounded = round_to_8_bits(x.nan_to_num(bounds[0]), bounds), round_to_8_bits(inputs, bounds)
     logits = [logits_of(model(batch)) for batch in (inputs, x, saved)]
     clean, prediction, saved_prediction = (z.argmax(1) for z in logits)
@@ -108,7 +109,7 @@ def verified(
             counts[name] = confusion(predictions, labels, logits[0].shape[1], ignore_index=ignore_index).cpu()
     columns |= {
         "success": changed & inside,
-        "success_8bit": saved_changed & x.flatten(1).isfinite().all(1),
+        "success_8bit": saved_changed & finite.all(1),
         "claimed": solution.feasible,
         "distance": norms.get(measure.distance_name, solution.objective.detach().double()),
         "distance_8bit": saved_norms[measure.distance_name]
@@ -137,8 +138,3 @@ def _own_distance(solution: Solution, x: Tensor, inputs: Tensor) -> Tensor:
         return torch.full((x.shape[0],), torch.nan, dtype=torch.float64)
     value: Any = distance(x, inputs)
     return value.detach().double()
-
-
-def _inside(x: Tensor, bounds: tuple[float, float]) -> Tensor:
-    flat = x.flatten(1)
-    return (flat.isfinite() & (flat >= bounds[0] - TOLERANCE) & (flat <= bounds[1] + TOLERANCE)).all(1)

@@ -171,7 +171,9 @@ def _samples(result: CellResult) -> pyarrow.Table:
 
 
 def _by_axis(results: Sequence[CellResult]) -> dict[tuple[str, str], list[CellResult]]:
-    """Results that one picture can hold: those of a model, a distance and a goal; the goal is named where there is one."""
+    """Results that one picture can hold: those of a model, a distance and a goal; the goal is named where there is
+    one.
+    """
     grouped: dict[tuple[str, str], list[CellResult]] = {}
     for result in results:
         goal = f"-{result.goal.replace(' ', '-')}" if result.goal else ""

@@ -195,12 +195,13 @@ def results_table(reports: Sequence[AttackReport], *, title: str | None = None) 
         table.add_column(header, justify="right")
     for report in reports:
         summary = report.summary()
+        apsr, before, after = (_percent(summary, figure) for figure in ("mean_apsr", "clean_miou", "miou"))
         table.add_row(
             report.name if unit else f"{report.name} ({report.distance_name})",
             f"{summary['success_rate']:.1%}",
             number(summary["median_distance"]),
             number(summary["mean_distance"]),
-            *([_percent(summary, "mean_apsr"), _iou(summary)] if dense else []),
+            *([apsr, f"{before} > {after}"] if dense else []),
             f"{number(summary['forwards'])} / {number(summary['backwards'])}",
             f"{summary['wall_time']:.2f} s",
             f"{summary['time_over_model_time']:.2f}",
@@ -210,10 +211,6 @@ def results_table(reports: Sequence[AttackReport], *, title: str | None = None) 
 
 def _percent(summary: dict[str, Any], name: str) -> str:
     return f"{summary[name]:.1%}" if name in summary else "-"
-
-
-def _iou(summary: dict[str, Any]) -> str:
-    return f"{_percent(summary, 'clean_miou')} > {_percent(summary, 'miou')}"
 
 
 def number(value: float | None) -> str:

@@ -61,12 +61,11 @@ def outside_bounds(inputs: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> 
         return None
     flat = inputs.flatten(1)
     rows = int((~((flat >= bounds[0]) & (flat <= bounds[1])).all(1)).sum())
-    return Sign(
-        "inputs",
-        "",
+    seen = (
         f"{rows} of {len(inputs)} inputs leave [{bounds[0]:g}, {bounds[1]:g}] (values from {low:.4g} to {high:.4g}):"
-        " put the normalisation into the model, divide bytes by 255",
+        " put the normalisation into the model, divide bytes by 255"
     )
+    return Sign("inputs", "", seen)
 
 
 @torch.no_grad()
@@ -78,12 +77,11 @@ def stochastic(model: Model, inputs: Tensor, name: str = "") -> Sign | None:
     if gap <= 1e-4 * spread:
         return None
     flips = float((first.argmax(1) != second.argmax(1)).double().mean())
-    return Sign(
-        "stochastic",
-        name,
+    seen = (
         f"answers at random: two passes on the same inputs differ by up to {gap:.3g} and in {flips:.1%} of the"
-        " predictions; a success may not repeat, and attacks need the mean over draws",
+        " predictions; a success may not repeat, and attacks need the mean over draws"
     )
+    return Sign("stochastic", name, seen)
 
 
 @torch.no_grad()
@@ -159,12 +157,11 @@ def transfer_beats(
         right += int(correct.sum())
     if ahead <= threshold * right:
         return None
-    return Sign(
-        "transfer",
-        name,
+    seen = (
         f"black-box transfer beats white-box: inputs made on {origin} change {ahead} of {right} samples at a smaller"
-        f" {distance_name} distance than the attacks on the model itself found",
+        f" {distance_name} distance than the attacks on the model itself found"
     )
+    return Sign("transfer", name, seen)
 
 
 @torch.no_grad()
@@ -202,12 +199,11 @@ def noise_beats(
     count, right = int((fooled & correct).sum()), int(correct.sum())
     if count <= threshold * right:
         return None
-    return Sign(
-        "noise",
-        name,
+    seen = (
         f"random noise beats white-box: {draws} draws of it change {count} of {right} samples at a smaller"
-        f" {distance_name} distance than the attacks found",
+        f" {distance_name} distance than the attacks found"
     )
+    return Sign("noise", name, seen)
 
 
 def fails_unbounded(
@@ -232,12 +228,11 @@ def fails_unbounded(
     failed = int((~fooled).sum())
     if failed <= threshold * len(inputs):
         return None
-    return Sign(
-        "unbounded",
-        name,
+    seen = (
         f"an attack without bound fails on {failed} of {len(inputs)} samples: its gradients lead nowhere, and"
-        " distances found with them overstate the robustness",
+        " distances found with them overstate the robustness"
     )
+    return Sign("unbounded", name, seen)
 
 
 def success_falls(

@@ -5,7 +5,7 @@ known by kind: what may be typed beside a name, and what runs the table.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -16,39 +16,19 @@ from rich.console import Console
 from constropt.lab.attacks.sharded import RunSettings
 from constropt.lab.attacks.table_runs import reproduce, reproduction_table, thesis_table, write_reproduction
 from constropt.lab.attacks.thesis_tables import TABLES
-from constropt.lab.cli.evaluate_command import (
-    FreshOption,
-    ModelsOption,
-    ShardOption,
-    ShardsOption,
-    WeightsOption,
-    finished,
-    first_samples,
-    shard_number,
-    warn,
-)
-from constropt.lab.cli.shared import (
-    DATA,
-    DEFAULT_FOLDER,
-    DeviceOption,
-    ProgressOption,
-    SeedOption,
-    SeedsOption,
-    bar,
-    clean_errors,
-    data_folder,
-    named_bar,
-    named_networks,
-    print_table,
-    seeds_of,
-    usable_device,
-)
-from constropt.lab.cli.train_command import MethodsOption, draw_figure
+from constropt.lab.cli import evaluate_command as evaluating
+from constropt.lab.cli import shared
+from constropt.lab.cli.train_command import MethodsOption
+from constropt.lab.data.load import load_data
+from constropt.lab.data.readers import LabelledData
 from constropt.lab.models.small import cifar_cnn_a, cifar_resnet4b, cifar_resnet20, madry_cnn, mnist_cnn
 from constropt.lab.runs.specs import named_table, reference_of
 from constropt.lab.studies.catalogue import STUDIES
 from constropt.lab.studies.kind import StudyKind, TableSettings, run_table
+from constropt.lab.studies.metric_learning.figures import SETTINGS, figure_one
+from constropt.plotting import require_matplotlib
 
+_FIGURE_SAMPLES = 6000
 # by data set: where it is below the data folder, and name, factory and weights of the models
 _DEFAULTS = {
     "mnist": (
@@ -111,12 +91,12 @@ def table_kinds() -> dict[str, TableKind]:
 
 def _run_attacks(table: str, request: Request) -> None:
     wanted = thesis_table(table)
-    place = shard_number(request.shard, request.shards)
+    place = evaluating.shard_number(request.shard, request.shards)
     folder = request.out or Path("out") / wanted.name
     data, models, files = _defaults(wanted.data, request.data, request.models, request.weights)
-    inputs, labels = first_samples(data, request.samples)
-    device = usable_device(request.device)
-    networks, described = named_networks(models, files, data, folder, device, request.seed, request.progress)
+    inputs, labels = evaluating.first_samples(data, request.samples)
+    device = shared.usable_device(request.device)
+    networks, described = shared.named_networks(models, files, data, folder, device, request.seed, request.progress)
     settings = RunSettings(
         batch_size=request.batch_size,
         seed=request.seed,
@@ -126,7 +106,7 @@ def _run_attacks(table: str, request: Request) -> None:
         about={"data": data, "references": described, "table": wanted.name},
         look_for_signs=request.signs,
     )
-    with bar(wanted.name, request.progress) as advance:
+    with shared.bar(wanted.name, request.progress) as advance:
         found = reproduce(
             wanted,
             networks,
@@ -135,10 +115,10 @@ def _run_attacks(table: str, request: Request) -> None:
             out=folder,
             steps=request.steps,
             settings=settings,
-            warn=warn,
+            warn=evaluating.warn,
             progress=lambda _, done, total: advance(done, total),
         )
-    if finished(found.evaluation):
+    if evaluating.finished(found.evaluation):
         path = write_reproduction(found)
         Console().print(reproduction_table(found))
         typer.echo(f"written to {path.parent}: {path.name}, and summary.md with every model")
@@ -149,43 +129,58 @@ def _run_study(kind: StudyKind, table: str, request: Request) -> None:
     settings = TableSettings(
         benchmarks=names,
         methods=tuple(request.methods) or None,
-        seeds=tuple(seeds_of(request.seeds)),
+        seeds=tuple(shared.seeds_of(request.seeds)),
         epochs=request.epochs,
-        device=usable_device(request.device),
+        device=shared.usable_device(request.device),
         fresh=request.fresh,
     )
-    with named_bar("epochs", request.progress) as shown:
+    with shared.named_bar("epochs", request.progress) as shown:
         blocks, path = run_table(
             kind,
             table,
             out=request.out or Path("out") / kind.name,
-            root=data_folder(),
+            root=shared.data_folder(),
             settings=settings,
             progress=shown,
             warn=lambda text: typer.echo(f"note: {text}", err=True),
         )
     for block in blocks:
-        print_table(f"{table}: {block.title}", block.header, block.lines, block.remarks)
+        shared.print_table(f"{table}: {block.title}", block.header, block.lines, block.remarks)
     typer.echo(f"written to {path}; runs, figures and weights are in the folders beside it")
 
 
 def _run_figure(table: str, request: Request) -> None:
-    draw_figure(
-        request.data,
-        request.out,
-        samples=request.samples,
-        epochs=request.epochs,
-        seed=request.seed,
-        device=request.device,
-        progress=request.progress,
-    )
+    """Draw Fig. I-1: cross-entropy and SPCE over the epochs."""
+    folder, data = request.out or Path("out") / table, request.data
+    if data is None:
+        mnist = shared.data_folder() / "mnist"
+        data = f"mnist:{mnist}" if mnist.is_dir() else "digits"
+        if data == "digits":
+            typer.echo(f"note: no {mnist}; running on digits instead", err=True)
+    require_matplotlib()
+    count = _FIGURE_SAMPLES if request.samples is None else request.samples
+    loaded = (load_data(data, split=split) for split in ("train", "test"))
+    train, validation = (LabelledData(part.inputs[:count], part.labels[:count]) for part in loaded)
+    settings = SETTINGS if request.epochs is None else replace(SETTINGS, epochs=request.epochs)
+    device = shared.usable_device(request.device)
+    with shared.named_bar("epochs", request.progress) as shown:
+        found = figure_one(
+            train, validation, out=folder, settings=settings, seed=request.seed, device=device, progress=shown
+        )
+    header = ["loss", "first epoch", "last epoch", "first accuracy", "last accuracy"]
+    lines = [
+        [name, *(f"{curve['loss'][place]:.4f}" for place in (0, -1)), *(f"{curve['accuracy'][i]:.2%}" for i in (0, -1))]
+        for name, curve in found.items()
+    ]
+    shared.print_table(f"{table}: {data}, {len(train.labels)} samples", header, lines, [])
+    typer.echo(f"written to {folder}: {table}.png, {table}.json")
 
 
 def _defaults(kind: str, data: str | None, models: list[str], weights: list[Path]) -> tuple[str, list[str], list[Path]]:
     """Data and models that were given, and the small ones of the data folder for those that were not."""
     if data is not None:
         return data, models, weights
-    root = data_folder()
+    root = shared.data_folder()
     if kind not in _DEFAULTS:
         raise ValueError(f"--data: needed for {kind}, of which nothing small is around; give --model too")
     spec, known = _DEFAULTS[kind]
@@ -193,8 +188,10 @@ def _defaults(kind: str, data: str | None, models: list[str], weights: list[Path
     here = {name: (factory, root / file) for name, (factory, file) in known.items() if (root / file).is_file()}
     if not Path(spec.partition(":")[2]).exists() or not (models or here):
         if models:
-            raise ValueError(f"--data: needed with --model, since {DATA} ({root}) has no {kind}")
-        typer.echo(f"note: {root} has no {kind} data and models (set {DATA}); running on digits instead", err=True)
+            raise ValueError(f"--data: needed with --model, since {shared.DATA} ({root}) has no {kind}")
+        typer.echo(
+            f"note: {root} has no {kind} data and models (set {shared.DATA}); running on digits instead", err=True
+        )
         return "digits", [], []
     if models:
         return spec, models, weights
@@ -210,7 +207,7 @@ _TRAINED = frozenset(("method", "seeds", "epochs"))
 _FIGURE = TableKind(("figure-I-1",), frozenset(("samples", "seed", "epochs")), _run_figure)
 
 
-@clean_errors
+@shared.clean_errors
 def reproduce_command(
     context: typer.Context,
     table: Annotated[
@@ -227,26 +224,26 @@ def reproduce_command(
         str | None,
         typer.Option(
             help="As for solve; of what is trained (2.4, 6.1 to V-3) names of data sets, with commas. Default: what the"
-            f" folder {DATA} ({DEFAULT_FOLDER}) has, else digits."
+            f" folder {shared.DATA} ({shared.DEFAULT_FOLDER}) has, else digits."
         ),
     ] = None,
-    model: ModelsOption = None,
-    weights: WeightsOption = None,
+    model: evaluating.ModelsOption = None,
+    weights: evaluating.WeightsOption = None,
     samples: Annotated[int | None, typer.Option(min=1, help="The first of the test split; 100 by default.")] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="Budgets above are cut to this; 90000 cuts none (hours to days).")
     ] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples solved together, and lost together by a kill.")] = 100,
     signs: Annotated[bool, typer.Option(help="Look for signs that the figures mislead.")] = True,
-    shards: ShardsOption = 1,
-    shard: ShardOption = None,
-    fresh: FreshOption = False,
-    seed: SeedOption = 0,
+    shards: evaluating.ShardsOption = 1,
+    shard: evaluating.ShardOption = None,
+    fresh: evaluating.FreshOption = False,
+    seed: shared.SeedOption = 0,
     method: MethodsOption = None,
-    seeds: SeedsOption = "0,1,2",
+    seeds: shared.SeedsOption = "0,1,2",
     epochs: Annotated[int | None, typer.Option(min=1, help="Of what is trained; default: the table's.")] = None,
-    device: DeviceOption = "cpu",
-    progress: ProgressOption = None,
+    device: shared.DeviceOption = "cpu",
+    progress: shared.ProgressOption = None,
 ) -> None:
     """Run a table of the thesis and print it with the published figures; a killed run continues."""
     kinds = table_kinds()

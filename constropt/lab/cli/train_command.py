@@ -4,37 +4,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from constropt.lab.cli.shared import (
-    AugmentOption,
-    BatchOption,
-    DataOption,
-    DecayOption,
-    DeviceOption,
-    EpochsOption,
-    FreshOption,
-    Launch,
-    OptimizerOption,
-    ProgressOption,
-    RateOption,
-    ScheduleOption,
-    SeedOption,
-    SeedsOption,
-    clean_errors,
-    data_folder,
-    named_bar,
-    print_table,
-    run_and_show,
-    trained,
-    usable_device,
-)
-from constropt.lab.data.load import load_data
+from constropt.lab.cli import shared
 from constropt.lab.models.small import digits_cnn
 from constropt.lab.models.weights import save_weights
 from constropt.lab.runs.specs import reference_of
@@ -42,12 +18,10 @@ from constropt.lab.studies.calibration.kind import CALIBRATION
 from constropt.lab.studies.calibration.study import CalibrationSetup
 from constropt.lab.studies.calibration.study_data import DataSettings
 from constropt.lab.studies.epochs import TrainingSettings
-from constropt.lab.studies.metric_learning.figures import SETTINGS, figure_one
 from constropt.lab.studies.metric_learning.kind import RETRIEVAL
 from constropt.lab.studies.metric_learning.study import RetrievalSetup
 from constropt.lab.studies.metric_learning.study_data import RetrievalSettings
 from constropt.lab.studies.metric_learning.training import RetrievalTraining
-from constropt.plotting import require_matplotlib
 
 MethodsOption = Annotated[
     list[str] | None,
@@ -59,11 +33,11 @@ MethodsOption = Annotated[
 ]
 
 
-@clean_errors
+@shared.clean_errors
 def train_calibration(
     out: Annotated[Path, typer.Option(help="The folder of the study; a killed one continues there.")],
     method: MethodsOption = None,
-    seeds: SeedsOption = "0",
+    seeds: shared.SeedsOption = "0",
     data: Annotated[
         str,
         typer.Option(
@@ -79,13 +53,13 @@ def train_calibration(
             " takes them. Default: a small CNN for digits, ResNet-18, DeepLab or GPCN else."
         ),
     ] = None,
-    epochs: EpochsOption = 40,
-    batch_size: BatchOption = 64,
-    optimizer: OptimizerOption = "adamw",
-    lr: RateOption = None,
-    weight_decay: DecayOption = None,
-    schedule: ScheduleOption = "cosine",
-    augment: AugmentOption = "none",
+    epochs: shared.EpochsOption = 40,
+    batch_size: shared.BatchOption = 64,
+    optimizer: shared.OptimizerOption = "adamw",
+    lr: shared.RateOption = None,
+    weight_decay: shared.DecayOption = None,
+    schedule: shared.ScheduleOption = "cosine",
+    augment: shared.AugmentOption = "none",
     held_out: Annotated[
         float, typer.Option(help="Held out for multipliers and temperatures: a fraction, or how many of each class.")
     ] = 0.2,
@@ -95,9 +69,9 @@ def train_calibration(
     samples: Annotated[int | None, typer.Option(min=1, help="Of the training split; default: all.")] = None,
     test_samples: Annotated[int | None, typer.Option(min=1, help="Of the test split; default: all.")] = None,
     figures: Annotated[bool, typer.Option(help="Draw reliability diagrams and multipliers (extra plot).")] = True,
-    fresh: FreshOption = False,
-    device: DeviceOption = "cpu",
-    progress: ProgressOption = None,
+    fresh: shared.FreshOption = False,
+    device: shared.DeviceOption = "cpu",
+    progress: shared.ProgressOption = None,
 ) -> None:
     """Train with calibration losses, the same split, weights and batches for all; compare before and after scaling."""
     setup = CalibrationSetup(
@@ -120,13 +94,12 @@ def train_calibration(
         ),
         model=reference_of(digits_cnn) if model is None and data == "digits" else model,
     )
-    run_and_show(CALIBRATION, setup, method or ["ce", "cals-alm"], seeds, Launch(out, figures, fresh, device, progress))
+    shared.run_and_show(
+        CALIBRATION, setup, method or ["ce", "cals-alm"], seeds, shared.Launch(out, figures, fresh, device, progress)
+    )
 
 
-_FIGURE_SAMPLES = 6000
-
-
-@clean_errors
+@shared.clean_errors
 def train_metric(
     out: Annotated[Path, typer.Option(help="The folder of the study; a killed one continues there.")],
     loss: Annotated[
@@ -136,7 +109,7 @@ def train_metric(
             " nca, proxy-nca, fastap or module:factory of a loss; several can be given. Default: ce."
         ),
     ] = None,
-    seeds: SeedsOption = "0",
+    seeds: shared.SeedsOption = "0",
     data: Annotated[
         str,
         typer.Option(
@@ -162,21 +135,21 @@ def train_metric(
     frozen: Annotated[
         bool, typer.Option(help="Hold the batch normalisations of the model; for one that is pre-trained.")
     ] = False,
-    epochs: EpochsOption = 30,
-    batch_size: BatchOption = 128,
+    epochs: shared.EpochsOption = 30,
+    batch_size: shared.BatchOption = 128,
     per_class: Annotated[
         int, typer.Option(min=0, help="Samples of a class in the batches of losses that need pairs; 0: as they come.")
     ] = 4,
-    optimizer: OptimizerOption = "sgd",
-    lr: RateOption = 0.02,
+    optimizer: shared.OptimizerOption = "sgd",
+    lr: shared.RateOption = 0.02,
     momentum: Annotated[float, typer.Option(help="Nesterov's, of sgd.")] = 0.0,
-    weight_decay: DecayOption = None,
-    schedule: ScheduleOption = "constant",
-    augment: AugmentOption = "none",
+    weight_decay: shared.DecayOption = None,
+    schedule: shared.ScheduleOption = "constant",
+    augment: shared.AugmentOption = "none",
     figures: Annotated[bool, typer.Option(help="Draw maps of the embeddings (extra plot).")] = True,
-    fresh: FreshOption = False,
-    device: DeviceOption = "cpu",
-    progress: ProgressOption = None,
+    fresh: shared.FreshOption = False,
+    device: shared.DeviceOption = "cpu",
+    progress: shared.ProgressOption = None,
 ) -> None:
     """Train an embedding by the recipe of Sec. 2.5.3 and search classes that it has not seen.
 
@@ -201,47 +174,7 @@ def train_metric(
         head_norm=head_norm,
         frozen=frozen,
     )
-    run_and_show(RETRIEVAL, setup, loss or ["ce"], seeds, Launch(out, figures, fresh, device, progress))
-
-
-def draw_figure(
-    data: str | None,
-    out: Path | None,
-    *,
-    samples: int | None,
-    epochs: int | None,
-    seed: int,
-    device: str,
-    progress: bool | None,
-) -> None:
-    """Draw Fig. I-1: cross-entropy and SPCE over the epochs."""
-    folder = out or Path("out") / "figure-I-1"
-    if data is None:
-        mnist = data_folder() / "mnist"
-        data = f"mnist:{mnist}" if mnist.is_dir() else "digits"
-        if data == "digits":
-            typer.echo(f"note: no {mnist}; running on digits instead", err=True)
-    require_matplotlib()
-    train, validation = (load_data(data, split=split) for split in ("train", "test"))
-    count = _FIGURE_SAMPLES if samples is None else samples
-    train, validation = (type(part)(part.inputs[:count], part.labels[:count]) for part in (train, validation))
-    with named_bar("epochs", progress) as shown:
-        found = figure_one(
-            train,
-            validation,
-            out=folder,
-            settings=SETTINGS if epochs is None else replace(SETTINGS, epochs=epochs),
-            seed=seed,
-            device=usable_device(device),
-            progress=shown,
-        )
-    header = ["loss", "first epoch", "last epoch", "first accuracy", "last accuracy"]
-    lines = [
-        [name, *(f"{curve['loss'][place]:.4f}" for place in (0, -1)), *(f"{curve['accuracy'][i]:.2%}" for i in (0, -1))]
-        for name, curve in found.items()
-    ]
-    print_table(f"figure-I-1: {data}, {len(train.labels)} samples", header, lines, [])
-    typer.echo(f"written to {folder}: figure-I-1.png, figure-I-1.json")
+    shared.run_and_show(RETRIEVAL, setup, loss or ["ce"], seeds, shared.Launch(out, figures, fresh, device, progress))
 
 
 app = typer.Typer(no_args_is_help=True, help="Train models to run recipes on.", rich_markup_mode=None)
@@ -250,21 +183,21 @@ app.command("metric")(train_metric)
 
 
 @app.command("classifier")
-@clean_errors
+@shared.clean_errors
 def train_classifier(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
-    data: DataOption = "digits",
+    data: shared.DataOption = "digits",
     model: Annotated[str | None, typer.Option(help="module:factory; default: a small CNN by image size.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 20,
-    seed: SeedOption = 0,
-    device: DeviceOption = "cpu",
-    progress: ProgressOption = None,
+    seed: shared.SeedOption = 0,
+    device: shared.DeviceOption = "cpu",
+    progress: shared.ProgressOption = None,
 ) -> None:
     """Train a classifier on the training split and save its weights."""
     if out.suffix != ".safetensors":
         raise ValueError(f"--out: takes a file that ends in .safetensors, got {out}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network, described = trained(model, data, usable_device(device), seed, epochs, progress)
+        network, described = shared.trained(model, data, shared.usable_device(device), seed, epochs, progress)
     save_weights(network, out)
     typer.echo(f"{described}\nwritten to {out}")

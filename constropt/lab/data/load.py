@@ -104,12 +104,7 @@ def _safetensors(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scenes(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    scenes = digit_scenes(_SCENES[split], split=split)
-    return scenes.inputs.numpy(), scenes.labels.numpy()
-
-
-def _camvid(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    scenes = load_camvid(location, split)
+    scenes = load_camvid(location, split) if location else digit_scenes(_SCENES[split], split=split)
     return scenes.inputs.numpy(), scenes.labels.numpy()
 
 
@@ -171,6 +166,6 @@ for _format in (
     DataFormat(
         "hf:NAME", "a Hugging Face data set of images and labels, or a folder that save_to_disk wrote", load_huggingface
     ),
-    DataFormat("camvid:DIR", _CAMVID, _camvid),
+    DataFormat("camvid:DIR", _CAMVID, _scenes),
 ):
     add_format(_format)

@@ -1,4 +1,6 @@
-"""Samples with labels, and the files that they are read from: images, IDX (MNIST), Hugging Face, scikit-learn's digits."""
+"""Samples with labels, and the files that they are read from: images, IDX (MNIST), Hugging Face, scikit-learn's
+digits.
+"""
 
 from __future__ import annotations
 

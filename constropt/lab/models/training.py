@@ -157,13 +157,9 @@ def train_segmenter(
     mode.
 
     ``images`` is ``(samples, channels, height, width)``, ``labels`` ``(samples, height, width)`` int64; ``model``
-    returns logits ``(batch, classes, height, width)``. ``lr`` is the peak of the cycle. ``device`` moves the model
-    (default: it stays); batches follow it. ``progress(epoch, epochs, loss)`` is called after each epoch with its mean
-    loss per counted pixel. The same ``seed`` and initial weights give the same result on one device; the global
-    generators are left as they were.
-
-    Raises ``ValueError`` for empty or mismatched data, labels that all are ``ignore_index``, and unless ``epochs``,
-    ``batch_size`` and ``lr`` are positive.
+    returns logits ``(batch, classes, height, width)``. The other arguments are those of :func:`train_classifier`; the
+    loss that ``progress`` is told is the mean per counted pixel. Raises as it does, and ``ValueError`` for labels that
+    all are ``ignore_index``.
 
     >>> x = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     >>> bright = (x[:, 0] > 0.5).long()

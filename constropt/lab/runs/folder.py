@@ -97,11 +97,7 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
     return [text for place, old, new in inner for text in differences(old, new, place)]
 
 
-class _Absent:
-    pass
-
-
-_ABSENT = _Absent()
+_ABSENT = object()
 
 
 def _short(value: Any) -> str:

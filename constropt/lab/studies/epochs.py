@@ -162,7 +162,7 @@ def run_epochs(
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = rate * factor
         with torch.random.fork_rng(devices=cuda), torch.enable_grad():
-            torch.manual_seed(_seed_of(seed, epoch))
+            torch.manual_seed((seed * 1_000_003 + epoch) % 2**63)  # different for all epochs under a million
             for part in parts.values():
                 part.train()
             total, count = torch.zeros((), dtype=torch.float64, device=device), 0
@@ -195,11 +195,6 @@ def shuffled(count: int, batch_size: int, device: torch.device | None = None) ->
     [4, 3, 3]
     """
     return torch.randperm(count).to(device).tensor_split(-(-count // batch_size))
-
-
-def _seed_of(seed: int, epoch: int) -> int:
-    """One number for both, different for all epochs under a million."""
-    return (seed * 1_000_003 + epoch) % 2**63
 
 
 def _save(

@@ -22,13 +22,8 @@ from constropt.lab.runs.specs import RecipeSpec, parse_recipe
 from constropt.lab.studies.epochs import History
 from constropt.weights import load_weights
 
-RUNS, RESULT, WEIGHTS, HISTORY, CHECKPOINT = (
-    "runs",
-    "result.json",
-    "model.safetensors",
-    "history.parquet",
-    "checkpoint.pt",
-)
+RUNS, RESULT, WEIGHTS = "runs", "result.json", "model.safetensors"
+HISTORY, CHECKPOINT = "history.parquet", "checkpoint.pt"
 Data = TypeVar("Data")
 
 

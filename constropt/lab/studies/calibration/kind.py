@@ -14,32 +14,18 @@ from dataclasses import dataclass, field
 from constropt.lab.models.calibration import deeplab, gpcn, small_resnet18
 from constropt.lab.models.small import digits_cnn
 from constropt.lab.runs.specs import reference_of
+from constropt.lab.studies.calibration import study_report as report
 from constropt.lab.studies.calibration.methods import METHODS
 from constropt.lab.studies.calibration.study import CalibrationSetup
 from constropt.lab.studies.calibration.study_data import DataSettings
-from constropt.lab.studies.calibration.study_report import (
-    ACCURACY,
-    AECE,
-    COLUMNS,
-    CWCE,
-    ECE,
-    ECE_SCALED,
-    ECE_SEARCHED,
-    MAIN,
-    MIOU,
-    NOTES,
-    SHIFTED,
-    TEMPERATURE_SEARCHED,
-    described,
-    remarks,
-    write_figures,
-)
 from constropt.lab.studies.epochs import TrainingSettings
 from constropt.lab.studies.kind import StudyKind
 from constropt.lab.studies.study import Study
 from constropt.lab.studies.tables import Benchmark, Block, Column, StudyTable, ordered, title_of
 
 Published = Mapping[str, Sequence[float | None]]
+# the data sets of the published figures
+SOURCE = {"many-class": "Tiny-ImageNet", "long-tailed": "ImageNet-LT", "text": "20 Newsgroups", "segmentation": "VOC"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +36,7 @@ class CalibrationTable(StudyTable):
 
     columns: tuple[Column, ...]
     published: Mapping[str, Published] = field(default_factory=dict)
-    source: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, str] = field(default_factory=lambda: SOURCE)
 
     def block(self, name: str, title: str, study: Study, methods: Sequence[str]) -> Block:
         """A line per method; columns that no run has a figure for are left out."""
@@ -65,7 +51,7 @@ class CalibrationTable(StudyTable):
             runs = list(study.results[method].values())
             line = [title_of(method, METHODS), str(len(runs)), *(column.text(runs) for column in columns)]
             lines.append([*line, *(self._published(name, method, column) for column in beside)])
-        return Block(f"{title}: {described(study)}", header, lines, remarks(study))
+        return Block(f"{title}: {report.described(study)}", header, lines, report.remarks(study))
 
     def _published(self, name: str, method: str, column: Column) -> str:
         row = self.published.get(name, {}).get(method)
@@ -147,13 +133,12 @@ def _rows(methods: Sequence[str], *columns: Sequence[float | None]) -> dict[str,
     return dict(zip(methods, zip(*columns)))
 
 
-_SOURCE = {"many-class": "Tiny-ImageNet", "long-tailed": "ImageNet-LT", "text": "20 Newsgroups", "segmentation": "VOC"}
 TABLES: Mapping[str, CalibrationTable] = {
     "table-6.1": CalibrationTable(
         title="Calibration of image classifiers",
         benchmarks=("many-class", "long-tailed", "fashion"),
         methods=_ALL,
-        columns=(ACCURACY, ECE, AECE, ECE_SCALED),
+        columns=(report.ACCURACY, report.ECE, report.AECE, report.ECE_SCALED),
         published={
             "many-class": _rows(
                 _ALL,
@@ -170,13 +155,12 @@ TABLES: Mapping[str, CalibrationTable] = {
                 (3.72, None, None, 3.32, 2.52, 3.40, 3.22, 2.60, 2.83, 1.81),
             ),
         },
-        source=_SOURCE,
     ),
     "table-6.2": CalibrationTable(
         title="Calibration of segmentation",
         benchmarks=("segmentation",),
         methods=("ce", "ecp", "ls", "fl", "mbls", "cals-alm"),
-        columns=(ECE, MIOU, ACCURACY, ECE_SCALED),
+        columns=(report.ECE, report.MIOU, report.ACCURACY, report.ECE_SCALED),
         published={
             "segmentation": _rows(
                 ("ce", "ecp", "ls", "fl", "mbls", "cals-alm"),
@@ -186,13 +170,12 @@ TABLES: Mapping[str, CalibrationTable] = {
                 (None,) * 6,
             )
         },
-        source=_SOURCE,
     ),
     "table-6.3": CalibrationTable(
         title="Calibration of text classifiers",
         benchmarks=("text",),
         methods=_ALL,
-        columns=(ECE, ACCURACY, ECE_SCALED),
+        columns=(report.ECE, report.ACCURACY, report.ECE_SCALED),
         published={
             "text": _rows(
                 _ALL,
@@ -201,13 +184,12 @@ TABLES: Mapping[str, CalibrationTable] = {
                 (3.01, None, None, 3.69, 3.33, 4.10, 4.35, 2.09, 3.14, 1.86),
             )
         },
-        source=_SOURCE,
     ),
     "table-V-1": CalibrationTable(
         title="ECE before and after temperature scaling",
         benchmarks=("many-class", "long-tailed", "text"),
         methods=_SCALED,
-        columns=(ECE, ECE_SEARCHED, TEMPERATURE_SEARCHED, ECE_SCALED),
+        columns=(report.ECE, report.ECE_SEARCHED, report.TEMPERATURE_SEARCHED, report.ECE_SCALED),
         published={
             "many-class": _rows(
                 _SCALED,
@@ -231,23 +213,20 @@ TABLES: Mapping[str, CalibrationTable] = {
                 (None,) * 8,
             ),
         },
-        source=_SOURCE,
     ),
     "table-V-2": CalibrationTable(
         title="Class-wise calibration error",
         benchmarks=("many-class", "long-tailed"),
         methods=_SCALED,
-        columns=(CWCE,),
+        columns=(report.CWCE,),
         published={"long-tailed": _rows(_SCALED, (0.090, 0.072, 0.087, 0.087, 0.078, 0.072, 0.071, 0.069))},
-        source=_SOURCE,
     ),
     "table-V-3": CalibrationTable(
         title="ECE under Gaussian noise of severity 5",
         benchmarks=("long-tailed", "many-class"),
         methods=("ce", "ls", "fl", "mbls", "cals-alm"),
-        columns=(SHIFTED,),
+        columns=(report.SHIFTED,),
         published={"long-tailed": _rows(("ce", "ls", "fl", "mbls", "cals-alm"), (19.99, 27.51, 15.80, 15.40, 12.91))},
-        source=_SOURCE,
     ),
 }
 
@@ -257,12 +236,12 @@ CALIBRATION = StudyKind(
     title="Calibration",
     what="method",
     methods=METHODS,
-    columns=lambda study: COLUMNS,
-    main=MAIN,
-    described=described,
-    remarks=remarks,
-    notes=NOTES,
-    write_figures=write_figures,
+    columns=lambda study: report.COLUMNS,
+    main=report.MAIN,
+    described=report.described,
+    remarks=report.remarks,
+    notes=report.NOTES,
+    write_figures=report.write_figures,
     benchmarks=BENCHMARKS,
     tables=TABLES,
 )

@@ -22,15 +22,7 @@ from constropt.lab.studies.calibration.training import predict, train
 from constropt.lab.studies.epochs import History
 from constropt.lab.studies.kind import Setup
 from constropt.lab.studies.study import Run
-from constropt.problems.calibration.metrics import (
-    accuracy,
-    adaptive_calibration_error,
-    brier_score,
-    classwise_calibration_error,
-    expected_calibration_error,
-    mean_iou,
-    negative_log_likelihood,
-)
+from constropt.problems.calibration import metrics
 from constropt.problems.calibration.scaling import TemperatureScaling
 from constropt.problems.calibration.shift import GAUSSIAN_NOISE, calibration_under_noise
 from constropt.problems.model_calls import logits_of
@@ -109,13 +101,13 @@ def measured(network: nn.Module, data: StudyData) -> dict[str, Any]:
 def figures(logits: Tensor, labels: Tensor, data: StudyData) -> dict[str, float]:
     """The figures of tables, as fractions."""
     measures = {
-        "accuracy": accuracy,
-        "ece": expected_calibration_error,
-        "aece": adaptive_calibration_error,
-        "cwce": classwise_calibration_error,
-        "brier": brier_score,
-        "nll": negative_log_likelihood,
-        **({"miou": mean_iou} if data.kind == "dense" else {}),
+        "accuracy": metrics.accuracy,
+        "ece": metrics.expected_calibration_error,
+        "aece": metrics.adaptive_calibration_error,
+        "cwce": metrics.classwise_calibration_error,
+        "brier": metrics.brier_score,
+        "nll": metrics.negative_log_likelihood,
+        **({"miou": metrics.mean_iou} if data.kind == "dense" else {}),
     }
     return {
         name: measure(logits, labels, from_logits=True, ignore_index=data.ignore_index).item()

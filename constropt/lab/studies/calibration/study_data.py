@@ -94,7 +94,9 @@ class StudyPools:
     vocabulary: int
 
     def split(self, seed: int) -> StudyData:
-        """The split that belongs to ``seed``. ``ValueError`` for a held-out part that is empty or takes a whole class."""
+        """The split that belongs to ``seed``. ``ValueError`` for a held-out part that is empty or takes a whole
+        class.
+        """
         pool = _fewer(self.pool, self.settings.samples, seed)
         rows = _split(pool.labels, self.settings.held_out, seed)
         train, kept = (LabelledData(pool.inputs[part], pool.labels[part]) for part in rows)

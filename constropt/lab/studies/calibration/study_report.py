@@ -125,12 +125,13 @@ def write_figures(study: Study) -> list[Path]:
     seeds = {method: min(runs) for method, runs in study.results.items()}
     weights = {method: study.weights(method, seed) for method, seed in seeds.items()}
     histories = {method: read_history(study, method, seed) for method, seed in seeds.items()}
+    settings = DataSettings(**{name: study.settings["data"][name] for name in DataSettings.__dataclass_fields__})
     pools: StudyPools | None = None
     for method, seed in seeds.items():
         name = study.folder(method, seed).name.rpartition("-")[0]
         written.append(study.out / f"reliability-{name}.png")
         if outdated(written[-1], [weights[method]]):
-            pools = pools or load_pools(_data(study))
+            pools = pools or load_pools(settings)
             data = pools.split(seed)
             network = build_network(study.settings["model"], data, seed=seed)
             network.load_state_dict(load_weights(weights[method]))
@@ -150,8 +151,3 @@ def write_figures(study: Study) -> list[Path]:
                 errors = {title_of(m, METHODS): history["ece"].tolist() for m, history in histories.items()}
                 multiplier_curves(multipliers, path=written[-1], ece=errors)
     return written
-
-
-def _data(study: Study) -> DataSettings:
-    found = study.settings["data"]
-    return DataSettings(**{name: found[name] for name in DataSettings.__dataclass_fields__})

@@ -36,9 +36,8 @@ def train(
 
     After each epoch the network passes once over ``held_out``: for the figures of the history, and for the dual step of
     a :class:`~constropt.training.ConstrainedLoss` (``update_duals``, Alg. 6.2). Batches are drawn by ``seed`` alone, of
-    sizes that differ by one at most, on the device of the model. Each epoch seeds the generators anew, dropout's too,
-    and leaves the global ones as they were. So a checkpoint needs no state of theirs: with ``checkpoint``, a file that
-    is replaced after every epoch, a run that was killed continues there and ends as an uninterrupted one, bit for bit.
+    sizes that differ by one at most, on the device of the model. What :func:`~constropt.lab.studies.epochs.run_epochs`
+    says of seeds and checkpoints holds.
 
     Raises ``ValueError`` for empty or mismatched data, augmentation of what is no image with one label, a checkpoint of
     another training, and a loss that stops being finite.

@@ -137,8 +137,8 @@ def figure_one(
         report = None if progress is None else lambda done, total, name=name: progress(name, done, total)
         history = _trained(model, loss.to(device), train, validation, settings, seed, report)
         found[name] = {"loss": history.figures[TRAIN_LOSS], _ACCURACY: history.figures[_ACCURACY]}
-    curves = [{name: curve[kind] for name, curve in found.items()} for kind in ("loss", _ACCURACY)]
-    training_curves(*curves, path=out / "figure-I-1.png")
+    losses, accuracies = ({name: curve[kind] for name, curve in found.items()} for kind in ("loss", _ACCURACY))
+    training_curves(losses, accuracies, path=out / "figure-I-1.png")
     content: dict[str, Any] = {"samples": len(train.labels), "seed": seed, "curves": found}
     with replacing(out / "figure-I-1.json") as unfinished:
         unfinished.write_text(json.dumps(finite(content), indent=2) + "\n", encoding="utf-8")
