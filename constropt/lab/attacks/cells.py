@@ -36,11 +36,9 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """All that decides the results of the cell, for the manifest."""
         return {
-            "recipe": self.spec.reference,
-            "distance": self.distance,
-            "targets": self.goal,
+            "recipe": self.spec.reference, "distance": self.distance, "targets": self.goal,
             "options": dict(sorted(self.options.items())),
-        }
+        }  # fmt: skip
 
     @property
     def key(self) -> str:
@@ -61,12 +59,9 @@ class Cell:
 
 
 def plan(
-    specs: Sequence[RecipeSpec],
-    distances: Sequence[str],
-    goals: Sequence[str | None],
-    common: Mapping[str, Any],
+    specs: Sequence[RecipeSpec], distances: Sequence[str], goals: Sequence[str | None], common: Mapping[str, Any],
     seed: int,
-) -> tuple[list[Cell], list[str]]:
+) -> tuple[list[Cell], list[str]]:  # fmt: skip
     """The cells of a run, without doubles, and a note for every combination that is left out.
 
     ``common`` options go to every recipe that takes them, and a recipe's own replace them. A recipe that declares its

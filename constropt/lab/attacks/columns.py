@@ -55,22 +55,16 @@ def norms_of(delta: Tensor) -> dict[str, Tensor]:
     """
     delta = delta.flatten(1).double()
     return {
-        "l0": (delta != 0).sum(1).double(),
-        "l1": delta.abs().sum(1),
-        "l2": delta.norm(dim=1),
+        "l0": (delta != 0).sum(1).double(), "l1": delta.abs().sum(1), "l2": delta.norm(dim=1),
         "linf": delta.abs().amax(1),
-    }
+    }  # fmt: skip
 
 
 @torch.no_grad()
 def verified(
-    model: Callable[[Tensor], Any],
-    solution: Solution,
-    inputs: Tensor,
-    labels: Tensor,
-    targets: Tensor | None,
+    model: Callable[[Tensor], Any], solution: Solution, inputs: Tensor, labels: Tensor, targets: Tensor | None,
     measure: Measure,
-) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
+) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:  # fmt: skip
     """The columns of a batch, and for dense predictions the confusion counts ``clean`` and ``adversarial``.
 
     Dense ``labels`` ``(batch, *pixels)``: a sample is a success when the fraction ``nu`` of its counted pixels is, and
@@ -108,19 +102,14 @@ def verified(
         for name, predictions in (("clean", clean), ("adversarial", prediction)):
             counts[name] = confusion(predictions, labels, logits[0].shape[1], ignore_index=ignore_index).cpu()
     columns |= {
-        "success": changed & inside,
-        "success_8bit": saved_changed & finite.all(1),
-        "claimed": solution.feasible,
+        "success": changed & inside, "success_8bit": saved_changed & finite.all(1), "claimed": solution.feasible,
         "distance": norms.get(measure.distance_name, solution.objective.detach().double()),
         "distance_8bit": saved_norms[measure.distance_name]
         if measure.distance_name in norms
         else _own_distance(solution, saved, rounded),
-        **norms,
-        **{f"{name}_8bit": norm for name, norm in saved_norms.items()},
-        "forwards": solution.forwards,
-        "backwards": solution.backwards,
-        "first_feasible": solution.first_feasible,
-    }
+        **norms, **{f"{name}_8bit": norm for name, norm in saved_norms.items()}, "forwards": solution.forwards,
+        "backwards": solution.backwards, "first_feasible": solution.first_feasible,
+    }  # fmt: skip
     arrays = {name: value.cpu().numpy() for name, value in columns.items()}
     arrays["status"] = np.array([Status(code).message for code in solution.status.tolist()])
     return arrays, counts

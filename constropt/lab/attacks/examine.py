@@ -73,15 +73,10 @@ def signs_before(
 
 
 def signs_after(
-    models: Mapping[str, Model],
-    inputs: Tensor,
-    labels: Tensor,
-    found: Mapping[str, Mapping[str, Sequence[tuple[Cell, CellResult]]]],
-    adversarial: Callable[[str, Cell], Tensor],
-    transfer: Mapping[str, Tensor],
-    bounds: tuple[float, float],
-    seed: int,
-) -> list[Sign]:
+    models: Mapping[str, Model], inputs: Tensor, labels: Tensor,
+    found: Mapping[str, Mapping[str, Sequence[tuple[Cell, CellResult]]]], adversarial: Callable[[str, Cell], Tensor],
+    transfer: Mapping[str, Tensor], bounds: tuple[float, float], seed: int,
+) -> list[Sign]:  # fmt: skip
     """What the results say: ``found`` are those of untargeted cells by model and distance name.
 
     ``adversarial(model, cell)`` reads the perturbed inputs of a cell; ``transfer`` holds those of models outside the

@@ -41,13 +41,11 @@ def write_evaluation(evaluation: AttackEvaluation) -> list[str]:
     with replacing(out / "summary.md") as path:
         path.write_text(markdown(evaluation), encoding="utf-8")
     content = {
-        "settings": evaluation.settings,
-        "conventions": CONVENTIONS,
+        "settings": evaluation.settings, "conventions": CONVENTIONS,
         "rows": [_with_text_radii(row) for row in evaluation.rows],
-        "geometric_means": [_with_text_radii(row) for row in evaluation.means],
-        "notes": evaluation.notes,
+        "geometric_means": [_with_text_radii(row) for row in evaluation.means], "notes": evaluation.notes,
         "signs": [vars(sign) for sign in evaluation.signs],
-    }
+    }  # fmt: skip
     with replacing(out / "summary.json") as path:
         path.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     flat = [_flat(row) for row in [*evaluation.rows, *evaluation.means]]
@@ -160,11 +158,9 @@ def _flat(row: Row) -> Row:
 def _samples(result: CellResult) -> pyarrow.Table:
     size = len(result.columns["success"])
     columns: dict[str, Any] = {
-        "model": [result.model] * size,
-        "distance_name": [result.distance_name] * size,
-        "targets": pyarrow.array([result.goal] * size, pyarrow.string()),
-        "recipe": [result.name] * size,
-    }
+        "model": [result.model] * size, "distance_name": [result.distance_name] * size,
+        "targets": pyarrow.array([result.goal] * size, pyarrow.string()), "recipe": [result.name] * size,
+    }  # fmt: skip
     columns |= {name: values for name, values in result.columns.items() if name != "status"}
     columns["status"] = [Status(code).message for code in result.columns["status"].tolist()]
     return pyarrow.table(columns)

@@ -128,16 +128,9 @@ def plot_failures(norms: Mapping[str, Tensor | np.ndarray], path: str | Path, *,
 
 
 def plot_label_maps(
-    inputs: Tensor,
-    predictions: Tensor,
-    adversarial: Tensor,
-    adversarial_predictions: Tensor,
-    path: str | Path,
-    *,
-    classes: Sequence[str] | int | None = None,
-    ignore_index: int = 255,
-    samples: int = 4,
-) -> None:
+    inputs: Tensor, predictions: Tensor, adversarial: Tensor, adversarial_predictions: Tensor, path: str | Path, *,
+    classes: Sequence[str] | int | None = None, ignore_index: int = 255, samples: int = 4,
+) -> None:  # fmt: skip
     """Write the first ``samples`` as rows: image, its prediction, the amplified perturbation, the prediction it causes.
 
     ``inputs`` and ``adversarial`` are ``(samples, 1 or 3, height, width)`` in [0, 1], both predictions label maps

@@ -82,18 +82,16 @@ def figures_of(columns: Mapping[str, np.ndarray], forwards: int, backwards: int 
     """The figures of samples as plain numbers; the passes are those of all of them, ``None`` if not counted."""
     success, samples = columns["success"], len(columns["success"])
     return {
-        "clean_accuracy": float(columns["clean_correct"].mean()),
-        "success_rate": float(success.mean()),
+        "clean_accuracy": float(columns["clean_correct"].mean()), "success_rate": float(success.mean()),
         "median_distance": float(np.median(failed_as_infinite(columns))),
         "mean_distance": float(columns["distance"][success].mean()) if success.any() else float("nan"),
-        "forwards": forwards / samples,
-        "backwards": None if backwards is None else backwards / samples,
+        "forwards": forwards / samples, "backwards": None if backwards is None else backwards / samples,
         "success_rate_8bit": float(columns["success_8bit"].mean()),
         "median_distance_8bit": float(np.median(failed_as_infinite(columns, "_8bit"))),
         "unreproduced": int((columns["claimed"] & ~success).sum()),
         "reported_forwards": float(columns["forwards"].mean()),
         "reported_backwards": float(columns["backwards"].mean()),
-    }
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -163,17 +161,11 @@ class AttackReport:
         """
         dense = {"mean_apsr": float(self.columns["apsr"].mean()), **self.figures} if self.dense else {}
         return {
-            "distance": self.distance_name,
-            "targeted": self.targeted,
-            "samples": self.samples,
-            "steps": self.steps,
+            "distance": self.distance_name, "targeted": self.targeted, "samples": self.samples, "steps": self.steps,
             **figures_of(self.columns, self.counted_forwards, self.counted_backwards),
-            "status": dict(Counter(self.columns["status"].tolist())),
-            "wall_time": self.wall_time,
-            "model_time": self.model_time,
-            "time_over_model_time": self.time_over_model_time,
-            **dense,
-        }
+            "status": dict(Counter(self.columns["status"].tolist())), "wall_time": self.wall_time,
+            "model_time": self.model_time, "time_over_model_time": self.time_over_model_time, **dense,
+        }  # fmt: skip
 
 
 def results_table(reports: Sequence[AttackReport], *, title: str | None = None) -> Table:
@@ -197,15 +189,12 @@ def results_table(reports: Sequence[AttackReport], *, title: str | None = None) 
         summary = report.summary()
         apsr, before, after = (_percent(summary, figure) for figure in ("mean_apsr", "clean_miou", "miou"))
         table.add_row(
-            report.name if unit else f"{report.name} ({report.distance_name})",
-            f"{summary['success_rate']:.1%}",
-            number(summary["median_distance"]),
-            number(summary["mean_distance"]),
+            report.name if unit else f"{report.name} ({report.distance_name})", f"{summary['success_rate']:.1%}",
+            number(summary["median_distance"]), number(summary["mean_distance"]),
             *([apsr, f"{before} > {after}"] if dense else []),
-            f"{number(summary['forwards'])} / {number(summary['backwards'])}",
-            f"{summary['wall_time']:.2f} s",
+            f"{number(summary['forwards'])} / {number(summary['backwards'])}", f"{summary['wall_time']:.2f} s",
             f"{summary['time_over_model_time']:.2f}",
-        )
+        )  # fmt: skip
     return table
 
 

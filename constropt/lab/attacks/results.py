@@ -70,14 +70,10 @@ class CellResult:
         if np.isnan(self.columns["distance_8bit"][self.columns["success_8bit"]]).any():
             found["median_distance_8bit"] = math.nan
         return {
-            "model": self.model,
-            "distance": self.distance_name,
-            "targets": self.goal,
-            "recipe": self.name,
-            "samples": len(self.columns["success"]),
-            **found,
+            "model": self.model, "distance": self.distance_name, "targets": self.goal, "recipe": self.name,
+            "samples": len(self.columns["success"]), **found,
             "accuracy_at": dict(zip(map(float, radii), self.accuracy_at(radii))),
-        }
+        }  # fmt: skip
 
 
 def cell_result(

@@ -116,18 +116,10 @@ class BatchResult:
 
 
 def evaluate(
-    recipe: Callable[..., Solution],
-    model: Callable[[Tensor], Any],
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    batch_size: int = 500,
-    targets: Tensor | None = None,
-    name: str | None = None,
-    measure: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    **options: Any,
-) -> AttackReport:
+    recipe: Callable[..., Solution], model: Callable[[Tensor], Any], inputs: Tensor, labels: Tensor, *,
+    batch_size: int = 500, targets: Tensor | None = None, name: str | None = None, measure: str | None = None,
+    progress: Callable[[int, int], None] | None = None, **options: Any,
+) -> AttackReport:  # fmt: skip
     """Run ``recipe(model, inputs, labels, targets=..., **options)`` on batches and report every sample.
 
     ``inputs`` ``(samples, *event)`` and the labels and targets, ``(samples,)`` or ``(samples, *pixels)`` for dense
@@ -169,33 +161,18 @@ def evaluate(
     if not isinstance(steps, int):  # a recipe without a budget in steps: as many as the model was asked
         steps = max(1, round(counter.forwards / inputs.shape[0]))
     return AttackReport(
-        name=name,
-        distance_name=how.distance_name,
-        targeted=targets is not None,
-        steps=steps,
-        columns=columns,
-        adversarial=torch.cat(adversarial),
-        counted_forwards=counter.forwards,
-        counted_backwards=counter.backwards,
-        wall_time=wall_time,
-        model_time=steps * pass_time,
-        labels=labels.detach().cpu(),
+        name=name, distance_name=how.distance_name, targeted=targets is not None, steps=steps, columns=columns,
+        adversarial=torch.cat(adversarial), counted_forwards=counter.forwards, counted_backwards=counter.backwards,
+        wall_time=wall_time, model_time=steps * pass_time, labels=labels.detach().cpu(),
         figures=_dense_figures(confusions),
-    )
+    )  # fmt: skip
 
 
 def run_batch(
-    recipe: Callable[..., Solution],
-    model: Callable[[Tensor], Any],
-    inputs: Tensor,
-    labels: Tensor,
-    targets: Tensor | None,
-    options: Mapping[str, Any],
-    how: Measure,
-    *,
-    name: str,
+    recipe: Callable[..., Solution], model: Callable[[Tensor], Any], inputs: Tensor, labels: Tensor,
+    targets: Tensor | None, options: Mapping[str, Any], how: Measure, *, name: str,
     counter: PassCounter | None = None,
-) -> BatchResult:
+) -> BatchResult:  # fmt: skip
     """One batch through ``recipe``, its passes counted and timed, and what it returns verified.
 
     ``counter`` goes on counting where earlier batches ended; the result's counts are then those of all of them. Raises
@@ -252,13 +229,9 @@ def classes_of(model: Callable[[Tensor], Any], inputs: Tensor) -> int:
 
 
 def _check_data(
-    model: Callable[[Tensor], Any],
-    inputs: Tensor,
-    labels: Tensor,
-    targets: Tensor | None,
-    batch_size: int,
+    model: Callable[[Tensor], Any], inputs: Tensor, labels: Tensor, targets: Tensor | None, batch_size: int,
     measure: str | None,
-) -> None:
+) -> None:  # fmt: skip
     if isinstance(model, nn.Module) and model.training:
         raise ValueError("model: is in training mode, where its answers change from call to call; call model.eval()")
     if inputs.dim() < 2 or inputs.shape[0] == 0:

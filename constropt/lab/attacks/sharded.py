@@ -91,16 +91,10 @@ class _Task(NamedTuple):
 
 
 def run_evaluation(
-    recipes: Sequence[str | RecipeSpec],
-    models: Mapping[str, Model],
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    out: str | Path,
-    settings: RunSettings = DEFAULTS,
-    warn: Callable[[Sign], None] | None = None,
+    recipes: Sequence[str | RecipeSpec], models: Mapping[str, Model], inputs: Tensor, labels: Tensor, *,
+    out: str | Path, settings: RunSettings = DEFAULTS, warn: Callable[[Sign], None] | None = None,
     progress: Progress | None = None,
-) -> AttackEvaluation:
+) -> AttackEvaluation:  # fmt: skip
     """Run every recipe on every model at each of the distances of ``settings``, and summarise once all batches are
     there.
 
@@ -145,15 +139,11 @@ def run_evaluation(
         specs = [parse_recipe(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
         cells, notes = plan(specs, settings.distances, goals, settings.options, settings.seed)
         described = {
-            **settings.about,
-            "inputs": folder.fingerprint(inputs, labels),
-            "samples": len(inputs),
-            "batch_size": settings.batch_size,
-            "seed": settings.seed,
-            "distances": list(settings.distances),
+            **settings.about, "inputs": folder.fingerprint(inputs, labels), "samples": len(inputs),
+            "batch_size": settings.batch_size, "seed": settings.seed, "distances": list(settings.distances),
             "models": {name: folder.model_fingerprint(model) for name, model in models.items()},
             "recipes": [cell.settings() for cell in cells],
-        }
+        }  # fmt: skip
         run = folder.open_run(out, described, fresh=settings.fresh)
         batches = folder.batch_rows(len(inputs), settings.batch_size)
         tasks = [
@@ -190,16 +180,11 @@ def run_evaluation(
             torch.manual_seed(settings.seed)
             seen(
                 signs_after(
-                    models,
-                    inputs,
-                    labels,
-                    found,
-                    lambda model, cell: folder.read_adversarial(paths[model, cell.key]),
-                    settings.transfer,
-                    bounds,
+                    models, inputs, labels, found,
+                    lambda model, cell: folder.read_adversarial(paths[model, cell.key]), settings.transfer, bounds,
                     settings.seed,
                 )
-            )
+            )  # fmt: skip
     rows = [result.row(settings.radii) for result in collected]
     return AttackEvaluation(
         out, described, done, len(tasks), collected, rows, outcome.geometric_means(rows), notes, signs
@@ -214,15 +199,10 @@ def _compute(task: _Task, model: Model, inputs: Tensor, labels: Tensor, classes:
     text = f"{seed}/{task.model}/{task.cell.key}/{task.number}"
     torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
     batch = run_batch(
-        task.cell.recipe,
-        model,
-        inputs[rows].to(device),
-        labels[rows].to(device),
-        None if targets is None else targets[rows].to(device),
-        task.cell.options,
-        task.cell.measure,
+        task.cell.recipe, model, inputs[rows].to(device), labels[rows].to(device),
+        None if targets is None else targets[rows].to(device), task.cell.options, task.cell.measure,
         name=task.cell.spec.label,
-    )
+    )  # fmt: skip
     folder.write_shard(task.path, run, task.rows, batch)
 
 

@@ -128,18 +128,9 @@ def zero_gradients(
 
 @torch.no_grad()
 def transfer_beats(
-    model: Model,
-    inputs: Tensor,
-    labels: Tensor,
-    transferred: Tensor,
-    distances: np.ndarray,
-    distance_name: str,
-    *,
-    origin: str = "another model",
-    name: str = "",
-    threshold: float = 0.01,
-    batch_size: int = 500,
-) -> Sign | None:
+    model: Model, inputs: Tensor, labels: Tensor, transferred: Tensor, distances: np.ndarray, distance_name: str, *,
+    origin: str = "another model", name: str = "", threshold: float = 0.01, batch_size: int = 500,
+) -> Sign | None:  # fmt: skip
     """Samples that inputs found on another model change at a smaller distance than any found on this one.
 
     ``transferred`` ``(samples, *event)`` are those inputs, ``distances`` ``(samples,)`` the smallest by norm
@@ -166,18 +157,9 @@ def transfer_beats(
 
 @torch.no_grad()
 def noise_beats(
-    model: Model,
-    inputs: Tensor,
-    labels: Tensor,
-    distances: np.ndarray,
-    distance_name: str,
-    *,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    draws: int = 10,
-    seed: int = 0,
-    name: str = "",
-    threshold: float = 0.01,
-) -> Sign | None:
+    model: Model, inputs: Tensor, labels: Tensor, distances: np.ndarray, distance_name: str, *,
+    bounds: tuple[float, float] = (0.0, 1.0), draws: int = 10, seed: int = 0, name: str = "", threshold: float = 0.01,
+) -> Sign | None:  # fmt: skip
     """Samples that random noise changes within 95 % of the distance that white-box recipes found, in ``draws`` draws.
 
     Where they found none (infinite in ``distances``), images of uniform noise are tried. The norms l1, l2 and linf.
@@ -207,16 +189,9 @@ def noise_beats(
 
 
 def fails_unbounded(
-    attack: Callable[..., Any],
-    model: Model,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    name: str = "",
-    threshold: float = 0.01,
-    **options: Any,
-) -> Sign | None:
+    attack: Callable[..., Any], model: Model, inputs: Tensor, labels: Tensor, *,
+    bounds: tuple[float, float] = (0.0, 1.0), name: str = "", threshold: float = 0.01, **options: Any,
+) -> Sign | None:  # fmt: skip
     """A budgeted ``attack`` that is free to go anywhere within the bounds, and still fails.
 
     ``attack(model, inputs, labels, eps=..., **options)`` gets the width of the bounds as its radius; every classifier

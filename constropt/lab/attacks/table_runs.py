@@ -49,17 +49,10 @@ def thesis_table(name: str) -> ThesisTable:
 
 
 def reproduce(
-    table: str | ThesisTable,
-    models: Mapping[str, Model],
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    out: str | Path,
-    steps: int | None = None,
-    settings: RunSettings = DEFAULTS,
-    warn: Callable[[Sign], None] | None = None,
-    progress: Progress | None = None,
-) -> Reproduction:
+    table: str | ThesisTable, models: Mapping[str, Model], inputs: torch.Tensor, labels: torch.Tensor, *,
+    out: str | Path, steps: int | None = None, settings: RunSettings = DEFAULTS,
+    warn: Callable[[Sign], None] | None = None, progress: Progress | None = None,
+) -> Reproduction:  # fmt: skip
     """Run the rows of ``table`` on ``models`` by :func:`~constropt.lab.attacks.sharded.run_evaluation`.
 
     ``steps`` is the most that a row may take: larger budgets are cut to it, and rows that then coincide stand once;
@@ -73,11 +66,9 @@ def reproduce(
     if not wanted:
         raise ValueError(f"{table.name}: no row can run; {'; '.join(remarks)}")
     asked = replace(
-        settings,
-        distances=list(dict.fromkeys(row.distance for row in rows)),
-        targets="all" if table.kind == "targets" else None,
-        radii=[] if table.radius is None else [table.radius],
-    )
+        settings, distances=list(dict.fromkeys(row.distance for row in rows)),
+        targets="all" if table.kind == "targets" else None, radii=[] if table.radius is None else [table.radius],
+    )  # fmt: skip
     evaluation = run_evaluation(wanted, models, inputs, labels, out=out, settings=asked, warn=warn, progress=progress)
     if not evaluation.complete:
         return Reproduction(table, evaluation, [], [], [], remarks)

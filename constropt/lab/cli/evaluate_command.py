@@ -43,9 +43,7 @@ def evaluate_command(
         typer.Argument(help='Names that `constropt recipes` lists, or module:function; "fmn[steps=50,alpha=2]".'),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues what is in it.")],
-    data: shared.DataOption = "digits",
-    model: ModelsOption = None,
-    weights: WeightsOption = None,
+    data: shared.DataOption = "digits", model: ModelsOption = None, weights: WeightsOption = None,
     samples: Annotated[int | None, typer.Option(min=1, help="The first of the test split; 100 by default.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples solved together, and lost together by a kill.")] = 100,
     distance: Annotated[
@@ -65,13 +63,9 @@ def evaluate_command(
         Path | None, typer.Option(help="Folder or adversarial file of a run on other models, to be tried on these.")
     ] = None,
     signs: Annotated[bool, typer.Option(help="Look for signs that the figures mislead.")] = True,
-    shards: ShardsOption = 1,
-    shard: ShardOption = None,
-    fresh: FreshOption = False,
-    seed: shared.SeedOption = 0,
-    device: shared.DeviceOption = "cpu",
-    progress: shared.ProgressOption = None,
-) -> None:
+    shards: ShardsOption = 1, shard: ShardOption = None, fresh: FreshOption = False, seed: shared.SeedOption = 0,
+    device: shared.DeviceOption = "cpu", progress: shared.ProgressOption = None,
+) -> None:  # fmt: skip
     """Run recipes over a data set in batches, verify, count and summarise; a killed run continues."""
     options = parse_options(option or [], _OWN_FLAGS)
     options |= {key: value for key, value in (("steps", steps), ("eps", eps)) if value is not None}
@@ -86,30 +80,15 @@ def evaluate_command(
     )
     transfer = {} if transfer_from is None else load_transfer(transfer_from, inputs, labels)
     settings = RunSettings(
-        distances=distance or (["linf"] if dense else ["l2"]),
-        targets=targets,
-        options=options,
-        batch_size=batch_size,
-        seed=seed,
-        radii=radius or [],
-        shard=place,
-        shards=shards,
-        fresh=fresh,
-        about={"data": data, "references": described},
-        transfer=transfer,
-        look_for_signs=signs,
-    )
+        distances=distance or (["linf"] if dense else ["l2"]), targets=targets, options=options,
+        batch_size=batch_size, seed=seed, radii=radius or [], shard=place, shards=shards, fresh=fresh,
+        about={"data": data, "references": described}, transfer=transfer, look_for_signs=signs,
+    )  # fmt: skip
     with shared.bar("evaluate", progress) as advance:
         found = run_evaluation(
-            specs,
-            networks,
-            inputs,
-            labels,
-            out=out,
-            settings=settings,
-            warn=warn,
+            specs, networks, inputs, labels, out=out, settings=settings, warn=warn,
             progress=lambda _, done, total: advance(done, total),
-        )
+        )  # fmt: skip
     if finished(found):
         for table in terminal_tables(found):
             Console().print(table)

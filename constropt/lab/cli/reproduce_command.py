@@ -98,26 +98,14 @@ def _run_attacks(table: str, request: Request) -> None:
     device = shared.usable_device(request.device)
     networks, described = shared.named_networks(models, files, data, folder, device, request.seed, request.progress)
     settings = RunSettings(
-        batch_size=request.batch_size,
-        seed=request.seed,
-        shard=place,
-        shards=request.shards,
-        fresh=request.fresh,
-        about={"data": data, "references": described, "table": wanted.name},
-        look_for_signs=request.signs,
-    )
+        batch_size=request.batch_size, seed=request.seed, shard=place, shards=request.shards, fresh=request.fresh,
+        about={"data": data, "references": described, "table": wanted.name}, look_for_signs=request.signs,
+    )  # fmt: skip
     with shared.bar(wanted.name, request.progress) as advance:
         found = reproduce(
-            wanted,
-            networks,
-            inputs,
-            labels,
-            out=folder,
-            steps=request.steps,
-            settings=settings,
-            warn=evaluating.warn,
-            progress=lambda _, done, total: advance(done, total),
-        )
+            wanted, networks, inputs, labels, out=folder, steps=request.steps, settings=settings,
+            warn=evaluating.warn, progress=lambda _, done, total: advance(done, total),
+        )  # fmt: skip
     if evaluating.finished(found.evaluation):
         path = write_reproduction(found)
         Console().print(reproduction_table(found))
@@ -127,23 +115,14 @@ def _run_attacks(table: str, request: Request) -> None:
 def _run_study(kind: StudyKind, table: str, request: Request) -> None:
     names = None if request.data is None else tuple(name.strip() for name in request.data.split(","))
     settings = TableSettings(
-        benchmarks=names,
-        methods=tuple(request.methods) or None,
-        seeds=tuple(shared.seeds_of(request.seeds)),
-        epochs=request.epochs,
-        device=shared.usable_device(request.device),
-        fresh=request.fresh,
-    )
+        benchmarks=names, methods=tuple(request.methods) or None, seeds=tuple(shared.seeds_of(request.seeds)),
+        epochs=request.epochs, device=shared.usable_device(request.device), fresh=request.fresh,
+    )  # fmt: skip
     with shared.named_bar("epochs", request.progress) as shown:
         blocks, path = run_table(
-            kind,
-            table,
-            out=request.out or Path("out") / kind.name,
-            root=shared.data_folder(),
-            settings=settings,
-            progress=shown,
-            warn=lambda text: typer.echo(f"note: {text}", err=True),
-        )
+            kind, table, out=request.out or Path("out") / kind.name, root=shared.data_folder(), settings=settings,
+            progress=shown, warn=lambda text: typer.echo(f"note: {text}", err=True),
+        )  # fmt: skip
     for block in blocks:
         shared.print_table(f"{table}: {block.title}", block.header, block.lines, block.remarks)
     typer.echo(f"written to {path}; runs, figures and weights are in the folders beside it")
@@ -227,24 +206,18 @@ def reproduce_command(
             f" folder {shared.DATA} ({shared.DEFAULT_FOLDER}) has, else digits."
         ),
     ] = None,
-    model: evaluating.ModelsOption = None,
-    weights: evaluating.WeightsOption = None,
+    model: evaluating.ModelsOption = None, weights: evaluating.WeightsOption = None,
     samples: Annotated[int | None, typer.Option(min=1, help="The first of the test split; 100 by default.")] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="Budgets above are cut to this; 90000 cuts none (hours to days).")
     ] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples solved together, and lost together by a kill.")] = 100,
     signs: Annotated[bool, typer.Option(help="Look for signs that the figures mislead.")] = True,
-    shards: evaluating.ShardsOption = 1,
-    shard: evaluating.ShardOption = None,
-    fresh: evaluating.FreshOption = False,
-    seed: shared.SeedOption = 0,
-    method: MethodsOption = None,
-    seeds: shared.SeedsOption = "0,1,2",
+    shards: evaluating.ShardsOption = 1, shard: evaluating.ShardOption = None, fresh: evaluating.FreshOption = False,
+    seed: shared.SeedOption = 0, method: MethodsOption = None, seeds: shared.SeedsOption = "0,1,2",
     epochs: Annotated[int | None, typer.Option(min=1, help="Of what is trained; default: the table's.")] = None,
-    device: shared.DeviceOption = "cpu",
-    progress: shared.ProgressOption = None,
-) -> None:
+    device: shared.DeviceOption = "cpu", progress: shared.ProgressOption = None,
+) -> None:  # fmt: skip
     """Run a table of the thesis and print it with the published figures; a killed run continues."""
     kinds = table_kinds()
     name = named_table(table, kinds)
@@ -254,22 +227,8 @@ def reproduce_command(
         if source is not None and source.name == "COMMANDLINE":
             raise ValueError(f"--{option.replace('_', '-')}: not an option of {name}")
     request = Request(
-        out=out,
-        data=data,
-        models=model or [],
-        weights=weights or [],
-        samples=samples,
-        steps=steps,
-        batch_size=batch_size,
-        signs=signs,
-        shards=shards,
-        shard=shard,
-        fresh=fresh,
-        seed=seed,
-        methods=method or [],
-        seeds=seeds,
-        epochs=epochs,
-        device=device,
-        progress=progress,
-    )
+        out=out, data=data, models=model or [], weights=weights or [], samples=samples, steps=steps,
+        batch_size=batch_size, signs=signs, shards=shards, shard=shard, fresh=fresh, seed=seed, methods=method or [],
+        seeds=seeds, epochs=epochs, device=device, progress=progress,
+    )  # fmt: skip
     kind.run(name, request)

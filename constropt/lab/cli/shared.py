@@ -85,14 +85,9 @@ def load_network(
 
 
 def named_networks(
-    models: Sequence[str],
-    weights: Sequence[Path],
-    data: str,
-    out: Path,
-    device: torch.device,
-    seed: int,
+    models: Sequence[str], weights: Sequence[Path], data: str, out: Path, device: torch.device, seed: int,
     progress: bool | None,
-) -> tuple[dict[str, nn.Module], dict[str, str]]:
+) -> tuple[dict[str, nn.Module], dict[str, str]]:  # fmt: skip
     """The networks of a run by name, and what each is: NAME=REFERENCE or REFERENCE, whose last part is then the name.
 
     ``weights`` are in the order of ``models``. Without models, one is trained on embedded data and kept in ``out``, so
@@ -236,14 +231,9 @@ def run_and_show(kind: StudyKind, setup: Setup[Any, Any], methods: Sequence[str]
         require_matplotlib()
     with named_bar("epochs", launch.progress) as shown:
         study = kind.run(
-            setup,
-            methods,
-            seeds_of(seeds),
-            out=launch.out,
-            device=usable_device(launch.device),
-            fresh=launch.fresh,
+            setup, methods, seeds_of(seeds), out=launch.out, device=usable_device(launch.device), fresh=launch.fresh,
             progress=shown,
-        )
+        )  # fmt: skip
     paths = kind.write_report(study) + (kind.write_figures(study) if launch.figures else [])
     header, lines = kind.main_table(study)
     print_table(kind.described(study), header, lines, kind.remarks(study))

@@ -95,18 +95,10 @@ def solve_command(
             with shared.bar(name, progress) as advance:
                 reports.append(
                     evaluate(
-                        function,
-                        network,
-                        inputs,
-                        labels,
-                        batch_size=batch_size,
-                        targets=chosen,
-                        name=name,
-                        measure=measure,
-                        progress=advance,
-                        **own,
+                        function, network, inputs, labels, batch_size=batch_size, targets=chosen, name=name,
+                        measure=measure, progress=advance, **own,
                     )
-                )
+                )  # fmt: skip
     title = f"{len(labels)} samples of {data}, {described}" + ("" if goal is None else f", targets: {goal}")
     Console().print(results_table(reports, title=title))
     if out is not None:

@@ -36,8 +36,7 @@ MethodsOption = Annotated[
 @shared.clean_errors
 def train_calibration(
     out: Annotated[Path, typer.Option(help="The folder of the study; a killed one continues there.")],
-    method: MethodsOption = None,
-    seeds: shared.SeedsOption = "0",
+    method: MethodsOption = None, seeds: shared.SeedsOption = "0",
     data: Annotated[
         str,
         typer.Option(
@@ -53,12 +52,9 @@ def train_calibration(
             " takes them. Default: a small CNN for digits, ResNet-18, DeepLab or GPCN else."
         ),
     ] = None,
-    epochs: shared.EpochsOption = 40,
-    batch_size: shared.BatchOption = 64,
-    optimizer: shared.OptimizerOption = "adamw",
-    lr: shared.RateOption = None,
-    weight_decay: shared.DecayOption = None,
-    schedule: shared.ScheduleOption = "cosine",
+    epochs: shared.EpochsOption = 40, batch_size: shared.BatchOption = 64,
+    optimizer: shared.OptimizerOption = "adamw", lr: shared.RateOption = None,
+    weight_decay: shared.DecayOption = None, schedule: shared.ScheduleOption = "cosine",
     augment: shared.AugmentOption = "none",
     held_out: Annotated[
         float, typer.Option(help="Held out for multipliers and temperatures: a fraction, or how many of each class.")
@@ -69,31 +65,20 @@ def train_calibration(
     samples: Annotated[int | None, typer.Option(min=1, help="Of the training split; default: all.")] = None,
     test_samples: Annotated[int | None, typer.Option(min=1, help="Of the test split; default: all.")] = None,
     figures: Annotated[bool, typer.Option(help="Draw reliability diagrams and multipliers (extra plot).")] = True,
-    fresh: shared.FreshOption = False,
-    device: shared.DeviceOption = "cpu",
-    progress: shared.ProgressOption = None,
-) -> None:
+    fresh: shared.FreshOption = False, device: shared.DeviceOption = "cpu", progress: shared.ProgressOption = None,
+) -> None:  # fmt: skip
     """Train with calibration losses, the same split, weights and batches for all; compare before and after scaling."""
     setup = CalibrationSetup(
         data=DataSettings(
-            data=data,
-            test=test_data,
-            held_out=held_out,
-            long_tail=long_tail,
-            samples=samples,
+            data=data, test=test_data, held_out=held_out, long_tail=long_tail, samples=samples,
             test_samples=test_samples,
         ),
         training=TrainingSettings(
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            lr=lr,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            augment=augment,
+            epochs=epochs, batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay,
+            schedule=schedule, augment=augment,
         ),
         model=reference_of(digits_cnn) if model is None and data == "digits" else model,
-    )
+    )  # fmt: skip
     shared.run_and_show(
         CALIBRATION, setup, method or ["ce", "cals-alm"], seeds, shared.Launch(out, figures, fresh, device, progress)
     )
@@ -135,22 +120,17 @@ def train_metric(
     frozen: Annotated[
         bool, typer.Option(help="Hold the batch normalisations of the model; for one that is pre-trained.")
     ] = False,
-    epochs: shared.EpochsOption = 30,
-    batch_size: shared.BatchOption = 128,
+    epochs: shared.EpochsOption = 30, batch_size: shared.BatchOption = 128,
     per_class: Annotated[
         int, typer.Option(min=0, help="Samples of a class in the batches of losses that need pairs; 0: as they come.")
     ] = 4,
-    optimizer: shared.OptimizerOption = "sgd",
-    lr: shared.RateOption = 0.02,
+    optimizer: shared.OptimizerOption = "sgd", lr: shared.RateOption = 0.02,
     momentum: Annotated[float, typer.Option(help="Nesterov's, of sgd.")] = 0.0,
-    weight_decay: shared.DecayOption = None,
-    schedule: shared.ScheduleOption = "constant",
+    weight_decay: shared.DecayOption = None, schedule: shared.ScheduleOption = "constant",
     augment: shared.AugmentOption = "none",
     figures: Annotated[bool, typer.Option(help="Draw maps of the embeddings (extra plot).")] = True,
-    fresh: shared.FreshOption = False,
-    device: shared.DeviceOption = "cpu",
-    progress: shared.ProgressOption = None,
-) -> None:
+    fresh: shared.FreshOption = False, device: shared.DeviceOption = "cpu", progress: shared.ProgressOption = None,
+) -> None:  # fmt: skip
     """Train an embedding by the recipe of Sec. 2.5.3 and search classes that it has not seen.
 
     Defaults are those of CUB: SGD at 0.02 without momentum. Cars: --lr 0.05; SOP and In-Shop: --lr 0.003 --momentum
@@ -159,21 +139,11 @@ def train_metric(
     setup = RetrievalSetup(
         data=RetrievalSettings(data=data, unseen=unseen, validation=validation),
         training=RetrievalTraining(
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            lr=lr,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            augment=augment,
-            momentum=momentum,
-            per_class=per_class or None,
+            epochs=epochs, batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay,
+            schedule=schedule, augment=augment, momentum=momentum, per_class=per_class or None,
         ),
-        model=model,
-        weights=weights,
-        head_norm=head_norm,
-        frozen=frozen,
-    )
+        model=model, weights=weights, head_norm=head_norm, frozen=frozen,
+    )  # fmt: skip
     shared.run_and_show(RETRIEVAL, setup, loss or ["ce"], seeds, shared.Launch(out, figures, fresh, device, progress))
 
 
@@ -185,14 +155,11 @@ app.command("metric")(train_metric)
 @app.command("classifier")
 @shared.clean_errors
 def train_classifier(
-    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
-    data: shared.DataOption = "digits",
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.")], data: shared.DataOption = "digits",
     model: Annotated[str | None, typer.Option(help="module:factory; default: a small CNN by image size.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 20,
-    seed: shared.SeedOption = 0,
-    device: shared.DeviceOption = "cpu",
-    progress: shared.ProgressOption = None,
-) -> None:
+    seed: shared.SeedOption = 0, device: shared.DeviceOption = "cpu", progress: shared.ProgressOption = None,
+) -> None:  # fmt: skip
     """Train a classifier on the training split and save its weights."""
     if out.suffix != ".safetensors":
         raise ValueError(f"--out: takes a file that ends in .safetensors, got {out}")

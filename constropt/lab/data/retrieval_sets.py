@@ -111,11 +111,8 @@ def load_in_shop(folder: str | Path) -> RetrievalSet:
 
 
 LAYOUTS: Mapping[str, Callable[[str | Path], RetrievalSet]] = {
-    "cub": load_cub,
-    "cars": load_cars,
-    "sop": load_sop,
-    "in-shop": load_in_shop,
-}
+    "cub": load_cub, "cars": load_cars, "sop": load_sop, "in-shop": load_in_shop,
+}  # fmt: skip
 
 
 def _table(path: Path, columns: int, skip: int = 0) -> list[tuple[str, ...]]:
@@ -165,15 +162,9 @@ class ImageFiles:
     """
 
     def __init__(
-        self,
-        paths: Sequence[Path],
-        *,
-        size: int = 224,
-        resize: int = 256,
-        keep_ratio: bool = False,
-        random: bool = False,
-        jitter: bool = False,
-    ) -> None:
+        self, paths: Sequence[Path], *, size: int = 224, resize: int = 256, keep_ratio: bool = False,
+        random: bool = False, jitter: bool = False,
+    ) -> None:  # fmt: skip
         if not 1 <= size <= resize:
             raise ValueError(f"size: takes 1 to resize = {resize}, got {size}")
         self.paths, self.size, self.resize, self.keep_ratio = tuple(paths), size, resize, keep_ratio

@@ -47,13 +47,9 @@ class SmallCNN(nn.Module):
             layers += [nn.Conv2d(outputs, outputs, 3, padding=padding), nn.ReLU(), nn.MaxPool2d(2)]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(64 * side * side, 200),
-            nn.ReLU(),
-            nn.Linear(200, 200),
-            nn.ReLU(),
+            nn.Flatten(), nn.Linear(64 * side * side, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(),
             nn.Linear(200, num_classes),
-        )
+        )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(batch, num_classes)`` of ``images``."""
@@ -88,15 +84,9 @@ def madry_cnn(channels: tuple[int, int] = (4, 8)) -> nn.Sequential:
     """
     first, second = channels
     return nn.Sequential(
-        nn.Conv2d(1, first, 5, 2, 2),
-        nn.ReLU(),
-        nn.Conv2d(first, second, 5, 2, 2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(second * 49, 128),
-        nn.ReLU(),
-        nn.Linear(128, 10),
-    )
+        nn.Conv2d(1, first, 5, 2, 2), nn.ReLU(), nn.Conv2d(first, second, 5, 2, 2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(second * 49, 128), nn.ReLU(), nn.Linear(128, 10),
+    )  # fmt: skip
 
 
 def mnist_cnn() -> nn.Sequential:
@@ -107,15 +97,9 @@ def mnist_cnn() -> nn.Sequential:
     torch.Size([2, 10])
     """
     return nn.Sequential(
-        nn.Conv2d(1, 16, 4, 2),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 4, 2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(32 * 25, 100),
-        nn.ReLU(),
-        nn.Linear(100, 10),
-    )
+        nn.Conv2d(1, 16, 4, 2), nn.ReLU(), nn.Conv2d(16, 32, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 25, 100),
+        nn.ReLU(), nn.Linear(100, 10),
+    )  # fmt: skip
 
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -246,15 +230,9 @@ def cifar_cnn_a() -> nn.Sequential:
     torch.Size([2, 10])
     """
     layers: list[nn.Module] = [
-        nn.Conv2d(3, 16, 4, 2, 1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 4, 2, 1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(2048, 100),
-        nn.ReLU(),
-        nn.Linear(100, 10),
-    ]
+        nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(2048, 100), nn.ReLU(), nn.Linear(100, 10),
+    ]  # fmt: skip
     # the weight files count the layers without the normalisation
     numbered = [(str(number), layer) for number, layer in enumerate(layers)]
     return nn.Sequential(OrderedDict([("normalize", Normalize(*CIFAR)), *numbered]))

@@ -28,12 +28,9 @@ class OneCycle:
                 raise ValueError(f"{name}: takes a positive number, got {value!r}")
 
     def train(
-        self,
-        model: nn.Module,
-        samples: int,
-        loss_of: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]],
+        self, model: nn.Module, samples: int, loss_of: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]],
         progress: Callable[[int, int, float], None] | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Minimise the first of what ``loss_of(rows, generator)`` returns for the rows of a batch, on the CPU.
 
         The second is the share of the batch in the mean loss that ``progress(epoch, epochs, loss)`` is told. The model
@@ -68,17 +65,10 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def train_classifier(
-    model: Model,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    epochs: int = 20,
-    seed: int = 0,
-    batch_size: int = 64,
-    lr: float = 3e-3,
-    device: torch.device | str | None = None,
+    model: Model, inputs: Tensor, labels: Tensor, *, epochs: int = 20, seed: int = 0, batch_size: int = 64,
+    lr: float = 3e-3, device: torch.device | str | None = None,
     progress: Callable[[int, int, float], None] | None = None,
-) -> Model:
+) -> Model:  # fmt: skip
     """Minimise the cross-entropy of ``model`` in place by Adam with a one-cycle step size; returns it in eval mode.
 
     ``inputs`` is ``(samples, *event)``, ``labels`` ``(samples,)`` int64. ``lr`` is the peak of the cycle. ``device``
@@ -141,18 +131,10 @@ PLAIN = PixelSettings()
 
 
 def train_segmenter(
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    epochs: int = 20,
-    batch_size: int = 8,
-    lr: float = 1e-2,
-    pixels: PixelSettings = PLAIN,
-    seed: int = 0,
-    device: torch.device | str | None = None,
+    model: Model, images: Tensor, labels: Tensor, *, epochs: int = 20, batch_size: int = 8, lr: float = 1e-2,
+    pixels: PixelSettings = PLAIN, seed: int = 0, device: torch.device | str | None = None,
     progress: Callable[[int, int, float], None] | None = None,
-) -> Model:
+) -> Model:  # fmt: skip
     """Minimise the cross-entropy per pixel of ``model`` in place by Adam with a one-cycle step size; returns it in eval
     mode.
 

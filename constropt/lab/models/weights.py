@@ -111,10 +111,8 @@ def _library(module: str, package: str) -> Any:
 
 
 _LOADERS: dict[str, Callable[[str, bool], nn.Module]] = {
-    "robustbench": _robustbench,
-    "timm": _timm,
-    "hf": _transformers,
-}
+    "robustbench": _robustbench, "timm": _timm, "hf": _transformers,
+}  # fmt: skip
 _FORMS = {"robustbench": "robustbench:NAME:DATASET:THREAT", "timm": "timm:NAME", "hf": "hf:NAME"}
 
 

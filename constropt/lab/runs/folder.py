@@ -151,12 +151,9 @@ def write_shard(path: Path, run: str, rows: tuple[int, int], batch: BatchResult)
     tensors[_X] = batch.solution.x.detach().cpu().contiguous()
     own = own_distance_of(batch.solution)
     note = {
-        "run": run,
-        "rows": list(rows),
-        "forwards": batch.forwards,
-        "backwards": batch.backwards,
+        "run": run, "rows": list(rows), "forwards": batch.forwards, "backwards": batch.backwards,
         "own_distance": getattr(own, "name", None),
-    }
+    }  # fmt: skip
     with replacing(path) as unfinished:
         # one entry: safetensors writes several in any order, and equal shards are to be equal files
         save_file(tensors, unfinished, metadata={_NOTE: json.dumps(note, sort_keys=True)})

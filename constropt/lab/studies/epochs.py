@@ -45,17 +45,13 @@ def shift_and_mirror(images: Tensor) -> Tensor:
 
 
 AUGMENTATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda images: images,
-    "shift": shift,
-    "shift-mirror": shift_and_mirror,
-}
+    "none": lambda images: images, "shift": shift, "shift-mirror": shift_and_mirror,
+}  # fmt: skip
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+    "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW,
+}  # fmt: skip
 DEFAULTS: dict[str, dict[str, float]] = {  # rates of the thesis (appendix V-2), decay as usual for each
     "sgd": {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9},
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
@@ -131,18 +127,11 @@ class History:
 
 
 def run_epochs(
-    parts: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    settings: TrainingSettings,
-    *,
-    batches: Callable[[], Sequence[Tensor]],
-    loss_of: Callable[[Tensor], Tensor],
-    look: Callable[[History], None],
-    stepped: Callable[[], None] | None = None,
-    seed: int = 0,
-    checkpoint: Path | None = None,
+    parts: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, settings: TrainingSettings, *,
+    batches: Callable[[], Sequence[Tensor]], loss_of: Callable[[Tensor], Tensor], look: Callable[[History], None],
+    stepped: Callable[[], None] | None = None, seed: int = 0, checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> History:
+) -> History:  # fmt: skip
     """Minimise ``loss_of(rows)`` over the batches of every epoch; ``parts`` are the modules that learn or have state.
 
     ``batches()`` draws the rows of an epoch's batches from the global generator, which each epoch seeds anew by

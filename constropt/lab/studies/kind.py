@@ -114,16 +114,10 @@ class StudyKind:
         return title_of(method, self.methods)
 
     def run(
-        self,
-        setup: Setup[Any, Any],
-        methods: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        out: str | Path,
-        device: torch.device | str = "cpu",
-        fresh: bool = False,
+        self, setup: Setup[Any, Any], methods: Sequence[str], seeds: Sequence[int], *, out: str | Path,
+        device: torch.device | str = "cpu", fresh: bool = False,
         progress: Callable[[str, int, int], None] | None = None,
-    ) -> Study:
+    ) -> Study:  # fmt: skip
         """Train the network of ``setup`` with each of the ``methods`` from each of the ``seeds``, and measure it.
 
         The seed draws the split, the initial weights and the order of the batches: all methods have the same. Each run
@@ -150,15 +144,9 @@ class StudyKind:
             return setup.measured(network, split)
 
         return complete(
-            specs,
-            chosen,
-            out=Path(out),
-            settings=setup.settings(first, network),
-            data=lambda seed: first if seed == chosen[0] else splits(seed),
-            run=one,
-            fresh=fresh,
-            progress=progress,
-        )
+            specs, chosen, out=Path(out), settings=setup.settings(first, network),
+            data=lambda seed: first if seed == chosen[0] else splits(seed), run=one, fresh=fresh, progress=progress,
+        )  # fmt: skip
 
     def main_table(self, study: Study) -> tuple[list[str], list[list[str]]]:
         """Header and lines of the table that a terminal has room for."""
@@ -200,15 +188,9 @@ DEFAULTS = TableSettings()
 
 
 def run_table(
-    kind: StudyKind,
-    table: str,
-    *,
-    out: str | Path,
-    root: str | Path,
-    settings: TableSettings = DEFAULTS,
-    progress: Callable[[str, int, int], None] | None = None,
-    warn: Callable[[str], None] | None = None,
-) -> tuple[list[Block], Path]:
+    kind: StudyKind, table: str, *, out: str | Path, root: str | Path, settings: TableSettings = DEFAULTS,
+    progress: Callable[[str, int, int], None] | None = None, warn: Callable[[str], None] | None = None,
+) -> tuple[list[Block], Path]:  # fmt: skip
     """Run what the ``table`` of ``kind`` needs and lay it out; returns its blocks and the file that has them.
 
     The studies are in ``out``, a folder for each benchmark, and shared by the tables: what one has trained the others
@@ -226,14 +208,9 @@ def run_table(
         if settings.epochs is not None:
             setup = replace(setup, training=replace(setup.training, epochs=settings.epochs))
         study = kind.run(
-            setup,
-            methods,
-            settings.seeds,
-            out=out / name,
-            device=settings.device,
-            fresh=settings.fresh,
+            setup, methods, settings.seeds, out=out / name, device=settings.device, fresh=settings.fresh,
             progress=progress,
-        )
+        )  # fmt: skip
         kind.write_report(study)
         try:
             kind.write_figures(study)

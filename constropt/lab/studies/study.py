@@ -85,16 +85,10 @@ def distinct(specs: Sequence[RecipeSpec], seeds: Sequence[int]) -> tuple[list[Re
 
 
 def complete(
-    specs: Sequence[RecipeSpec],
-    seeds: Sequence[int],
-    *,
-    out: Path,
-    settings: Mapping[str, Any],
-    data: Callable[[int], Data],
-    run: Callable[[Run, Data], Mapping[str, Any]],
-    fresh: bool = False,
+    specs: Sequence[RecipeSpec], seeds: Sequence[int], *, out: Path, settings: Mapping[str, Any],
+    data: Callable[[int], Data], run: Callable[[Run, Data], Mapping[str, Any]], fresh: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Study:
+) -> Study:  # fmt: skip
     """Make ``run(run, data(seed))`` for all methods and seeds that have no result in ``out`` yet, and write what it
     returns there; returns all finished runs of the folder, those of earlier calls too.
 

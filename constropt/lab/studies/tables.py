@@ -157,13 +157,9 @@ class StudyTable(ABC):
 
 
 def with_data(
-    names: Sequence[str],
-    benchmarks: Mapping[str, Benchmark],
-    root: Path,
-    tell: Callable[[str], None],
-    *,
+    names: Sequence[str], benchmarks: Mapping[str, Benchmark], root: Path, tell: Callable[[str], None], *,
     wanted: bool = True,
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     """Those of ``names`` whose data is in the folder ``root``, :data:`STAND_IN` where there are none.
 
     ``tell`` is told what is missing: if all of it was ``wanted``, or nothing is left. Raises ``ValueError`` for names

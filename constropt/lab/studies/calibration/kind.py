@@ -66,8 +66,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         "Omniglot",
         CalibrationSetup(
             data=DataSettings("omniglot:{}/omniglot[size=16]", held_out=3),
-            training=TrainingSettings(epochs=20, optimizer="sgd"),
-            model=_RESNET,
+            training=TrainingSettings(epochs=20, optimizer="sgd"), model=_RESNET,
         ),
         ("omniglot",),
     ),
@@ -75,14 +74,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         "CIFAR-10-LT",
         CalibrationSetup(
             data=DataSettings(
-                "cifar10:{}/cifar10/cifar10_train8k.npz[size=16]",
-                "cifar10:{}/cifar10/cifar10_test.npz",
-                held_out=50,
-                long_tail=100.0,
-                test_samples=3000,
+                "cifar10:{}/cifar10/cifar10_train8k.npz[size=16]", "cifar10:{}/cifar10/cifar10_test.npz", held_out=50,
+                long_tail=100.0, test_samples=3000,
             ),
-            training=TrainingSettings(epochs=20, optimizer="sgd", augment="shift-mirror"),
-            model=_RESNET,
+            training=TrainingSettings(epochs=20, optimizer="sgd", augment="shift-mirror"), model=_RESNET,
         ),
         ("cifar10/cifar10_train8k.npz", "cifar10/cifar10_test.npz"),
     ),
@@ -90,16 +85,14 @@ BENCHMARKS: dict[str, Benchmark] = {
         "Fashion-MNIST",
         CalibrationSetup(
             data=DataSettings("npz:{}/fashion_mnist/fashion_mnist_40k.npz[size=14]", samples=3000, test_samples=3000),
-            training=TrainingSettings(epochs=20, optimizer="sgd"),
-            model=_RESNET,
+            training=TrainingSettings(epochs=20, optimizer="sgd"), model=_RESNET,
         ),
         ("fashion_mnist/fashion_mnist_40k.npz",),
     ),
     "segmentation": Benchmark(
         "CamVid",
         CalibrationSetup(
-            data=DataSettings("camvid:{}/camvid[size=[90,120]]"),
-            training=TrainingSettings(epochs=40, batch_size=8),
+            data=DataSettings("camvid:{}/camvid[size=[90,120]]"), training=TrainingSettings(epochs=40, batch_size=8),
             model=f"{reference_of(deeplab)}[width=8]",
         ),
         ("camvid/train", "camvid/test"),
@@ -108,8 +101,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         "20 Newsgroups",
         CalibrationSetup(
             data=DataSettings(
-                "newsgroups:{}/newsgroups20/20news_bydate.jsonl.gz[length=100,vocabulary=8000]",
-                held_out=45,
+                "newsgroups:{}/newsgroups20/20news_bydate.jsonl.gz[length=100,vocabulary=8000]", held_out=45,
                 test_samples=4000,
             ),
             training=TrainingSettings(epochs=16, optimizer="adam", lr=2e-3, schedule="half"),
@@ -123,7 +115,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             data=DataSettings("digits"), training=TrainingSettings(epochs=20), model=reference_of(digits_cnn)
         ),
     ),
-}
+}  # fmt: skip
 _ALL = ("ce", "mmce", "ecp", "ls", "fl", "flsd", "cpc", "mbls", "cals-hr", "cals-alm")
 _SCALED = ("ce", "ls", "fl", "flsd", "cpc", "mbls", "cals-hr", "cals-alm")
 
@@ -135,21 +127,17 @@ def _rows(methods: Sequence[str], *columns: Sequence[float | None]) -> dict[str,
 
 TABLES: Mapping[str, CalibrationTable] = {
     "table-6.1": CalibrationTable(
-        title="Calibration of image classifiers",
-        benchmarks=("many-class", "long-tailed", "fashion"),
-        methods=_ALL,
+        title="Calibration of image classifiers", benchmarks=("many-class", "long-tailed", "fashion"), methods=_ALL,
         columns=(report.ACCURACY, report.ECE, report.AECE, report.ECE_SCALED),
         published={
             "many-class": _rows(
-                _ALL,
-                (65.02, 65.34, 64.90, 65.78, 63.09, 64.09, 64.49, 64.74, 65.09, 65.03),
+                _ALL, (65.02, 65.34, 64.90, 65.78, 63.09, 64.09, 64.49, 64.74, 65.09, 65.03),
                 (3.73, 2.81, 4.00, 3.17, 2.96, 2.91, 4.88, 1.64, 2.50, 1.54),
                 (3.69, 2.61, 3.92, 3.16, 3.12, 2.95, 4.91, 1.73, 2.42, 1.38),
                 (1.86, None, None, 1.79, 1.74, 1.74, 2.66, 1.64, 1.82, 1.54),
             ),
             "long-tailed": _rows(
-                _ALL,
-                (37.90, 37.79, 37.69, 37.88, 36.04, 36.18, 38.90, 38.32, 38.50, 38.56),
+                _ALL, (37.90, 37.79, 37.69, 37.88, 36.04, 36.18, 38.90, 38.32, 38.50, 38.56),
                 (28.12, 28.41, 28.14, 10.46, 18.37, 17.77, 16.00, 6.16, 2.83, 2.15),
                 (28.12, 28.40, 28.13, 10.38, 18.36, 17.78, 15.99, 6.16, 2.78, 2.30),
                 (3.72, None, None, 3.32, 2.52, 3.40, 3.22, 2.60, 2.83, 1.81),
@@ -157,91 +145,63 @@ TABLES: Mapping[str, CalibrationTable] = {
         },
     ),
     "table-6.2": CalibrationTable(
-        title="Calibration of segmentation",
-        benchmarks=("segmentation",),
+        title="Calibration of segmentation", benchmarks=("segmentation",),
         methods=("ce", "ecp", "ls", "fl", "mbls", "cals-alm"),
         columns=(report.ECE, report.MIOU, report.ACCURACY, report.ECE_SCALED),
         published={
             "segmentation": _rows(
-                ("ce", "ecp", "ls", "fl", "mbls", "cals-alm"),
-                (14.75, 5.15, 6.90, 10.87, 5.22, 4.66),
-                (66.46, 65.57, 67.73, 64.25, 65.29, 66.77),
-                (None,) * 6,
-                (None,) * 6,
+                ("ce", "ecp", "ls", "fl", "mbls", "cals-alm"), (14.75, 5.15, 6.90, 10.87, 5.22, 4.66),
+                (66.46, 65.57, 67.73, 64.25, 65.29, 66.77), (None,) * 6, (None,) * 6,
             )
         },
     ),
     "table-6.3": CalibrationTable(
-        title="Calibration of text classifiers",
-        benchmarks=("text",),
-        methods=_ALL,
+        title="Calibration of text classifiers", benchmarks=("text",), methods=_ALL,
         columns=(report.ECE, report.ACCURACY, report.ECE_SCALED),
         published={
             "text": _rows(
-                _ALL,
-                (22.75, 23.02, 22.97, 8.07, 10.80, 10.87, 9.46, 5.40, None, 2.04),
+                _ALL, (22.75, 23.02, 22.97, 8.07, 10.80, 10.87, 9.46, 5.40, None, 2.04),
                 (67.01, 66.23, 66.48, 67.14, 66.08, 65.85, 68.27, 67.89, None, 68.32),
                 (3.01, None, None, 3.69, 3.33, 4.10, 4.35, 2.09, 3.14, 1.86),
             )
         },
     ),
     "table-V-1": CalibrationTable(
-        title="ECE before and after temperature scaling",
-        benchmarks=("many-class", "long-tailed", "text"),
-        methods=_SCALED,
-        columns=(report.ECE, report.ECE_SEARCHED, report.TEMPERATURE_SEARCHED, report.ECE_SCALED),
+        title="ECE before and after temperature scaling", benchmarks=("many-class", "long-tailed", "text"),
+        methods=_SCALED, columns=(report.ECE, report.ECE_SEARCHED, report.TEMPERATURE_SEARCHED, report.ECE_SCALED),
         published={
             "many-class": _rows(
-                _SCALED,
-                (3.73, 3.17, 2.96, 2.91, 4.88, 1.64, 2.50, 1.54),
-                (1.86, 1.79, 1.74, 1.74, 2.66, 1.64, 1.82, 1.54),
-                (1.1, 0.9, 0.9, 0.9, 1.5, 1.0, 0.9, 1.0),
+                _SCALED, (3.73, 3.17, 2.96, 2.91, 4.88, 1.64, 2.50, 1.54),
+                (1.86, 1.79, 1.74, 1.74, 2.66, 1.64, 1.82, 1.54), (1.1, 0.9, 0.9, 0.9, 1.5, 1.0, 0.9, 1.0),
                 (None,) * 8,
             ),
             "long-tailed": _rows(
-                _SCALED,
-                (28.12, 10.46, 18.37, 17.77, 16.00, 6.16, 2.83, 2.15),
-                (3.72, 3.32, 2.52, 3.40, 3.22, 2.60, 2.83, 1.81),
-                (1.7, 1.3, 1.5, 1.4, 1.2, 1.1, 1.0, 0.9),
+                _SCALED, (28.12, 10.46, 18.37, 17.77, 16.00, 6.16, 2.83, 2.15),
+                (3.72, 3.32, 2.52, 3.40, 3.22, 2.60, 2.83, 1.81), (1.7, 1.3, 1.5, 1.4, 1.2, 1.1, 1.0, 0.9),
                 (None,) * 8,
             ),
             "text": _rows(
-                _SCALED,
-                (22.75, 8.07, 10.80, 10.87, 9.46, 5.40, 6.99, 2.04),
-                (3.01, 3.69, 3.33, 4.10, 4.35, 2.09, 3.14, 1.86),
-                (3.1, 1.2, 1.4, 1.4, 1.4, 1.1, 1.1, 1.1),
+                _SCALED, (22.75, 8.07, 10.80, 10.87, 9.46, 5.40, 6.99, 2.04),
+                (3.01, 3.69, 3.33, 4.10, 4.35, 2.09, 3.14, 1.86), (3.1, 1.2, 1.4, 1.4, 1.4, 1.1, 1.1, 1.1),
                 (None,) * 8,
             ),
         },
     ),
     "table-V-2": CalibrationTable(
-        title="Class-wise calibration error",
-        benchmarks=("many-class", "long-tailed"),
-        methods=_SCALED,
+        title="Class-wise calibration error", benchmarks=("many-class", "long-tailed"), methods=_SCALED,
         columns=(report.CWCE,),
         published={"long-tailed": _rows(_SCALED, (0.090, 0.072, 0.087, 0.087, 0.078, 0.072, 0.071, 0.069))},
     ),
     "table-V-3": CalibrationTable(
-        title="ECE under Gaussian noise of severity 5",
-        benchmarks=("long-tailed", "many-class"),
-        methods=("ce", "ls", "fl", "mbls", "cals-alm"),
-        columns=(report.SHIFTED,),
+        title="ECE under Gaussian noise of severity 5", benchmarks=("long-tailed", "many-class"),
+        methods=("ce", "ls", "fl", "mbls", "cals-alm"), columns=(report.SHIFTED,),
         published={"long-tailed": _rows(("ce", "ls", "fl", "mbls", "cals-alm"), (19.99, 27.51, 15.80, 15.40, 12.91))},
     ),
-}
+}  # fmt: skip
 
 
 CALIBRATION = StudyKind(
-    name="calibration",
-    title="Calibration",
-    what="method",
-    methods=METHODS,
-    columns=lambda study: report.COLUMNS,
-    main=report.MAIN,
-    described=report.described,
-    remarks=report.remarks,
-    notes=report.NOTES,
-    write_figures=report.write_figures,
-    benchmarks=BENCHMARKS,
-    tables=TABLES,
-)
+    name="calibration", title="Calibration", what="method", methods=METHODS, columns=lambda study: report.COLUMNS,
+    main=report.MAIN, described=report.described, remarks=report.remarks, notes=report.NOTES,
+    write_figures=report.write_figures, benchmarks=BENCHMARKS, tables=TABLES,
+)  # fmt: skip

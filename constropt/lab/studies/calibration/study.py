@@ -50,16 +50,9 @@ class CalibrationSetup(Setup[StudyData, nn.Module]):
 
     def train(self, network: nn.Module, loss: nn.Module, split: StudyData, run: Run, checkpoint: Path) -> History:
         return train(
-            network,
-            loss,
-            split.train,
-            split.held_out,
-            self.training,
-            seed=run.seed,
-            ignore_index=split.ignore_index,
-            checkpoint=checkpoint,
-            progress=run.progress,
-        )
+            network, loss, split.train, split.held_out, self.training, seed=run.seed, ignore_index=split.ignore_index,
+            checkpoint=checkpoint, progress=run.progress,
+        )  # fmt: skip
 
     def measured(self, network: nn.Module, split: StudyData) -> dict[str, Any]:
         return {"data": split.fingerprint(), **measured(network, split)}
@@ -89,11 +82,9 @@ def measured(network: nn.Module, data: StudyData) -> dict[str, Any]:
     if data.kind == "image":
         device = next(network.parameters()).device
         errors = calibration_under_noise(
-            lambda images: logits_of(network(images.to(device))).cpu(),
-            data.test.inputs,
-            data.test.labels,
+            lambda images: logits_of(network(images.to(device))).cpu(), data.test.inputs, data.test.labels,
             severities=tuple(GAUSSIAN_NOISE),
-        )
+        )  # fmt: skip
         found["shift"] = {str(severity): error for severity, error in zip(GAUSSIAN_NOISE, errors.tolist())}
     return found
 
@@ -101,14 +92,11 @@ def measured(network: nn.Module, data: StudyData) -> dict[str, Any]:
 def figures(logits: Tensor, labels: Tensor, data: StudyData) -> dict[str, float]:
     """The figures of tables, as fractions."""
     measures = {
-        "accuracy": metrics.accuracy,
-        "ece": metrics.expected_calibration_error,
-        "aece": metrics.adaptive_calibration_error,
-        "cwce": metrics.classwise_calibration_error,
-        "brier": metrics.brier_score,
-        "nll": metrics.negative_log_likelihood,
+        "accuracy": metrics.accuracy, "ece": metrics.expected_calibration_error,
+        "aece": metrics.adaptive_calibration_error, "cwce": metrics.classwise_calibration_error,
+        "brier": metrics.brier_score, "nll": metrics.negative_log_likelihood,
         **({"miou": metrics.mean_iou} if data.kind == "dense" else {}),
-    }
+    }  # fmt: skip
     return {
         name: measure(logits, labels, from_logits=True, ignore_index=data.ignore_index).item()
         for name, measure in measures.items()

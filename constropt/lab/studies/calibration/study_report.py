@@ -101,12 +101,9 @@ def described(study: Study) -> str:
     extra = [f"long-tailed 1:{data['long_tail']:g}"] if data["long_tail"] is not None else []
     rate = "" if training["lr"] is None else f" {training['lr']:g}"
     parts = [
-        data["data"],
-        *extra,
-        f"{data['classes']} classes",
-        study.settings["model"],
+        data["data"], *extra, f"{data['classes']} classes", study.settings["model"],
         f"{training['epochs']} epochs of {training['optimizer']}{rate}, {training['schedule']}",
-    ]
+    ]  # fmt: skip
     return ", ".join(parts)
 
 
@@ -136,14 +133,9 @@ def write_figures(study: Study) -> list[Path]:
             network = build_network(study.settings["model"], data, seed=seed)
             network.load_state_dict(load_weights(weights[method]))
             reliability_diagram(
-                predict(network, data.test.inputs),
-                data.test.labels,
-                from_logits=True,
-                bins=_BINS,
-                ignore_index=data.ignore_index,
-                path=written[-1],
-                title=title_of(method, METHODS),
-            )
+                predict(network, data.test.inputs), data.test.labels, from_logits=True, bins=_BINS,
+                ignore_index=data.ignore_index, path=written[-1], title=title_of(method, METHODS),
+            )  # fmt: skip
         multipliers = histories[method].get("multipliers")
         if multipliers is not None and bool((multipliers != multipliers[0]).any()):
             written.append(study.out / f"multipliers-{name}.png")

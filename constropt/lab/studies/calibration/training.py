@@ -21,17 +21,9 @@ FIGURES = (TRAIN_LOSS, *_MEASURES)  # what each epoch leaves; all but the first 
 
 
 def train(
-    model: nn.Module,
-    criterion: nn.Module,
-    data: Pair,
-    held_out: Pair,
-    settings: TrainingSettings,
-    *,
-    seed: int = 0,
-    ignore_index: int = -100,
-    checkpoint: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> History:
+    model: nn.Module, criterion: nn.Module, data: Pair, held_out: Pair, settings: TrainingSettings, *, seed: int = 0,
+    ignore_index: int = -100, checkpoint: Path | None = None, progress: Callable[[int, int], None] | None = None,
+) -> History:  # fmt: skip
     """Minimise ``criterion(logits, labels)`` over the parameters of ``model``, in place; the model ends in eval mode.
 
     After each epoch the network passes once over ``held_out``: for the figures of the history, and for the dual step of
@@ -60,16 +52,12 @@ def train(
     validation = held_out[0].to(device), held_out[1].to(device)
     change = AUGMENTATIONS[settings.augment]
     history = run_epochs(
-        {"model": model, "criterion": criterion},
-        settings.build(model),
-        settings,
+        {"model": model, "criterion": criterion}, settings.build(model), settings,
         batches=lambda: shuffled(len(inputs), settings.batch_size, device),
         loss_of=lambda rows: criterion(logits_of(model(change(inputs[rows]))), labels[rows]),
         look=lambda history: _look(model, criterion, validation, settings.batch_size, ignore_index, history),
-        seed=seed,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+        seed=seed, checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
     model.eval()
     return history
 

@@ -108,15 +108,9 @@ _ACCURACY = "accuracy"
 
 
 def figure_one(
-    train: LabelledData,
-    validation: LabelledData,
-    *,
-    out: str | Path,
-    settings: TrainingSettings = SETTINGS,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Callable[[str, int, int], None] | None = None,
-) -> dict[str, dict[str, list[float]]]:
+    train: LabelledData, validation: LabelledData, *, out: str | Path, settings: TrainingSettings = SETTINGS,
+    seed: int = 0, device: torch.device | str = "cpu", progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, dict[str, list[float]]]:  # fmt: skip
     """Train a network of four convolutions with cross-entropy and with SPCE, from the same weights on the same batches.
 
     The thesis' settings: d = 100, Adam, batches of 128, learning rate 1e-4 with cosine annealing, weight decay 1e-4
@@ -146,14 +140,9 @@ def figure_one(
 
 
 def _trained(
-    model: nn.Module,
-    loss: SplitLoss,
-    train: LabelledData,
-    validation: LabelledData,
-    settings: TrainingSettings,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-) -> History:
+    model: nn.Module, loss: SplitLoss, train: LabelledData, validation: LabelledData, settings: TrainingSettings,
+    seed: int, progress: Callable[[int, int], None] | None,
+) -> History:  # fmt: skip
     device = next(model.parameters()).device
     images, labels = (part.to(device) for part in train)
     parts = {"model": model, "criterion": loss}
@@ -164,15 +153,10 @@ def _trained(
         history.add(**{_ACCURACY: (predicted == validation.labels).double().mean().item()})
 
     return run_epochs(
-        parts,
-        settings.build(nn.ModuleList(parts.values())),
-        settings,
+        parts, settings.build(nn.ModuleList(parts.values())), settings,
         batches=lambda: shuffled(len(labels), settings.batch_size, device),
-        loss_of=lambda rows: loss(model(images[rows]), labels[rows]),
-        look=look,
-        seed=seed,
-        progress=progress,
-    )
+        loss_of=lambda rows: loss(model(images[rows]), labels[rows]), look=look, seed=seed, progress=progress,
+    )  # fmt: skip
 
 
 def _classifier(model: nn.Module, loss: SplitLoss, train: LabelledData) -> tuple[Tensor, Tensor | float]:

@@ -80,9 +80,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 TABLES: Mapping[str, RetrievalTable] = {
     "table-2.4": RetrievalTable(
-        title="Retrieval",
-        benchmarks=tuple(name for name in BENCHMARKS if name != STAND_IN),
-        methods=tuple(METHODS),
+        title="Retrieval", benchmarks=tuple(name for name in BENCHMARKS if name != STAND_IN), methods=tuple(METHODS),
         whatever_is_there=True,
         published={
             "cub": {"l2": (67.6, 78.1, 85.6, 91.1, 94.7, 97.2), "cosine": (69.2, 79.2, 86.9, 91.6, 95.0, 97.3)},
@@ -91,20 +89,11 @@ TABLES: Mapping[str, RetrievalTable] = {
             "in-shop": {"l2": (90.6, 97.8, 98.5, 98.8, 98.9, 99.0), "cosine": (90.6, 98.0, 98.6, 98.9, 99.1, 99.2)},
         },
     )
-}
+}  # fmt: skip
 
 
 RETRIEVAL = StudyKind(
-    name="retrieval",
-    title="Retrieval",
-    what="loss",
-    methods=METHODS,
-    columns=lambda study: columns(study.settings["ks"]),
-    main=MAIN,
-    described=described,
-    remarks=remarks,
-    notes=NOTES,
-    write_figures=write_figures,
-    benchmarks=BENCHMARKS,
-    tables=TABLES,
-)
+    name="retrieval", title="Retrieval", what="loss", methods=METHODS,
+    columns=lambda study: columns(study.settings["ks"]), main=MAIN, described=described, remarks=remarks, notes=NOTES,
+    write_figures=write_figures, benchmarks=BENCHMARKS, tables=TABLES,
+)  # fmt: skip

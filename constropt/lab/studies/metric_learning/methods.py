@@ -49,19 +49,14 @@ def _bank(samples: int, dimension: int, sigma: float = 0.05, momentum: float = 0
 
 METHODS: Mapping[str, Method] = {
     "ce": Method("CE (Sec. 2.5.3)", partial(losses.CrossEntropy, dropout=0.5, label_smoothing=0.1)),
-    "ce-plain": Method("CE", losses.CrossEntropy),
-    "spce": Method("SPCE", losses.SPCE),
-    "spce-t": Method("SPCE (temperature)", _spce),
-    "center": Method("Center", partial(losses.Center, weight=0.003)),
-    "contrastive": Method("Contrastive", _contrastive),
-    "triplet": Method("Triplet", _triplet),
+    "ce-plain": Method("CE", losses.CrossEntropy), "spce": Method("SPCE", losses.SPCE),
+    "spce-t": Method("SPCE (temperature)", _spce), "center": Method("Center", partial(losses.Center, weight=0.003)),
+    "contrastive": Method("Contrastive", _contrastive), "triplet": Method("Triplet", _triplet),
     "ms": Method("Multi-Similarity", partial(losses.MultiSimilarity, margin=0.5, mining=0.1)),
-    "snca": Method("SNCA", losses.SNCA),
-    "snca-bank": Method("SNCA (memory bank)", _bank),
-    "nca": Method("NCA", losses.NCA),
-    "proxy-nca": Method("ProxyNCA", losses.ProxyNCA),
+    "snca": Method("SNCA", losses.SNCA), "snca-bank": Method("SNCA (memory bank)", _bank),
+    "nca": Method("NCA", losses.NCA), "proxy-nca": Method("ProxyNCA", losses.ProxyNCA),
     "fastap": Method("FastAP", losses.FastAP),
-}
+}  # fmt: skip
 
 
 def build_loss(spec: RecipeSpec | str, *, num_classes: int, dimension: int, samples: int) -> nn.Module:

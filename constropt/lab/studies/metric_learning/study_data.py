@@ -178,14 +178,9 @@ def _checked(data: RetrievalData, settings: RetrievalSettings) -> RetrievalData:
 
 
 def build_embedder(
-    model: str | None,
-    data: RetrievalData,
-    *,
-    weights: Path | None = None,
-    head_norm: bool = True,
-    frozen: bool = False,
-    seed: int = 0,
-) -> Embedder:
+    model: str | None, data: RetrievalData, *, weights: Path | None = None, head_norm: bool = True,
+    frozen: bool = False, seed: int = 0,
+) -> Embedder:  # fmt: skip
     """The network of a run with the initial weights of ``seed``; the global generator is left as it was.
 
     ``model`` is ``module:factory`` or ``module:factory[KEY=VALUE,...]`` of a feature extractor, as
