@@ -125,7 +125,7 @@ MEANS = StudyKind(
 
 def test_a_kind_of_study_is_a_value(tmp_path, monkeypatch):
     monkeypatch.setattr("constropt.lab.studies.catalogue.STUDIES", (studies := dict(STUDIES)))
-    monkeypatch.setattr("constropt.lab.cli.reproduce_command.STUDIES", studies)
+    monkeypatch.setattr("constropt.lab.cli.reproduce.STUDIES", studies)
     setup = MeanSetup(training=TrainingSettings(epochs=60, lr=0.1))
     study = MEANS.run(setup, ["l2", "l1"], [0, 1], out=tmp_path / "study")
     assert all(run["gap"] < 0.3 for run in study.results["l2"].values())

@@ -13,11 +13,11 @@ from typing import Annotated
 
 import typer
 
-from constropt.lab.cli.evaluate_command import evaluate_command
-from constropt.lab.cli.reproduce_command import reproduce_command
+from constropt.lab.cli.evaluate import evaluate_command
+from constropt.lab.cli.reproduce import reproduce_command
 from constropt.lab.cli.shared import clean_errors
-from constropt.lab.cli.solve_command import solve_command
-from constropt.lab.cli.train_command import app as train_app
+from constropt.lab.cli.solve import solve_command
+from constropt.lab.cli.train import app as train_app
 from constropt.problems.references import load_recipe, recipe_entries
 
 PLUGINS = "constropt.lab"

@@ -16,9 +16,9 @@ from rich.console import Console
 from constropt.lab.attacks.sharded import RunSettings
 from constropt.lab.attacks.table_runs import reproduce, reproduction_table, thesis_table, write_reproduction
 from constropt.lab.attacks.thesis_tables import TABLES
-from constropt.lab.cli import evaluate_command as evaluating
+from constropt.lab.cli import evaluate as evaluating
 from constropt.lab.cli import shared
-from constropt.lab.cli.train_command import MethodsOption
+from constropt.lab.cli.train import MethodsOption
 from constropt.lab.data.load import load_data
 from constropt.lab.data.readers import LabelledData
 from constropt.lab.models.small import cifar_cnn_a, cifar_resnet4b, cifar_resnet20, madry_cnn, mnist_cnn
