@@ -24,8 +24,8 @@ from torch import Tensor
 
 from constropt.lab.attacks.counting import PassCounter, counted
 from constropt.lab.data.scenes import CAMVID_CLASSES, load_camvid
-from constropt.lab.models.segmenter import predict, train_segmenter
-from constropt.lab.models.u_net import UNet, unet
+from constropt.lab.models.small import UNet, unet
+from constropt.lab.models.training import predict, train_segmenter
 from constropt.lab.models.weights import load_model, save_weights
 from constropt.problems.attacks import alma_prox, dag, fmn, pdpgd, pgd
 from constropt.problems.dense_metrics import apsr, mean_iou, pixel_accuracy
@@ -60,7 +60,7 @@ def trained_unet(
         )
         save_weights(model, weights)
         print(f"  trained in {time.perf_counter() - start:.0f} s", flush=True)
-    model = load_model("constropt.lab.models.u_net:unet", weights)
+    model = load_model("constropt.lab.models.small:unet", weights)
     assert isinstance(model, UNet)
     return model
 

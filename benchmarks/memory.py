@@ -16,7 +16,7 @@ import sys
 
 import torch
 
-from constropt.lab.models.u_net import unet
+from constropt.lab.models.small import unet
 from constropt.problems.attacks import alma_prox
 
 CASES = ("plain gradient", "ALMA prox")

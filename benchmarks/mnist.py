@@ -20,8 +20,8 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from constropt.lab.data.load import load_data
-from constropt.lab.models.classifier import accuracy, train_classifier
 from constropt.lab.models.small import small_cnn
+from constropt.lab.models.training import accuracy, train_classifier
 from constropt.problems.attacks import alma, ddn
 from constropt.problems.attacks.augmented_lagrangian import ema_for
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from constropt.lab import LabelledData, load_data, load_model
 
-MODELS, CIFAR = "constropt.lab.models.small", "constropt.lab.models.cifar_models"
+MODELS = "constropt.lab.models.small"
 
 # name -> factory, weights below the data folder (or, with "out/", where benchmarks/mnist.py has put them), data
 NETS = {
@@ -18,22 +18,22 @@ NETS = {
     "mnist-madry": (f"{MODELS}:madry_cnn", "weights/mnist/MadryCNN_no_maxpool_tiny.pt", "mnist:mnist"),
     "mnist-small": (f"{MODELS}:mnist_cnn", "weights/mnist/mnist_conv_small_nat.pth", "mnist:mnist"),
     "cifar-resnet20": (
-        f"{CIFAR}:cifar_resnet20",
+        f"{MODELS}:cifar_resnet20",
         "weights/cifar10_resnet/resnet20-12fca82f.th",
         "cifar10:cifar10/cifar10_test.npz",
     ),
     "cifar-resnet32": (
-        f"{CIFAR}:cifar_resnet32",
+        f"{MODELS}:cifar_resnet32",
         "weights/cifar10_resnet/resnet32-d509ac18.th",
         "cifar10:cifar10/cifar10_test.npz",
     ),
     "cifar-resnet4b": (
-        f"{CIFAR}:cifar_resnet4b",
+        f"{MODELS}:cifar_resnet4b",
         "weights/cifar10_robust/resnet4b.pth",
         "cifar10:cifar10/cifar10_test.npz",
     ),
     "cifar-cnn-a": (
-        f"{CIFAR}:cifar_cnn_a",
+        f"{MODELS}:cifar_cnn_a",
         "weights/cifar10_robust/cifar_cnn_a_mix.model",
         "cifar10:cifar10/cifar10_test.npz",
     ),

@@ -23,8 +23,8 @@ from torch.nn import functional
 from constropt import AugmentedLagrangian, ConstantRho
 from constropt.duals import keep
 from constropt.lab.data.scenes import CAMVID_CLASSES, IGNORED, load_camvid
-from constropt.lab.models.segmenter import predict
-from constropt.lab.models.u_net import unet
+from constropt.lab.models.small import unet
+from constropt.lab.models.training import predict
 from constropt.problems.dense_metrics import mean_iou, pixel_accuracy
 from constropt.problems.objectives import DemographicParity, EqualOpportunity, NeymanPearson, RegionSize, size_bounds
 from constropt.training import ConstrainedLoss

@@ -14,21 +14,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from constropt.lab.data.omniglot import load_omniglot
-from constropt.lab.runs.table_names import named_table
-from constropt.lab.studies.augment import AUGMENTATIONS, shift
-from constropt.lab.studies.calibration import benchmarks
+from constropt.lab.runs.specs import named_table
 from constropt.lab.studies.calibration import study_data as study_data_module
-from constropt.lab.studies.calibration.kind import CALIBRATION
+from constropt.lab.studies.calibration.kind import BENCHMARKS, CALIBRATION, TABLES
 from constropt.lab.studies.calibration.methods import METHODS, build_loss
 from constropt.lab.studies.calibration.study import CalibrationSetup
 from constropt.lab.studies.calibration.study_data import DataSettings, build_network, load_pools, study_data
-from constropt.lab.studies.calibration.study_figures import write_figures
-from constropt.lab.studies.calibration.study_report import COLUMNS, ECE, ECE_SCALED, SHIFTED, remarks
+from constropt.lab.studies.calibration.study_report import COLUMNS, ECE, ECE_SCALED, SHIFTED, remarks, write_figures
 from constropt.lab.studies.calibration.training import predict, train
-from constropt.lab.studies.columns import layout, with_spread
-from constropt.lab.studies.epochs import TrainingSettings
-from constropt.lab.studies.reproduction import TableSettings, run_table
+from constropt.lab.studies.epochs import AUGMENTATIONS, TrainingSettings, shift
+from constropt.lab.studies.kind import TableSettings, run_table
 from constropt.lab.studies.study import read_history, read_study
+from constropt.lab.studies.tables import layout, with_spread
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
 from constropt.problems.calibration.metrics import expected_calibration_error
 
@@ -506,15 +503,15 @@ def test_a_study_of_nothing_is_refused(tmp_path):
 
 
 def test_tables_have_the_published_figures():
-    assert set(benchmarks.TABLES) == {"table-6.1", "table-6.2", "table-6.3", "table-V-1", "table-V-2", "table-V-3"}
-    for table in benchmarks.TABLES.values():
-        assert set(table.methods) <= METHODS.keys() and set(table.benchmarks) <= benchmarks.BENCHMARKS.keys()
+    assert set(TABLES) == {"table-6.1", "table-6.2", "table-6.3", "table-V-1", "table-V-2", "table-V-3"}
+    for table in TABLES.values():
+        assert set(table.methods) <= METHODS.keys() and set(table.benchmarks) <= BENCHMARKS.keys()
         for name, rows in table.published.items():
             assert set(rows) == set(table.methods) and name in table.source and name in table.benchmarks
             assert all(len(row) == len(table.columns) for row in rows.values())
-    lt = benchmarks.TABLES["table-6.1"].published["long-tailed"]
+    lt = TABLES["table-6.1"].published["long-tailed"]
     assert lt["ce"][1] == 28.12 and lt["cals-alm"][:2] == (38.56, 2.15)
-    assert benchmarks.TABLES["table-6.3"].published["text"]["cals-alm"][0] == 2.04
+    assert TABLES["table-6.3"].published["text"]["cals-alm"][0] == 2.04
 
 
 def test_tables_share_runs_and_fall_back_to_digits(tmp_path):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from test_cli import error, run
 from test_cli_evaluate import files
 
-from constropt.lab.studies.calibration.benchmarks import BENCHMARKS
+from constropt.lab.studies.calibration.kind import BENCHMARKS
 
 TESTS = Path(__file__).resolve().parent
 SMALL = ["--samples", "300", "--test-samples", "100", "--no-figures", "--model", "test_calibration_study:Tiny"]

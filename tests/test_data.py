@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from constropt.lab.data.idx import read_idx
 from constropt.lab.data.load import KINDS, load_data
+from constropt.lab.data.readers import read_idx
 
 REAL = Path(os.environ.get("CONSTROPT_DATA", Path(__file__).resolve().parent.parent / "../shared/data"))
 

@@ -11,9 +11,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from constropt.lab import evaluate, results_table
+from constropt.lab.attacks.report import read_results
 from constropt.lab.attacks.targets import dense_targets
 from constropt.lab.cli import app
-from constropt.lab.runs.store import read_results
 from constropt.problems.attacks import alma_prox
 from constropt.problems.dense_metrics import apsr, mean_iou
 
@@ -72,7 +72,7 @@ def test_labels_of_another_size_are_refused(scene):
 
 def test_the_command_line_draws_label_maps(tmp_path):
     out = tmp_path / "out"
-    arguments = ["solve", "alma_prox", "--data", "scenes", "--model", "constropt.lab.models.u_net:unet"]
+    arguments = ["solve", "alma_prox", "--data", "scenes", "--model", "constropt.lab.models.small:unet"]
     arguments += ["--samples", "2", "--steps", "3", "--targets", "0", "--out", str(out)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

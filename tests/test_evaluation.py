@@ -17,7 +17,7 @@ from constropt import lab as evaluation
 from constropt.files import replacing
 from constropt.lab import evaluate, load_data, results_table
 from constropt.lab.attacks.counting import PassCounter, counted, time_pass
-from constropt.lab.attacks.recipe_options import takes
+from constropt.lab.attacks.run import takes
 
 
 @pytest.fixture(scope="module")

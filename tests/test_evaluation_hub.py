@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from constropt.lab import MissingExtra, load_model
-from constropt.lab.models.hub import is_hub, load_hub
+from constropt.lab.models.weights import is_hub, load_hub
 from constropt.problems.adapters import Normalized
 
 

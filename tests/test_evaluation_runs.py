@@ -17,10 +17,9 @@ from torch import nn
 
 from constropt.lab import Sign, evaluate, load_data, write_evaluation
 from constropt.lab.attacks.counting import PassCounter, counted
+from constropt.lab.attacks.examine import load_transfer
 from constropt.lab.attacks.results import geometric_mean
-from constropt.lab.attacks.transfer import load_transfer
-from constropt.lab.runs.manifest import differences
-from constropt.lab.runs.shards import read_adversarial, read_shard
+from constropt.lab.runs.folder import differences, read_adversarial, read_shard
 
 STEPS, ATTACKS = "fakes:sign_steps", "constropt.problems.attacks"
 

@@ -21,19 +21,17 @@ from test_cli import error, run
 from torch import nn
 
 from constropt.lab import load_data
-from constropt.lab.attacks.recipe_options import Declared, check_options, options_of, refusal, takes
+from constropt.lab.attacks.run import Declared, check_options, options_of, refusal, takes
 from constropt.lab.cli import app, main
 from constropt.lab.data import FORMATS, DataFormat, add_format
 from constropt.lab.data.load import KINDS
 from constropt.lab.models import small_cnn
 from constropt.lab.runs.specs import RecipeSpec, reference_of
 from constropt.lab.studies.catalogue import STUDIES, add_study
-from constropt.lab.studies.columns import Column, layout
 from constropt.lab.studies.epochs import TRAIN_LOSS, History, TrainingSettings
 from constropt.lab.studies.kind import Setup, StudyKind
-from constropt.lab.studies.methods import Method, build
 from constropt.lab.studies.study import Run, Study
-from constropt.lab.studies.tables import Benchmark, Block, StudyTable
+from constropt.lab.studies.tables import Benchmark, Block, Column, Method, StudyTable, build, layout
 from constropt.problems.distances import UnsupportedDistance
 from constropt.solution import Solution
 
@@ -127,7 +125,7 @@ MEANS = StudyKind(
 
 def test_a_kind_of_study_is_a_value(tmp_path, monkeypatch):
     monkeypatch.setattr("constropt.lab.studies.catalogue.STUDIES", (studies := dict(STUDIES)))
-    monkeypatch.setattr("constropt.lab.cli.table_kinds.STUDIES", studies)
+    monkeypatch.setattr("constropt.lab.cli.reproduce.STUDIES", studies)
     setup = MeanSetup(training=TrainingSettings(epochs=60, lr=0.1))
     study = MEANS.run(setup, ["l2", "l1"], [0, 1], out=tmp_path / "study")
     assert all(run["gap"] < 0.3 for run in study.results["l2"].values())

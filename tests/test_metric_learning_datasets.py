@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from constropt.lab.data.image_files import ImageFiles
-from constropt.lab.data.retrieval_sets import load_cars, load_cub, load_in_shop, load_sop
+from constropt.lab.data.retrieval_sets import ImageFiles, load_cars, load_cub, load_in_shop, load_sop
 from constropt.lab.studies.metric_learning.study_data import RetrievalSettings, retrieval_data
 
 PIL = pytest.importorskip("PIL.Image")

@@ -10,19 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from constropt.lab.data.sampling import class_batches
+from constropt.lab.data.retrieval_sets import class_batches
 from constropt.lab.models.embedders import Embedder, small_embedder
-from constropt.lab.studies.metric_learning.curves import SETTINGS, figure_one
-from constropt.lab.studies.metric_learning.figures import embedding_map, principal_components
-from constropt.lab.studies.metric_learning.kind import RETRIEVAL
+from constropt.lab.studies.kind import TableSettings, run_table
+from constropt.lab.studies.metric_learning.figures import SETTINGS, embedding_map, figure_one, principal_components
+from constropt.lab.studies.metric_learning.kind import BENCHMARKS, RETRIEVAL
 from constropt.lab.studies.metric_learning.methods import METHODS, build_loss
 from constropt.lab.studies.metric_learning.study import RetrievalSetup
 from constropt.lab.studies.metric_learning.study_data import RetrievalSettings, Samples, build_embedder, retrieval_data
-from constropt.lab.studies.metric_learning.study_figures import write_figures
-from constropt.lab.studies.metric_learning.study_report import remarks
-from constropt.lab.studies.metric_learning.thesis_table import BENCHMARKS
+from constropt.lab.studies.metric_learning.study_report import remarks, write_figures
 from constropt.lab.studies.metric_learning.training import RetrievalTraining, embed, train_embedder
-from constropt.lab.studies.reproduction import TableSettings, run_table
 from constropt.lab.studies.study import read_history
 from constropt.problems.metric_learning import SPCE, MemoryBank, MultiSimilarity
 from constropt.problems.metric_learning.snca import SNCA

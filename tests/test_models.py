@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from constropt.lab import load_data, load_model, load_weights, save_weights
-from constropt.lab.models.classifier import accuracy, train_classifier
 from constropt.lab.models.small import SmallCNN, digits_cnn, small_cnn
+from constropt.lab.models.training import accuracy, train_classifier
 
 
 def test_the_layers_are_those_of_the_table():

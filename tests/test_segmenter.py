@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from constropt.lab import load_model, save_weights
-from constropt.lab.models.segmenter import PixelSettings, predict, train_segmenter
-from constropt.lab.models.u_net import UNet, unet
+from constropt.lab.models.small import UNet, unet
+from constropt.lab.models.training import PixelSettings, predict, train_segmenter
 from constropt.problems.dense_metrics import mean_iou, pixel_accuracy
 
 
@@ -50,7 +50,7 @@ def test_the_default_loads_by_reference(tmp_path):
     torch.manual_seed(1)
     model = unet().eval()
     save_weights(model, tmp_path / "unet.safetensors")
-    loaded = load_model("constropt.lab.models.u_net:unet", tmp_path / "unet.safetensors")
+    loaded = load_model("constropt.lab.models.small:unet", tmp_path / "unet.safetensors")
     x = torch.rand(1, 3, 16, 16)
     assert torch.equal(loaded(x), model(x))
 

@@ -19,14 +19,9 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> lis
 
 
 def terminal_table(
-    title: str,
-    header: Sequence[str],
-    lines: Sequence[Sequence[str]],
-    remarks: Sequence[str],
-    *,
-    texts: Container[str] | None = None,
-    sections: bool = False,
-) -> Table:
+    title: str, header: Sequence[str], lines: Sequence[Sequence[str]], remarks: Sequence[str], *,
+    texts: Container[str] | None = None, sections: bool = False,
+) -> Table:  # fmt: skip
     """A table with the remarks below it. The columns in ``texts`` (default: the first) stand on the left, numbers on
     the right; ``sections`` are lines that share their first cell, with a rule between them.
     """

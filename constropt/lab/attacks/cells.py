@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from constropt.lab.attacks.columns import NORMS, Measure
-from constropt.lab.attacks.recipe_options import check_options, refusal, takes
-from constropt.lab.attacks.run import measure_of
+from constropt.lab.attacks.run import check_options, measure_of, refusal, takes
 from constropt.lab.attacks.targets import choose_targets
 from constropt.lab.runs.specs import RecipeSpec
 from constropt.problems.distances import UnsupportedDistance
@@ -37,11 +36,9 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """All that decides the results of the cell, for the manifest."""
         return {
-            "recipe": self.spec.reference,
-            "distance": self.distance,
-            "targets": self.goal,
+            "recipe": self.spec.reference, "distance": self.distance, "targets": self.goal,
             "options": dict(sorted(self.options.items())),
-        }
+        }  # fmt: skip
 
     @property
     def key(self) -> str:
@@ -62,12 +59,9 @@ class Cell:
 
 
 def plan(
-    specs: Sequence[RecipeSpec],
-    distances: Sequence[str],
-    goals: Sequence[str | None],
-    common: Mapping[str, Any],
+    specs: Sequence[RecipeSpec], distances: Sequence[str], goals: Sequence[str | None], common: Mapping[str, Any],
     seed: int,
-) -> tuple[list[Cell], list[str]]:
+) -> tuple[list[Cell], list[str]]:  # fmt: skip
     """The cells of a run, without doubles, and a note for every combination that is left out.
 
     ``common`` options go to every recipe that takes them, and a recipe's own replace them. A recipe that declares its

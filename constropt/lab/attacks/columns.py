@@ -10,10 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from constropt.lab.attacks.rounding import round_to_8_bits
 from constropt.problems.dense_metrics import apsr, confusion
 from constropt.problems.model_calls import logits_of
 from constropt.solution import Solution, Status
+
+LEVELS = 255
+
+
+def round_to_8_bits(x: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """``x`` on the 256 levels between the bounds that an 8-bit image can hold: multiples of 1/255 within (0, 1).
+
+    Exact for inputs that were bytes divided by 255. Halves go to the even level, as ``torch.round`` does.
+
+    >>> import torch
+    >>> round_to_8_bits(torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 1.0])).mul(255).tolist()
+    [0.0, 0.0, 1.0, 255.0]
+    """
+    low, high = bounds
+    level = ((x - low) * (LEVELS / (high - low))).round().clamp(0, LEVELS)
+    if (low, high) == (0.0, 1.0):
+        return level / LEVELS  # the very division that makes [0, 1] of bytes
+    return (low + level * ((high - low) / LEVELS)).clamp(low, high)
+
 
 TOLERANCE = 1e-6  # of the bounds, input units: rounding of a projection, far below any perturbation that matters
 NORMS = ("l0", "l1", "l2", "linf")
@@ -37,22 +55,16 @@ def norms_of(delta: Tensor) -> dict[str, Tensor]:
     """
     delta = delta.flatten(1).double()
     return {
-        "l0": (delta != 0).sum(1).double(),
-        "l1": delta.abs().sum(1),
-        "l2": delta.norm(dim=1),
+        "l0": (delta != 0).sum(1).double(), "l1": delta.abs().sum(1), "l2": delta.norm(dim=1),
         "linf": delta.abs().amax(1),
-    }
+    }  # fmt: skip
 
 
 @torch.no_grad()
 def verified(
-    model: Callable[[Tensor], Any],
-    solution: Solution,
-    inputs: Tensor,
-    labels: Tensor,
-    targets: Tensor | None,
+    model: Callable[[Tensor], Any], solution: Solution, inputs: Tensor, labels: Tensor, targets: Tensor | None,
     measure: Measure,
-) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
+) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:  # fmt: skip
     """The columns of a batch, and for dense predictions the confusion counts ``clean`` and ``adversarial``.
 
     Dense ``labels`` ``(batch, *pixels)``: a sample is a success when the fraction ``nu`` of its counted pixels is, and
@@ -61,7 +73,8 @@ def verified(
     """
     bounds, nu, ignore_index = measure.bounds, measure.nu, measure.ignore_index
     x = solution.x.detach()
-    inside = _inside(x, bounds)
+    finite = x.isfinite().flatten(1)
+    inside = (finite & (x >= bounds[0] - TOLERANCE).flatten(1) & (x <= bounds[1] + TOLERANCE).flatten(1)).all(1)
     saved, rounded = round_to_8_bits(x.nan_to_num(bounds[0]), bounds), round_to_8_bits(inputs, bounds)
     logits = [logits_of(model(batch)) for batch in (inputs, x, saved)]
     clean, prediction, saved_prediction = (z.argmax(1) for z in logits)
@@ -89,19 +102,14 @@ def verified(
         for name, predictions in (("clean", clean), ("adversarial", prediction)):
             counts[name] = confusion(predictions, labels, logits[0].shape[1], ignore_index=ignore_index).cpu()
     columns |= {
-        "success": changed & inside,
-        "success_8bit": saved_changed & x.flatten(1).isfinite().all(1),
-        "claimed": solution.feasible,
+        "success": changed & inside, "success_8bit": saved_changed & finite.all(1), "claimed": solution.feasible,
         "distance": norms.get(measure.distance_name, solution.objective.detach().double()),
         "distance_8bit": saved_norms[measure.distance_name]
         if measure.distance_name in norms
         else _own_distance(solution, saved, rounded),
-        **norms,
-        **{f"{name}_8bit": norm for name, norm in saved_norms.items()},
-        "forwards": solution.forwards,
-        "backwards": solution.backwards,
-        "first_feasible": solution.first_feasible,
-    }
+        **norms, **{f"{name}_8bit": norm for name, norm in saved_norms.items()}, "forwards": solution.forwards,
+        "backwards": solution.backwards, "first_feasible": solution.first_feasible,
+    }  # fmt: skip
     arrays = {name: value.cpu().numpy() for name, value in columns.items()}
     arrays["status"] = np.array([Status(code).message for code in solution.status.tolist()])
     return arrays, counts
@@ -119,8 +127,3 @@ def _own_distance(solution: Solution, x: Tensor, inputs: Tensor) -> Tensor:
         return torch.full((x.shape[0],), torch.nan, dtype=torch.float64)
     value: Any = distance(x, inputs)
     return value.detach().double()
-
-
-def _inside(x: Tensor, bounds: tuple[float, float]) -> Tensor:
-    flat = x.flatten(1)
-    return (flat.isfinite() & (flat >= bounds[0] - TOLERANCE) & (flat <= bounds[1] + TOLERANCE)).all(1)

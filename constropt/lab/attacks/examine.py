@@ -1,8 +1,12 @@
-"""The signs of :mod:`~constropt.lab.attacks.signs` looked for around a run: before it, and in what it found."""
+"""The signs of :mod:`~constropt.lab.attacks.signs` looked for around a run: before it, in what it found, and by
+perturbed inputs that another run found.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,40 @@ from constropt.lab.attacks.report import failed_as_infinite
 from constropt.lab.attacks.results import CellResult
 from constropt.lab.attacks.run import device_of
 from constropt.lab.attacks.signs import Model, Sign
+from constropt.lab.data.load import load_data
+from constropt.lab.runs.folder import FILE, SHARDS, fingerprint, read_adversarial
 from constropt.problems.attacks import pgd
+
+
+def load_transfer(source: str | Path, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The perturbed inputs in ``source`` by where they come from, for the clean ``inputs`` and their ``labels``.
+
+    ``source`` is the folder of a complete run, where every recipe on every model counts, or a safetensors file with
+    ``inputs`` and ``labels`` as ``constropt solve --out`` writes them. Raises ``ValueError`` for anything else and for
+    one of other samples.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        data = load_data(f"safetensors:{source}")
+        count = len(labels)
+        if len(data.labels) < count or not torch.equal(data.labels[:count], labels.cpu()):
+            raise ValueError(f"transfer-from: {source} holds other samples than these {count}: their labels differ")
+        return {source.stem: data.inputs[:count]}
+    manifest = source / FILE
+    if not manifest.is_file():
+        raise ValueError(f"transfer-from: {source} has no {FILE}: it is no folder of `constropt evaluate`")
+    if json.loads(manifest.read_text(encoding="utf-8")).get("inputs") != fingerprint(inputs, labels):
+        raise ValueError(f"transfer-from: {source} was made on other samples than these {len(inputs)}")
+    found: dict[str, Tensor] = {}
+    for folder in sorted(path for path in (source / SHARDS).glob("*/*") if path.is_dir()):
+        images = read_adversarial(sorted(folder.glob("[!.]*.safetensors")))
+        if len(images) != len(inputs):
+            raise ValueError(f"transfer-from: {source} is not complete: {folder.name} lacks batches; run it to its end")
+        found[f"{folder.parent.name} by {folder.name.rpartition('-')[0]}"] = images
+    if not found:
+        raise ValueError(f"transfer-from: {source} holds no batches yet")
+    return found
+
 
 SAMPLES = 100  # looked at where a sign costs passes of its own
 _NOISE = ("l1", "l2", "linf")
@@ -36,15 +73,10 @@ def signs_before(
 
 
 def signs_after(
-    models: Mapping[str, Model],
-    inputs: Tensor,
-    labels: Tensor,
-    found: Mapping[str, Mapping[str, Sequence[tuple[Cell, CellResult]]]],
-    adversarial: Callable[[str, Cell], Tensor],
-    transfer: Mapping[str, Tensor],
-    bounds: tuple[float, float],
-    seed: int,
-) -> list[Sign]:
+    models: Mapping[str, Model], inputs: Tensor, labels: Tensor,
+    found: Mapping[str, Mapping[str, Sequence[tuple[Cell, CellResult]]]], adversarial: Callable[[str, Cell], Tensor],
+    transfer: Mapping[str, Tensor], bounds: tuple[float, float], seed: int,
+) -> list[Sign]:  # fmt: skip
     """What the results say: ``found`` are those of untargeted cells by model and distance name.
 
     ``adversarial(model, cell)`` reads the perturbed inputs of a cell; ``transfer`` holds those of models outside the

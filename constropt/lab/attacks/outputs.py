@@ -17,8 +17,8 @@ from rich.table import Table
 from constropt.checks import MissingExtra
 from constropt.files import finite, replacing
 from constropt.lab.attacks.plots import plot_curve
+from constropt.lab.attacks.report import number
 from constropt.lab.attacks.results import CONVENTIONS, CellResult
-from constropt.lab.attacks.results_table import number
 from constropt.lab.attacks.sharded import AttackEvaluation
 from constropt.lab.text_tables import markdown_table
 from constropt.solution import Status
@@ -41,13 +41,11 @@ def write_evaluation(evaluation: AttackEvaluation) -> list[str]:
     with replacing(out / "summary.md") as path:
         path.write_text(markdown(evaluation), encoding="utf-8")
     content = {
-        "settings": evaluation.settings,
-        "conventions": CONVENTIONS,
+        "settings": evaluation.settings, "conventions": CONVENTIONS,
         "rows": [_with_text_radii(row) for row in evaluation.rows],
-        "geometric_means": [_with_text_radii(row) for row in evaluation.means],
-        "notes": evaluation.notes,
+        "geometric_means": [_with_text_radii(row) for row in evaluation.means], "notes": evaluation.notes,
         "signs": [vars(sign) for sign in evaluation.signs],
-    }
+    }  # fmt: skip
     with replacing(out / "summary.json") as path:
         path.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     flat = [_flat(row) for row in [*evaluation.rows, *evaluation.means]]
@@ -69,7 +67,8 @@ def write_evaluation(evaluation: AttackEvaluation) -> list[str]:
 
 def terminal_tables(evaluation: AttackEvaluation) -> list[Table]:
     """A table for every model and distance and, of several models, those of the geometric means; the conventions stand
-    below the last one."""
+    below the last one.
+    """
     tables = []
     for caption, rows in _blocks(evaluation):
         header, lines = _layout(rows)
@@ -159,11 +158,9 @@ def _flat(row: Row) -> Row:
 def _samples(result: CellResult) -> pyarrow.Table:
     size = len(result.columns["success"])
     columns: dict[str, Any] = {
-        "model": [result.model] * size,
-        "distance_name": [result.distance_name] * size,
-        "targets": pyarrow.array([result.goal] * size, pyarrow.string()),
-        "recipe": [result.name] * size,
-    }
+        "model": [result.model] * size, "distance_name": [result.distance_name] * size,
+        "targets": pyarrow.array([result.goal] * size, pyarrow.string()), "recipe": [result.name] * size,
+    }  # fmt: skip
     columns |= {name: values for name, values in result.columns.items() if name != "status"}
     columns["status"] = [Status(code).message for code in result.columns["status"].tolist()]
     return pyarrow.table(columns)
@@ -171,7 +168,8 @@ def _samples(result: CellResult) -> pyarrow.Table:
 
 def _by_axis(results: Sequence[CellResult]) -> dict[tuple[str, str], list[CellResult]]:
     """Results that one picture can hold: those of a model, a distance and a goal; the goal is named where there is
-    one."""
+    one.
+    """
     grouped: dict[tuple[str, str], list[CellResult]] = {}
     for result in results:
         goal = f"-{result.goal.replace(' ', '-')}" if result.goal else ""

@@ -19,8 +19,8 @@ def plot_curve(reports: Sequence[Curve], path: str | Path) -> None:
     """Write the robust accuracy of every recipe against the size of the perturbation allowed, as one figure.
 
     The curve is exact: it drops at each distance found, and says only that no *smaller* perturbation was found. Where
-    it crosses one half is the median distance. Raises ``ValueError`` for no reports, or reports on several distances
-    or of both targeted and untargeted runs, which no axis can hold; :class:`MissingExtra` without matplotlib.
+    it crosses one half is the median distance. Raises ``ValueError`` for no reports, or reports on several distances or
+    of both targeted and untargeted runs, which no axis can hold; :class:`MissingExtra` without matplotlib.
     """
     kinds = {(report.distance_name, report.targeted) for report in reports}
     if len(kinds) != 1:
@@ -46,10 +46,10 @@ def plot_curve(reports: Sequence[Curve], path: str | Path) -> None:
 def plot_grid(inputs: Tensor, report: AttackReport, path: str | Path, *, samples: int = 8) -> None:
     """Write the first ``samples`` as columns of original, adversarial and amplified perturbation, with labels.
 
-    ``inputs`` ``(samples, channels, height, width)`` in [0, 1] are those of the evaluation. Each perturbation is
-    scaled so that its largest entry reaches black or white around gray; the factor stands above it. Samples that the
-    model classifies correctly come first, since there the attack had work to do. Raises ``ValueError`` for inputs of
-    another shape than the report's images or that are no images, :class:`MissingExtra` without matplotlib.
+    ``inputs`` ``(samples, channels, height, width)`` in [0, 1] are those of the evaluation. Each perturbation is scaled
+    so that its largest entry reaches black or white around gray; the factor stands above it. Samples that the model
+    classifies correctly come first, since there the attack had work to do. Raises ``ValueError`` for inputs of another
+    shape than the report's images or that are no images, :class:`MissingExtra` without matplotlib.
     """
     if inputs.shape != report.adversarial.shape or inputs.dim() != 4 or inputs.shape[1] not in (1, 3):
         raise ValueError(
@@ -128,16 +128,9 @@ def plot_failures(norms: Mapping[str, Tensor | np.ndarray], path: str | Path, *,
 
 
 def plot_label_maps(
-    inputs: Tensor,
-    predictions: Tensor,
-    adversarial: Tensor,
-    adversarial_predictions: Tensor,
-    path: str | Path,
-    *,
-    classes: Sequence[str] | int | None = None,
-    ignore_index: int = 255,
-    samples: int = 4,
-) -> None:
+    inputs: Tensor, predictions: Tensor, adversarial: Tensor, adversarial_predictions: Tensor, path: str | Path, *,
+    classes: Sequence[str] | int | None = None, ignore_index: int = 255, samples: int = 4,
+) -> None:  # fmt: skip
     """Write the first ``samples`` as rows: image, its prediction, the amplified perturbation, the prediction it causes.
 
     ``inputs`` and ``adversarial`` are ``(samples, 1 or 3, height, width)`` in [0, 1], both predictions label maps

@@ -1,15 +1,27 @@
-"""What an evaluation found: one row per sample, and the figures that papers quote, with their conventions stated."""
+"""What an evaluation found: one row per sample, the figures that papers quote with their conventions stated, side by
+side in a terminal, and on disk: per-sample tables as Parquet, perturbed inputs as safetensors, summaries as JSON.
+
+Every file is written under a temporary name beside its own and renamed when complete: a killed run leaves no half file.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import torch
+from rich.table import Table
+from safetensors.torch import save_file
 from torch import Tensor
+
+from constropt.files import finite, replacing
 
 RESULT_CONVENTIONS = (
     "success: the returned input, sent through the model once more, gets another label (the target, if targeted) and "
@@ -70,18 +82,16 @@ def figures_of(columns: Mapping[str, np.ndarray], forwards: int, backwards: int 
     """The figures of samples as plain numbers; the passes are those of all of them, ``None`` if not counted."""
     success, samples = columns["success"], len(columns["success"])
     return {
-        "clean_accuracy": float(columns["clean_correct"].mean()),
-        "success_rate": float(success.mean()),
+        "clean_accuracy": float(columns["clean_correct"].mean()), "success_rate": float(success.mean()),
         "median_distance": float(np.median(failed_as_infinite(columns))),
         "mean_distance": float(columns["distance"][success].mean()) if success.any() else float("nan"),
-        "forwards": forwards / samples,
-        "backwards": None if backwards is None else backwards / samples,
+        "forwards": forwards / samples, "backwards": None if backwards is None else backwards / samples,
         "success_rate_8bit": float(columns["success_8bit"].mean()),
         "median_distance_8bit": float(np.median(failed_as_infinite(columns, "_8bit"))),
         "unreproduced": int((columns["claimed"] & ~success).sum()),
         "reported_forwards": float(columns["forwards"].mean()),
         "reported_backwards": float(columns["backwards"].mean()),
-    }
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,11 +102,11 @@ class AttackReport:
     ``clean_prediction, clean_correct, success`` (re-verified, see :data:`CONVENTIONS`), ``claimed`` (the recipe's own
     word), ``distance`` (in the units of ``distance_name``), ``l0`` (entries that changed), ``l1, l2, linf`` of the
     perturbation in input units, success and distances again with ``_8bit`` for both images rounded to 8 bits,
-    ``status`` (in words), ``forwards, backwards, first_feasible`` (the recipe's own),
-    and ``target`` where the attack was targeted. ``adversarial`` holds the perturbed inputs ``(samples, *event)`` on
-    the CPU. ``counted_forwards`` and ``counted_backwards`` are rows that went through the model, counted outside the
-    recipe (``None``: could not be). ``wall_time`` is that of the recipe alone, ``model_time`` what its ``steps``
-    would take if only the model's passes cost anything, both in seconds.
+    ``status`` (in words), ``forwards, backwards, first_feasible`` (the recipe's own), and ``target`` where the attack
+    was targeted. ``adversarial`` holds the perturbed inputs ``(samples, *event)`` on the CPU. ``counted_forwards`` and
+    ``counted_backwards`` are rows that went through the model, counted outside the recipe (``None``: could not be).
+    ``wall_time`` is that of the recipe alone, ``model_time`` what its ``steps`` would take if only the model's passes
+    cost anything, both in seconds.
 
     Dense predictions have no ``label``, ``prediction`` and ``clean_prediction`` column, but ``apsr`` and
     ``clean_apsr``, the fraction of counted pixels where the attack's goal is reached on the perturbed and the
@@ -151,14 +161,100 @@ class AttackReport:
         """
         dense = {"mean_apsr": float(self.columns["apsr"].mean()), **self.figures} if self.dense else {}
         return {
-            "distance": self.distance_name,
-            "targeted": self.targeted,
-            "samples": self.samples,
-            "steps": self.steps,
+            "distance": self.distance_name, "targeted": self.targeted, "samples": self.samples, "steps": self.steps,
             **figures_of(self.columns, self.counted_forwards, self.counted_backwards),
-            "status": dict(Counter(self.columns["status"].tolist())),
-            "wall_time": self.wall_time,
-            "model_time": self.model_time,
-            "time_over_model_time": self.time_over_model_time,
-            **dense,
-        }
+            "status": dict(Counter(self.columns["status"].tolist())), "wall_time": self.wall_time,
+            "model_time": self.model_time, "time_over_model_time": self.time_over_model_time, **dense,
+        }  # fmt: skip
+
+
+def results_table(reports: Sequence[AttackReport], *, title: str | None = None) -> Table:
+    """One line per recipe: success, median and mean distance, model passes per sample, time, time over model time.
+
+    The caption states the conventions, and names what does not add up: successes that did not reproduce, and recipes
+    whose own count of passes differs from the one taken at the model. Raises ``ValueError`` for no reports.
+    """
+    if not reports:
+        raise ValueError("reports: takes at least one report")
+    conventions = [CONVENTIONS, DENSE_CONVENTIONS] if any(report.dense for report in reports) else [CONVENTIONS]
+    table = Table(title=title, caption="\n".join([*conventions, *_remarks(reports)]), caption_justify="left")
+    table.add_column("recipe")
+    distances = list(dict.fromkeys(report.distance_name for report in reports))
+    unit = f" {distances[0]}" if len(distances) == 1 else ""
+    dense = any(report.dense for report in reports)
+    found = ("APSR", "mIoU") if dense else ()
+    for header in ("success", f"median{unit}", f"mean{unit}", *found, "fwd / bwd", "time", "time/model"):
+        table.add_column(header, justify="right")
+    for report in reports:
+        summary = report.summary()
+        apsr, before, after = (_percent(summary, figure) for figure in ("mean_apsr", "clean_miou", "miou"))
+        table.add_row(
+            report.name if unit else f"{report.name} ({report.distance_name})", f"{summary['success_rate']:.1%}",
+            number(summary["median_distance"]), number(summary["mean_distance"]),
+            *([apsr, f"{before} > {after}"] if dense else []),
+            f"{number(summary['forwards'])} / {number(summary['backwards'])}", f"{summary['wall_time']:.2f} s",
+            f"{summary['time_over_model_time']:.2f}",
+        )  # fmt: skip
+    return table
+
+
+def _percent(summary: dict[str, Any], name: str) -> str:
+    return f"{summary[name]:.1%}" if name in summary else "-"
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; a dash for what is unknown.
+
+    >>> number(0.123456), number(float("inf")), number(None)
+    ('0.1235', 'inf', '-')
+    """
+    return "-" if value is None or value != value else f"{value:.4g}"
+
+
+def _remarks(reports: Sequence[AttackReport]) -> list[str]:
+    remarks: list[str] = []
+    for report in reports:
+        summary: dict[str, Any] = report.summary()
+        if summary["unreproduced"]:
+            remarks.append(f"{report.name}: {summary['unreproduced']} claimed successes did not reproduce.")
+        own = [summary["reported_forwards"], summary["reported_backwards"]]
+        seen = [summary["forwards"], summary["backwards"]]
+        if own != seen:
+            remarks.append(f"{report.name} itself reports {number(own[0])} forwards and {number(own[1])} backwards.")
+    return remarks
+
+
+def write_results(report: AttackReport, path: str | Path) -> None:
+    """The per-sample columns of ``report`` as Parquet; its summary goes into the file's metadata as JSON."""
+    table = pyarrow.table({name: pyarrow.array(column) for name, column in report.columns.items()})
+    note = json.dumps(finite(report.summary()), allow_nan=False)
+    table = table.replace_schema_metadata({"constropt.recipe": report.name, "constropt.summary": note})
+    with replacing(path) as unfinished:
+        pyarrow.parquet.write_table(table, unfinished)
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """The columns that :func:`write_results` wrote, as numpy arrays by name."""
+    table = pyarrow.parquet.read_table(path)
+    return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
+def write_adversarial(report: AttackReport, path: str | Path) -> None:
+    """The perturbed inputs of ``report`` as safetensors: ``inputs`` ``(samples, *event)``, ``labels``, ``success``.
+
+    The file can be evaluated again as the data set ``safetensors:FILE``.
+    """
+    tensors = {
+        "inputs": report.adversarial.detach().cpu().contiguous(),
+        "labels": report.tensor("label") if report.labels is None else report.labels.contiguous(),
+        "success": report.tensor("success"),
+    }
+    with replacing(path) as unfinished:
+        save_file(tensors, unfinished, metadata={"recipe": report.name})
+
+
+def write_summary(reports: Sequence[AttackReport], path: str | Path, **context: Any) -> None:
+    """The summaries of ``reports`` by recipe, with the ``context`` of the run, as strict JSON (null: not finite)."""
+    content = {**context, "recipes": {report.name: report.summary() for report in reports}}
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 
 from constropt.lab.attacks.columns import NORMS
 from constropt.lab.attacks.report import RESULT_CONVENTIONS, failed_as_infinite, figures_of, robust_accuracy
-from constropt.lab.runs.shards import Shard
+from constropt.lab.runs.folder import Shard
 
 WORST_CASE = "worst case"
 GEOMETRIC_MEAN = "geometric mean"
@@ -70,14 +70,10 @@ class CellResult:
         if np.isnan(self.columns["distance_8bit"][self.columns["success_8bit"]]).any():
             found["median_distance_8bit"] = math.nan
         return {
-            "model": self.model,
-            "distance": self.distance_name,
-            "targets": self.goal,
-            "recipe": self.name,
-            "samples": len(self.columns["success"]),
-            **found,
+            "model": self.model, "distance": self.distance_name, "targets": self.goal, "recipe": self.name,
+            "samples": len(self.columns["success"]), **found,
             "accuracy_at": dict(zip(map(float, radii), self.accuracy_at(radii))),
-        }
+        }  # fmt: skip
 
 
 def cell_result(
@@ -92,16 +88,7 @@ def cell_result(
         columns["distance"], columns["distance_8bit"] = columns[distance], columns[f"{distance}_8bit"]
     elif distance not in (given, shards[0].own_distance):
         return None
-    backwards = [shard.backwards for shard in shards]
-    return CellResult(
-        model,
-        name,
-        distance,
-        goal,
-        columns,
-        sum(shard.forwards for shard in shards),
-        None if None in backwards else sum(count for count in backwards if count is not None),
-    )
+    return CellResult(model, name, distance, goal, columns, *_passes(shards))
 
 
 def distances_of(own: str | None, fixed: str | None, asked: Sequence[str]) -> list[str]:
@@ -128,8 +115,7 @@ def over_targets(results: Sequence[CellResult]) -> list[CellResult]:
     first = results[0]
     keys = [key for key in first.columns if all(key in result.columns for result in results)]
     pooled = {key: np.concatenate([result.columns[key] for result in results]) for key in keys}
-    passes = _passes(results)
-    average = CellResult(first.model, first.name, first.distance_name, AVERAGE, pooled, *passes)
+    average = CellResult(first.model, first.name, first.distance_name, AVERAGE, pooled, *_passes(results))
     return [average, _best(results, first.name, LEAST_LIKELY, farthest=True)]
 
 
@@ -152,7 +138,7 @@ def _best(results: Sequence[CellResult], name: str, goal: str | None, *, farthes
     return CellResult(first.model, name, first.distance_name, goal, columns, *_passes(results))
 
 
-def _passes(results: Sequence[CellResult]) -> tuple[int, int | None]:
+def _passes(results: Sequence[CellResult | Shard]) -> tuple[int, int | None]:
     backwards = [result.backwards for result in results]
     known = None if None in backwards else sum(count for count in backwards if count is not None)
     return sum(result.forwards for result in results), known

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,25 +15,16 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
+from constropt.lab.attacks import results as outcome
 from constropt.lab.attacks.cells import Cell, left_out, plan, require_cells
 from constropt.lab.attacks.examine import signs_after, signs_before
-from constropt.lab.attacks.results import (
-    CellResult,
-    cell_result,
-    distances_of,
-    geometric_means,
-    over_targets,
-    worst_case,
-)
 from constropt.lab.attacks.run import classes_of, device_of, run_batch
 from constropt.lab.attacks.signs import Model, Sign, left_in_training_mode
-from constropt.lab.runs.manifest import FILE, fingerprint, model_fingerprint, open_run
-from constropt.lab.runs.shards import batch_rows, is_complete, read_adversarial, read_shard, shard_path, write_shard
+from constropt.lab.runs import folder
 from constropt.lab.runs.specs import RecipeSpec, parse_recipe
 from constropt.modes import evaluating
 
 Progress = Callable[[str, int, int], None]
-Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class AttackEvaluation:
     settings: dict[str, Any] = field(repr=False)
     done: int
     total: int
-    results: list[CellResult] = field(default_factory=list, repr=False)
+    results: list[outcome.CellResult] = field(default_factory=list, repr=False)
     rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
     means: list[dict[str, Any]] = field(default_factory=list, repr=False)
     notes: list[str] = field(default_factory=list)
@@ -99,16 +91,10 @@ class _Task(NamedTuple):
 
 
 def run_evaluation(
-    recipes: Sequence[str | RecipeSpec],
-    models: Mapping[str, Model],
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    out: str | Path,
-    settings: RunSettings = DEFAULTS,
-    warn: Callable[[Sign], None] | None = None,
+    recipes: Sequence[str | RecipeSpec], models: Mapping[str, Model], inputs: Tensor, labels: Tensor, *,
+    out: str | Path, settings: RunSettings = DEFAULTS, warn: Callable[[Sign], None] | None = None,
     progress: Progress | None = None,
-) -> AttackEvaluation:
+) -> AttackEvaluation:  # fmt: skip
     """Run every recipe on every model at each of the distances of ``settings``, and summarise once all batches are
     there.
 
@@ -126,7 +112,8 @@ def run_evaluation(
     """
     out = Path(out)
     _check(models, inputs, labels, settings)
-    bounds = _bounds(settings.options)
+    low, high = settings.options.get("bounds", (0.0, 1.0))
+    bounds = float(low), float(high)
     signs: list[Sign] = []
 
     def seen(found: Sequence[Sign | None]) -> None:
@@ -140,31 +127,34 @@ def run_evaluation(
         for name, model in models.items():
             seen([left_in_training_mode(model, name)])
             stack.enter_context(evaluating(model))
-        stack.enter_context(_own_random_state(models, inputs))
+        devices = {device_of(model, inputs) for model in models.values()}
+        cuda = [device.index or 0 for device in devices if device.type == "cuda"]
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
         torch.manual_seed(settings.seed)
         if settings.look_for_signs:
             seen(signs_before(models, inputs, labels, bounds))
         classes = {name: classes_of(model, inputs) for name, model in models.items()}
-        goals = _goals(settings.targets, min(classes.values()))
+        others = [f"+{k}" for k in range(1, min(classes.values()))]
+        goals = others if settings.targets == "all" else [settings.targets]
         specs = [parse_recipe(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
         cells, notes = plan(specs, settings.distances, goals, settings.options, settings.seed)
         described = {
-            **settings.about,
-            "inputs": fingerprint(inputs, labels),
-            "samples": len(inputs),
-            "batch_size": settings.batch_size,
-            "seed": settings.seed,
-            "distances": list(settings.distances),
-            "models": {name: model_fingerprint(model) for name, model in models.items()},
+            **settings.about, "inputs": folder.fingerprint(inputs, labels), "samples": len(inputs),
+            "batch_size": settings.batch_size, "seed": settings.seed, "distances": list(settings.distances),
+            "models": {name: folder.model_fingerprint(model) for name, model in models.items()},
             "recipes": [cell.settings() for cell in cells],
-        }
-        run = open_run(out, described, fresh=settings.fresh)
-        tasks = list(_tasks(out, list(models), cells, len(inputs), settings.batch_size))
+        }  # fmt: skip
+        run = folder.open_run(out, described, fresh=settings.fresh)
+        batches = folder.batch_rows(len(inputs), settings.batch_size)
+        tasks = [
+            _Task(model, cell, number, rows, folder.shard_path(out, model, cell.key, number))
+            for model, cell, (number, rows) in itertools.product(models, cells, enumerate(batches))
+        ]
         gone: set[str] = set()  # the keys of cells that refused
         # the first batch of every cell first: what does not fit is known before hours of work
         for place, task in enumerate(sorted(tasks, key=lambda task: task.number > 0)):
             own = task.number % settings.shards == settings.shard and task.cell.key not in gone
-            if own and not is_complete(task.path, run, task.rows):
+            if own and not folder.is_complete(task.path, run, task.rows):
                 try:
                     _compute(task, models[task.model], inputs, labels, classes[task.model], settings.seed, run)
                 except (ValueError, TypeError, ImportError) as error:
@@ -174,12 +164,12 @@ def run_evaluation(
                     gone.add(task.cell.key)
                     notes += [note] if note not in notes else []
                     if len(gone) == len(cells):
-                        (out / FILE).unlink()  # nothing was computed: the folder is free for another run
+                        (out / folder.FILE).unlink()  # nothing was computed: the folder is free for another run
                     require_cells([cell for cell in cells if cell.key not in gone], notes)
             if progress is not None:
                 progress(f"{task.model}: {task.cell.spec.label}", place + 1, len(tasks))
         tasks = [task for task in tasks if task.cell.key not in gone]
-        done = sum(is_complete(task.path, run, task.rows) for task in tasks)
+        done = sum(folder.is_complete(task.path, run, task.rows) for task in tasks)
         if done < len(tasks):
             return AttackEvaluation(out, described, done, len(tasks), notes=notes, signs=signs)
         found, collected = _collect(tasks, settings.distances, notes)
@@ -190,25 +180,15 @@ def run_evaluation(
             torch.manual_seed(settings.seed)
             seen(
                 signs_after(
-                    models,
-                    inputs,
-                    labels,
-                    found,
-                    lambda model, cell: read_adversarial(paths[model, cell.key]),
-                    settings.transfer,
-                    bounds,
+                    models, inputs, labels, found,
+                    lambda model, cell: folder.read_adversarial(paths[model, cell.key]), settings.transfer, bounds,
                     settings.seed,
                 )
-            )
+            )  # fmt: skip
     rows = [result.row(settings.radii) for result in collected]
-    return AttackEvaluation(out, described, done, len(tasks), collected, rows, geometric_means(rows), notes, signs)
-
-
-def _tasks(out: Path, models: Sequence[str], cells: Sequence[Cell], samples: int, batch_size: int) -> Iterator[_Task]:
-    for model in models:
-        for cell in cells:
-            for number, rows in enumerate(batch_rows(samples, batch_size)):
-                yield _Task(model, cell, number, rows, shard_path(out, model, cell.key, number))
+    return AttackEvaluation(
+        out, described, done, len(tasks), collected, rows, outcome.geometric_means(rows), notes, signs
+    )
 
 
 def _compute(task: _Task, model: Model, inputs: Tensor, labels: Tensor, classes: int, seed: int, run: str) -> None:
@@ -219,32 +199,27 @@ def _compute(task: _Task, model: Model, inputs: Tensor, labels: Tensor, classes:
     text = f"{seed}/{task.model}/{task.cell.key}/{task.number}"
     torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
     batch = run_batch(
-        task.cell.recipe,
-        model,
-        inputs[rows].to(device),
-        labels[rows].to(device),
-        None if targets is None else targets[rows].to(device),
-        task.cell.options,
-        task.cell.measure,
+        task.cell.recipe, model, inputs[rows].to(device), labels[rows].to(device),
+        None if targets is None else targets[rows].to(device), task.cell.options, task.cell.measure,
         name=task.cell.spec.label,
-    )
-    write_shard(task.path, run, task.rows, batch)
+    )  # fmt: skip
+    folder.write_shard(task.path, run, task.rows, batch)
 
 
 def _collect(
     tasks: Sequence[_Task], distances: Sequence[str], notes: list[str]
-) -> tuple[dict[str, dict[str, list[tuple[Cell, CellResult]]]], list[CellResult]]:
+) -> tuple[dict[str, dict[str, list[tuple[Cell, outcome.CellResult]]]], list[outcome.CellResult]]:
     """The untargeted cells by model and distance, and all results in the order in which they are shown."""
     files: dict[tuple[str, str], tuple[Cell, list[Path]]] = {}
     for task in tasks:
         files.setdefault((task.model, task.cell.key), (task.cell, []))[1].append(task.path)
-    found: dict[str, dict[str, list[tuple[Cell, CellResult]]]] = {}
-    grouped: dict[tuple[str, str, bool], dict[RecipeSpec, list[CellResult]]] = {}
+    found: dict[str, dict[str, list[tuple[Cell, outcome.CellResult]]]] = {}
+    grouped: dict[tuple[str, str, bool], dict[RecipeSpec, list[outcome.CellResult]]] = {}
     for (model, _), (cell, paths) in files.items():
-        shards = [read_shard(path) for path in paths]
+        shards = [folder.read_shard(path) for path in paths]
         own = shards[0].own_distance
-        for distance in distances_of(own, cell.distance, distances):
-            result = cell_result(model, cell.spec.label, cell.goal, cell.distance, distance, shards)
+        for distance in outcome.distances_of(own, cell.distance, distances):
+            result = outcome.cell_result(model, cell.spec.label, cell.goal, cell.distance, distance, shards)
             if result is None:
                 note = f"{cell.spec.label} takes no distance and is not measured in {distance}"
                 notes.extend([note] if note not in notes else [])
@@ -252,27 +227,13 @@ def _collect(
             grouped.setdefault((model, distance, result.targeted), {}).setdefault(cell.spec, []).append(result)
             if cell.goal is None:
                 found.setdefault(model, {}).setdefault(distance, []).append((cell, result))
-    collected: list[CellResult] = []
+    collected: list[outcome.CellResult] = []
     for by_spec in grouped.values():
-        shown = [over_targets(results) if len(results) > 1 else results for results in by_spec.values()]
+        shown = [outcome.over_targets(results) if len(results) > 1 else results for results in by_spec.values()]
         collected += [result for results in shown for result in results]
         if len(shown) > 1:
-            collected += [worst_case(scenario) for scenario in zip(*shown)]
+            collected += [outcome.worst_case(scenario) for scenario in zip(*shown)]
     return found, collected
-
-
-def _goals(targets: str | None, classes: int) -> list[str | None]:
-    return [f"+{k}" for k in range(1, classes)] if targets == "all" else [targets]
-
-
-def _own_random_state(models: Mapping[str, Model], inputs: Tensor) -> Any:
-    devices = {device_of(model, inputs) for model in models.values()}
-    return torch.random.fork_rng(devices=[device.index or 0 for device in devices if device.type == "cuda"])
-
-
-def _bounds(options: Mapping[str, Any]) -> Bounds:
-    low, high = options.get("bounds", (0.0, 1.0))
-    return float(low), float(high)
 
 
 def _check(models: Mapping[str, Model], inputs: Tensor, labels: Tensor, settings: RunSettings) -> None:

@@ -61,12 +61,11 @@ def outside_bounds(inputs: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> 
         return None
     flat = inputs.flatten(1)
     rows = int((~((flat >= bounds[0]) & (flat <= bounds[1])).all(1)).sum())
-    return Sign(
-        "inputs",
-        "",
+    seen = (
         f"{rows} of {len(inputs)} inputs leave [{bounds[0]:g}, {bounds[1]:g}] (values from {low:.4g} to {high:.4g}):"
-        " put the normalisation into the model, divide bytes by 255",
+        " put the normalisation into the model, divide bytes by 255"
     )
+    return Sign("inputs", "", seen)
 
 
 @torch.no_grad()
@@ -78,12 +77,11 @@ def stochastic(model: Model, inputs: Tensor, name: str = "") -> Sign | None:
     if gap <= 1e-4 * spread:
         return None
     flips = float((first.argmax(1) != second.argmax(1)).double().mean())
-    return Sign(
-        "stochastic",
-        name,
+    seen = (
         f"answers at random: two passes on the same inputs differ by up to {gap:.3g} and in {flips:.1%} of the"
-        " predictions; a success may not repeat, and attacks need the mean over draws",
+        " predictions; a success may not repeat, and attacks need the mean over draws"
     )
+    return Sign("stochastic", name, seen)
 
 
 @torch.no_grad()
@@ -130,18 +128,9 @@ def zero_gradients(
 
 @torch.no_grad()
 def transfer_beats(
-    model: Model,
-    inputs: Tensor,
-    labels: Tensor,
-    transferred: Tensor,
-    distances: np.ndarray,
-    distance_name: str,
-    *,
-    origin: str = "another model",
-    name: str = "",
-    threshold: float = 0.01,
-    batch_size: int = 500,
-) -> Sign | None:
+    model: Model, inputs: Tensor, labels: Tensor, transferred: Tensor, distances: np.ndarray, distance_name: str, *,
+    origin: str = "another model", name: str = "", threshold: float = 0.01, batch_size: int = 500,
+) -> Sign | None:  # fmt: skip
     """Samples that inputs found on another model change at a smaller distance than any found on this one.
 
     ``transferred`` ``(samples, *event)`` are those inputs, ``distances`` ``(samples,)`` the smallest by norm
@@ -159,28 +148,18 @@ def transfer_beats(
         right += int(correct.sum())
     if ahead <= threshold * right:
         return None
-    return Sign(
-        "transfer",
-        name,
+    seen = (
         f"black-box transfer beats white-box: inputs made on {origin} change {ahead} of {right} samples at a smaller"
-        f" {distance_name} distance than the attacks on the model itself found",
+        f" {distance_name} distance than the attacks on the model itself found"
     )
+    return Sign("transfer", name, seen)
 
 
 @torch.no_grad()
 def noise_beats(
-    model: Model,
-    inputs: Tensor,
-    labels: Tensor,
-    distances: np.ndarray,
-    distance_name: str,
-    *,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    draws: int = 10,
-    seed: int = 0,
-    name: str = "",
-    threshold: float = 0.01,
-) -> Sign | None:
+    model: Model, inputs: Tensor, labels: Tensor, distances: np.ndarray, distance_name: str, *,
+    bounds: tuple[float, float] = (0.0, 1.0), draws: int = 10, seed: int = 0, name: str = "", threshold: float = 0.01,
+) -> Sign | None:  # fmt: skip
     """Samples that random noise changes within 95 % of the distance that white-box recipes found, in ``draws`` draws.
 
     Where they found none (infinite in ``distances``), images of uniform noise are tried. The norms l1, l2 and linf.
@@ -202,25 +181,17 @@ def noise_beats(
     count, right = int((fooled & correct).sum()), int(correct.sum())
     if count <= threshold * right:
         return None
-    return Sign(
-        "noise",
-        name,
+    seen = (
         f"random noise beats white-box: {draws} draws of it change {count} of {right} samples at a smaller"
-        f" {distance_name} distance than the attacks found",
+        f" {distance_name} distance than the attacks found"
     )
+    return Sign("noise", name, seen)
 
 
 def fails_unbounded(
-    attack: Callable[..., Any],
-    model: Model,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    name: str = "",
-    threshold: float = 0.01,
-    **options: Any,
-) -> Sign | None:
+    attack: Callable[..., Any], model: Model, inputs: Tensor, labels: Tensor, *,
+    bounds: tuple[float, float] = (0.0, 1.0), name: str = "", threshold: float = 0.01, **options: Any,
+) -> Sign | None:  # fmt: skip
     """A budgeted ``attack`` that is free to go anywhere within the bounds, and still fails.
 
     ``attack(model, inputs, labels, eps=..., **options)`` gets the width of the bounds as its radius; every classifier
@@ -232,12 +203,11 @@ def fails_unbounded(
     failed = int((~fooled).sum())
     if failed <= threshold * len(inputs):
         return None
-    return Sign(
-        "unbounded",
-        name,
+    seen = (
         f"an attack without bound fails on {failed} of {len(inputs)} samples: its gradients lead nowhere, and"
-        " distances found with them overstate the robustness",
+        " distances found with them overstate the robustness"
     )
+    return Sign("unbounded", name, seen)
 
 
 def success_falls(

@@ -13,16 +13,15 @@ from rich.table import Table
 
 from constropt.files import finite, replacing
 from constropt.lab.attacks.outputs import passes, percent
-from constropt.lab.attacks.recipe_options import check_options, takes
+from constropt.lab.attacks.report import number
 from constropt.lab.attacks.results import AVERAGE, GEOMETRIC_MEAN, LEAST_LIKELY, WORST_CASE
-from constropt.lab.attacks.results_table import number
+from constropt.lab.attacks.run import check_options, takes
 from constropt.lab.attacks.sharded import DEFAULTS, AttackEvaluation, Progress, RunSettings, run_evaluation
 from constropt.lab.attacks.signs import Model, Sign
 from constropt.lab.attacks.thesis_tables import TABLES, TableRow, ThesisTable
-from constropt.lab.runs.references import load_recipe
-from constropt.lab.runs.specs import RecipeSpec
-from constropt.lab.runs.table_names import named_table
+from constropt.lab.runs.specs import RecipeSpec, named_table
 from constropt.lab.text_tables import markdown_table, terminal_table
+from constropt.problems.references import load_recipe
 
 
 @dataclass(frozen=True)
@@ -50,17 +49,10 @@ def thesis_table(name: str) -> ThesisTable:
 
 
 def reproduce(
-    table: str | ThesisTable,
-    models: Mapping[str, Model],
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    out: str | Path,
-    steps: int | None = None,
-    settings: RunSettings = DEFAULTS,
-    warn: Callable[[Sign], None] | None = None,
-    progress: Progress | None = None,
-) -> Reproduction:
+    table: str | ThesisTable, models: Mapping[str, Model], inputs: torch.Tensor, labels: torch.Tensor, *,
+    out: str | Path, steps: int | None = None, settings: RunSettings = DEFAULTS,
+    warn: Callable[[Sign], None] | None = None, progress: Progress | None = None,
+) -> Reproduction:  # fmt: skip
     """Run the rows of ``table`` on ``models`` by :func:`~constropt.lab.attacks.sharded.run_evaluation`.
 
     ``steps`` is the most that a row may take: larger budgets are cut to it, and rows that then coincide stand once;
@@ -74,11 +66,9 @@ def reproduce(
     if not wanted:
         raise ValueError(f"{table.name}: no row can run; {'; '.join(remarks)}")
     asked = replace(
-        settings,
-        distances=list(dict.fromkeys(row.distance for row in rows)),
-        targets="all" if table.kind == "targets" else None,
-        radii=[] if table.radius is None else [table.radius],
-    )
+        settings, distances=list(dict.fromkeys(row.distance for row in rows)),
+        targets="all" if table.kind == "targets" else None, radii=[] if table.radius is None else [table.radius],
+    )  # fmt: skip
     evaluation = run_evaluation(wanted, models, inputs, labels, out=out, settings=asked, warn=warn, progress=progress)
     if not evaluation.complete:
         return Reproduction(table, evaluation, [], [], [], remarks)

@@ -1,7 +1,7 @@
 """The command line: ``constropt solve``, ``evaluate``, ``reproduce``, ``train classifier``, ``recipes``.
 
-Nothing that is typed is executed, except that the modules named are imported. A user's error is one line and exit
-code 2; ``CONSTROPT_DEBUG=1`` shows where it arose instead.
+Nothing that is typed is executed, except that the modules named are imported. A user's error is one line and exit code
+2; ``CONSTROPT_DEBUG=1`` shows where it arose instead.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Annotated
 
 import typer
 
-from constropt.lab.cli.evaluate_command import evaluate_command
-from constropt.lab.cli.reproduce_command import reproduce_command
+from constropt.lab.cli.evaluate import evaluate_command
+from constropt.lab.cli.reproduce import reproduce_command
 from constropt.lab.cli.shared import clean_errors
-from constropt.lab.cli.solve_command import solve_command
-from constropt.lab.cli.train_command import app as train_app
-from constropt.lab.runs.references import load_recipe, recipe_entries
+from constropt.lab.cli.solve import solve_command
+from constropt.lab.cli.train import app as train_app
+from constropt.problems.references import load_recipe, recipe_entries
 
 PLUGINS = "constropt.lab"
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -12,10 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from constropt.lab.data.digits import read_digits
-from constropt.lab.data.huggingface import load_huggingface
-from constropt.lab.data.idx import find_idx, read_idx
-from constropt.lab.data.labelled import LabelledData, require_split
+from constropt.lab.data.readers import LabelledData, find_idx, load_huggingface, read_digits, read_idx, require_split
 from constropt.lab.data.scenes import digit_scenes, load_camvid
 
 _SCENES = {"train": 500, "test": 100}
@@ -58,9 +55,9 @@ def add_format(format: DataFormat) -> DataFormat:
 def load_data(spec: str, *, split: str = "test") -> LabelledData:
     """The ``split`` ("train" or "test") of the data set that ``spec`` names (see :data:`KINDS`).
 
-    A file that holds one set only (keys ``images``/``labels``, safetensors) is returned whatever the split.
-    Raises ``ValueError`` for an unknown kind (naming the known ones), a missing file (naming what was looked for) or
-    contents of the wrong shape or range, and :class:`MissingExtra` where scikit-learn is needed and absent.
+    A file that holds one set only (keys ``images``/``labels``, safetensors) is returned whatever the split. Raises
+    ``ValueError`` for an unknown kind (naming the known ones), a missing file (naming what was looked for) or contents
+    of the wrong shape or range, and :class:`MissingExtra` where scikit-learn is needed and absent.
 
     >>> inputs, labels = load_data("digits")
     >>> inputs.shape, inputs.dtype, labels.shape
@@ -107,12 +104,7 @@ def _safetensors(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scenes(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    scenes = digit_scenes(_SCENES[split], split=split)
-    return scenes.inputs.numpy(), scenes.labels.numpy()
-
-
-def _camvid(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    scenes = load_camvid(location, split)
+    scenes = load_camvid(location, split) if location else digit_scenes(_SCENES[split], split=split)
     return scenes.inputs.numpy(), scenes.labels.numpy()
 
 
@@ -174,6 +166,6 @@ for _format in (
     DataFormat(
         "hf:NAME", "a Hugging Face data set of images and labels, or a folder that save_to_disk wrote", load_huggingface
     ),
-    DataFormat("camvid:DIR", _CAMVID, _camvid),
+    DataFormat("camvid:DIR", _CAMVID, _scenes),
 ):
     add_format(_format)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from constropt.lab.data.labelled import require_split
-from constropt.lab.data.pillow import BOX, opened_image
+from constropt.checks import require_whole
+from constropt.lab.data.readers import BOX, opened_image, require_split
 
 _MEMBER = re.compile(r"(?:^|/)([^/]+)/(character\d+)/([^/]+)\.png$")
 _TEST_SHARE = 0.25  # of the images of each class: 5 of 20
@@ -46,8 +46,7 @@ def load_omniglot(folder: str | Path, split: str = "test", *, size: int = 28, se
     ValueError: omniglot: looked for archives *.zip of ALPHABET/characterNN/*.png in no/such/folder: not there
     """
     require_split(split, ("train", "test", "all"))
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"size: takes a whole number of pixels, got {size!r}")
+    require_whole(size=size)
     folder = Path(folder)
     found: dict[tuple[str, str], list[np.ndarray]] = {}
     alphabets: set[str] = set()
@@ -79,12 +78,10 @@ def _read(path: Path, size: int, skipped: set[str]) -> dict[tuple[str, str], lis
             for member in sorted(archive.namelist()):
                 match = _MEMBER.search(member)
                 if match and match[1] not in skipped:
-                    found.setdefault((match[1], match[2]), []).append(_pixels(archive.read(member), path, member, size))
+                    content, wrong = io.BytesIO(archive.read(member)), f"{path}: {member} is no PNG image"
+                    with opened_image(content, wrong, "data 'omniglot' needs") as image:
+                        pixels = np.array(image.convert("L").resize((size, size), BOX))
+                    found.setdefault((match[1], match[2]), []).append(pixels)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path}: no zip archive ({error})") from None
     return found
-
-
-def _pixels(content: bytes, path: Path, member: str, size: int) -> np.ndarray:
-    with opened_image(io.BytesIO(content), f"{path}: {member} is no PNG image", "data 'omniglot' needs") as image:
-        return np.array(image.convert("L").resize((size, size), BOX))

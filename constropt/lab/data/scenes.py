@@ -10,9 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from constropt.checks import require_whole
-from constropt.lab.data.digits import read_digits
-from constropt.lab.data.labelled import LabelledData, require_split
-from constropt.lab.data.pillow import BOX, NEAREST, opened_image
+from constropt.lab.data.readers import BOX, NEAREST, LabelledData, opened_image, read_digits, require_split
 
 IGNORED = 255  # the label of pixels that do not count
 SCENE_CLASSES = ("background", *(str(digit) for digit in range(10)))
@@ -27,13 +25,13 @@ _PIXELS_PER_TRY = 400  # digits that are tried to be placed grow with the area: 
 def digit_scenes(count: int, size: int = 64, seed: int = 0, split: str = "train") -> LabelledData:
     """Scenes of colored digits on a textured background, with a class per pixel: data that needs no download.
 
-    Each scene holds the 8x8 digits of scikit-learn, scaled to 16 to 24 pixels, each in a color near that of its
-    class, at random places that do not overlap (about five at size 64, more on larger scenes), before a gray
-    background. Returns ``inputs`` float32 ``(count, 3, size, size)`` in [0, 1] and ``labels`` int64 ``(count, size,
-    size)``: 0 on the background, digit + 1 on a digit (:data:`SCENE_CLASSES`), and 255, not counted, on the
-    pixel-wide border around it, where the two blend. The same arguments give the same scenes, and a larger ``count``
-    begins with the scenes of a smaller one; ``split``, "train" or "test", takes the digits of that split of
-    ``load_data("digits")``: they are disjoint.
+    Each scene holds the 8x8 digits of scikit-learn, scaled to 16 to 24 pixels, each in a color near that of its class,
+    at random places that do not overlap (about five at size 64, more on larger scenes), before a gray background.
+    Returns ``inputs`` float32 ``(count, 3, size, size)`` in [0, 1] and ``labels`` int64 ``(count, size, size)``: 0 on
+    the background, digit + 1 on a digit (:data:`SCENE_CLASSES`), and 255, not counted, on the pixel-wide border around
+    it, where the two blend. The same arguments give the same scenes, and a larger ``count`` begins with the scenes of a
+    smaller one; ``split``, "train" or "test", takes the digits of that split of ``load_data("digits")``: they are
+    disjoint.
 
     Raises ``ValueError`` unless ``count`` is at least 1 and ``size`` at least 24, :class:`MissingExtra` without
     scikit-learn.
@@ -95,8 +93,8 @@ def load_camvid(folder: str | Path, split: str = "test", *, size: tuple[int, int
 
     ``folder`` holds ``{split}/*.png``, color images, and ``{split}annot/*.png`` of the same names, whose values are
     classes 0 to 10 (:data:`CAMVID_CLASSES`) or 11, void; ``split`` is "train", "val" or "test". ``size`` is the
-    ``(height, width)`` to scale to, by averages over areas for images and the nearest pixel for labels; by default
-    they stay as they are. Returns ``inputs`` float32 ``(samples, 3, height, width)`` in [0, 1] and ``labels`` int64
+    ``(height, width)`` to scale to, by averages over areas for images and the nearest pixel for labels; by default they
+    stay as they are. Returns ``inputs`` float32 ``(samples, 3, height, width)`` in [0, 1] and ``labels`` int64
     ``(samples, height, width)``, void as 255, in the order of the file names.
 
     Raises ``ValueError`` for a missing folder or file (saying what was looked for), files of several sizes and labels

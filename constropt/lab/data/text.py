@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
-from constropt.lab.data.labelled import require_split
+from constropt.lab.data.readers import require_split
 
 PADDING, UNKNOWN = 0, 1  # the numbers of no word, and of a word outside the vocabulary
 _RESERVED = 2
@@ -92,13 +92,9 @@ class TextData(NamedTuple):
 
 
 def load_newsgroups(
-    path: str | Path,
-    split: str = "test",
-    *,
-    vocabulary: int | Vocabulary = 20_000,
-    length: int = 1000,
+    path: str | Path, split: str = "test", *, vocabulary: int | Vocabulary = 20_000, length: int = 1000,
     headers: bool = False,
-) -> TextData:
+) -> TextData:  # fmt: skip
     """20 Newsgroups, "by date", from a gzipped file of JSON lines with ``split``, ``label`` and ``text``.
 
     ``vocabulary`` is a size, for the most frequent words of the *training* texts whichever ``split`` ("train" or
@@ -115,13 +111,9 @@ def load_newsgroups(
 
 
 def load_newsgroups_splits(
-    path: str | Path,
-    splits: Sequence[str] = _SPLITS,
-    *,
-    vocabulary: int | Vocabulary = 20_000,
-    length: int = 1000,
+    path: str | Path, splits: Sequence[str] = _SPLITS, *, vocabulary: int | Vocabulary = 20_000, length: int = 1000,
     headers: bool = False,
-) -> tuple[TextData, ...]:
+) -> tuple[TextData, ...]:  # fmt: skip
     """Several splits by one reading of the file and one count of its words; else as :func:`load_newsgroups`."""
     for split in splits:
         require_split(split, _SPLITS)
@@ -137,13 +129,11 @@ def load_newsgroups_splits(
     numbers = {label: number for number, label in enumerate(classes)}
     return tuple(
         TextData(
-            vocabulary.encode(bodies[split], length),
-            torch.tensor([numbers[label] for label, _ in texts[split]]),
-            classes,
-            vocabulary,
+            vocabulary.encode(bodies[split], length), torch.tensor([numbers[label] for label, _ in texts[split]]),
+            classes, vocabulary,
         )
         for split in splits
-    )
+    )  # fmt: skip
 
 
 def _read(path: Path) -> dict[str, list[tuple[str, str]]]:

@@ -11,15 +11,23 @@ from constropt.lab.models.calibration import (
     small_resnet18,
     small_vit,
 )
-from constropt.lab.models.cifar_models import cifar_cnn_a, cifar_resnet4b, cifar_resnet20, cifar_resnet32
-from constropt.lab.models.classifier import accuracy, train_classifier
 from constropt.lab.models.embedders import Embedder, SmallEmbedder, small_embedder
-from constropt.lab.models.hub import load_hub
-from constropt.lab.models.segmenter import PixelSettings, train_segmenter
-from constropt.lab.models.segmenter import predict as predict_labels
-from constropt.lab.models.small import SmallCNN, digits_cnn, madry_cnn, mnist_cnn, small_cnn
-from constropt.lab.models.u_net import UNet, unet
-from constropt.lab.models.weights import load_model, save_weights
+from constropt.lab.models.small import (
+    SmallCNN,
+    UNet,
+    cifar_cnn_a,
+    cifar_resnet4b,
+    cifar_resnet20,
+    cifar_resnet32,
+    digits_cnn,
+    madry_cnn,
+    mnist_cnn,
+    small_cnn,
+    unet,
+)
+from constropt.lab.models.training import PixelSettings, accuracy, train_classifier, train_segmenter
+from constropt.lab.models.training import predict as predict_labels
+from constropt.lab.models.weights import load_hub, load_model, save_weights
 from constropt.weights import load_weights
 
 __all__ = [

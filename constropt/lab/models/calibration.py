@@ -120,17 +120,9 @@ class ViT(nn.Module):
     """
 
     def __init__(
-        self,
-        num_classes: int = 10,
-        *,
-        channels: int = 3,
-        image_size: int = 32,
-        patch: int = 4,
-        width: int = 96,
-        depth: int = 4,
-        heads: int = 3,
-        dropout: float = 0.0,
-    ) -> None:
+        self, num_classes: int = 10, *, channels: int = 3, image_size: int = 32, patch: int = 4, width: int = 96,
+        depth: int = 4, heads: int = 3, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         require_whole(num_classes=num_classes, channels=channels, image_size=image_size, patch=patch)
         require_whole(width=width, depth=depth, heads=heads)

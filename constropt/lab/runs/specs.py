@@ -1,13 +1,20 @@
-"""A recipe with its options, as a user types it: ``fmn[alpha=2,steps=50]``. Values are JSON or text, never code."""
+"""What a user types and means by it: a recipe with its options, ``fmn[alpha=2,steps=50]`` (values are JSON or text,
+never code), a factory that is called with the arguments found for it by their names, a table of the thesis.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from constropt.lab.runs.references import load_recipe
+import torch
+from torch import nn
+
+from constropt.near_names import near_names
+from constropt.problems.references import load_recipe, load_reference
 
 _DECODER = json.JSONDecoder()
 
@@ -46,7 +53,7 @@ class RecipeSpec:
         return f"{name}[{','.join(pairs)}]" if self.options else name
 
     def load(self) -> Callable[..., Any]:
-        """The recipe itself; raises as :func:`~constropt.lab.runs.references.load_recipe`."""
+        """The recipe itself; raises as :func:`~constropt.problems.references.load_recipe`."""
         return load_recipe(self.reference)
 
 
@@ -140,3 +147,71 @@ def _leading_value(text: str, what: str) -> tuple[Any, str]:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def known(name: str, value: str, choices: Mapping[str, Any]) -> None:
+    """``ValueError`` that lists near names unless ``value`` is among ``choices``."""
+    if value not in choices:
+        hint = near_names(value, choices, cutoff=0.4)
+        raise ValueError(f"{name}: unknown name {value!r}{hint}; known are {', '.join(choices)}")
+
+
+def made_network(spec: RecipeSpec, available: Mapping[str, Any], seed: int) -> nn.Module:
+    """The network that the factory of ``spec`` makes of those of ``available`` that it takes, its weights drawn by
+    ``seed``; the global generator is left as it was. Raises as :func:`call_with`, ``ValueError`` if it is no module.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return module_of(load_reference(spec.reference, what="model"), available, spec, what="model")
+
+
+def module_of(make: Any, available: Mapping[str, Any], spec: RecipeSpec, *, what: str) -> nn.Module:
+    """What :func:`call_with` returns, or ``ValueError`` if that is no module."""
+    found = call_with(make, available, spec, what=what)
+    if not isinstance(found, nn.Module):
+        raise ValueError(f"{what}: {spec.label} gave a {type(found).__name__}, not a torch.nn.Module")
+    return found
+
+
+def call_with(make: Any, available: Mapping[str, Any], spec: RecipeSpec, *, what: str) -> Any:
+    """``make`` called with those of ``available`` that it takes, and the options of ``spec``, which come first.
+
+    Raises ``ValueError``, which begins with ``what``, for what can't be called, an option that it does not take, and a
+    parameter that nothing is given for.
+    """
+    if not callable(make):
+        raise ValueError(f"{what}: {spec.reference} is a {type(make).__name__}, not a factory")
+    try:
+        parameters = inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        return make(**spec.options)
+    named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+        for name in spec.options:
+            known(f"{what}: option of {spec.reference}", name, named)
+    given = {name: value for name, value in available.items() if name in named} | dict(spec.options)
+    fixed = (p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.default is p.empty)
+    missing = [p.name for p in fixed if p.name not in given]
+    if missing:
+        raise ValueError(
+            f"{what}: {spec.reference} needs {', '.join(missing)}; give {spec.reference}[{missing[0]}=...]"
+        )
+    return make(**given)
+
+
+def named_table(name: str, tables: Iterable[str]) -> str:
+    """The one of ``tables`` that ``name`` means, with or without "table-", in any case.
+
+    Raises ``ValueError``, with near names, for another.
+
+    >>> named_table("V-1", ["table-V-1"]), named_table("table-v-1", ["table-V-1"])
+    ('table-V-1', 'table-V-1')
+    """
+    by_lower = {table.lower(): table for table in tables}
+    short = name.lower()
+    found = by_lower.get(short, by_lower.get(f"table-{short}"))
+    if found is None:
+        full = name if short.startswith("table-") else f"table-{name}"
+        hint = near_names(full, by_lower.values(), cutoff=0.7)
+        raise ValueError(f"table: unknown {name!r}{hint}; known are {', '.join(by_lower.values())}")
+    return found

@@ -10,17 +10,48 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from constropt.checks import require_whole
 from constropt.files import replacing
-from constropt.lab.runs.factories import known
-from constropt.lab.studies.augment import AUGMENTATIONS
+from constropt.lab.runs.specs import known
+
+
+def shift(images: Tensor) -> Tensor:
+    """Each of ``images`` ``(batch, channels, height, width)`` moved by up to an eighth of its size, what comes in 0.
+
+    >>> shift(torch.ones(2, 3, 16, 16)).shape
+    torch.Size([2, 3, 16, 16])
+    """
+    batch, _, height, width = images.shape
+    reach = max(1, height // 8), max(1, width // 8)
+    padded = functional.pad(images, (reach[1], reach[1], reach[0], reach[0]))
+    down, right = (torch.randint(0, 2 * r + 1, (batch, 1), device=images.device) for r in reach)
+    rows = down + torch.arange(height, device=images.device)
+    columns = right + torch.arange(width, device=images.device)
+    picked = torch.arange(batch, device=images.device)[:, None, None]
+    # indices around a slice put its dimension last
+    return padded[picked, :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+
+
+def shift_and_mirror(images: Tensor) -> Tensor:
+    """:func:`shift`, and every other image, by chance, mirrored left to right.
+
+    >>> shift_and_mirror(torch.ones(2, 3, 16, 16)).shape
+    torch.Size([2, 3, 16, 16])
+    """
+    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return shift(torch.where(mirrored, images.flip(3), images))
+
+
+AUGMENTATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda images: images, "shift": shift, "shift-mirror": shift_and_mirror,
+}  # fmt: skip
+
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+    "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW,
+}  # fmt: skip
 DEFAULTS: dict[str, dict[str, float]] = {  # rates of the thesis (appendix V-2), decay as usual for each
     "sgd": {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9},
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
@@ -38,7 +69,7 @@ TRAIN_LOSS = "train_loss"  # the figure that every epoch leaves
 @dataclass(frozen=True)
 class TrainingSettings:
     """How long and by which optimizer. ``lr`` and ``weight_decay`` ``None`` are those usual for the optimizer;
-    ``augment`` changes images at random (:mod:`~constropt.lab.studies.augment`).
+    ``augment`` changes images at random (:mod:`~constropt.lab.studies.epochs`).
 
     Raises ``ValueError`` for an unknown optimizer, schedule or augmentation, naming near ones, and for numbers that
     make no training.
@@ -96,18 +127,11 @@ class History:
 
 
 def run_epochs(
-    parts: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    settings: TrainingSettings,
-    *,
-    batches: Callable[[], Sequence[Tensor]],
-    loss_of: Callable[[Tensor], Tensor],
-    look: Callable[[History], None],
-    stepped: Callable[[], None] | None = None,
-    seed: int = 0,
-    checkpoint: Path | None = None,
+    parts: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, settings: TrainingSettings, *,
+    batches: Callable[[], Sequence[Tensor]], loss_of: Callable[[Tensor], Tensor], look: Callable[[History], None],
+    stepped: Callable[[], None] | None = None, seed: int = 0, checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> History:
+) -> History:  # fmt: skip
     """Minimise ``loss_of(rows)`` over the batches of every epoch; ``parts`` are the modules that learn or have state.
 
     ``batches()`` draws the rows of an epoch's batches from the global generator, which each epoch seeds anew by
@@ -127,7 +151,7 @@ def run_epochs(
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = rate * factor
         with torch.random.fork_rng(devices=cuda), torch.enable_grad():
-            torch.manual_seed(_seed_of(seed, epoch))
+            torch.manual_seed((seed * 1_000_003 + epoch) % 2**63)  # different for all epochs under a million
             for part in parts.values():
                 part.train()
             total, count = torch.zeros((), dtype=torch.float64, device=device), 0
@@ -160,11 +184,6 @@ def shuffled(count: int, batch_size: int, device: torch.device | None = None) ->
     [4, 3, 3]
     """
     return torch.randperm(count).to(device).tensor_split(-(-count // batch_size))
-
-
-def _seed_of(seed: int, epoch: int) -> int:
-    """One number for both, different for all epochs under a million."""
-    return (seed * 1_000_003 + epoch) % 2**63
 
 
 def _save(

@@ -17,18 +17,13 @@ from torch import Tensor, nn
 
 from constropt.files import finite, replacing
 from constropt.lab.models.weights import save_weights
-from constropt.lab.runs.manifest import FILE, open_run
+from constropt.lab.runs.folder import FILE, open_run
 from constropt.lab.runs.specs import RecipeSpec, parse_recipe
 from constropt.lab.studies.epochs import History
 from constropt.weights import load_weights
 
-RUNS, RESULT, WEIGHTS, HISTORY, CHECKPOINT = (
-    "runs",
-    "result.json",
-    "model.safetensors",
-    "history.parquet",
-    "checkpoint.pt",
-)
+RUNS, RESULT, WEIGHTS = "runs", "result.json", "model.safetensors"
+HISTORY, CHECKPOINT = "history.parquet", "checkpoint.pt"
 Data = TypeVar("Data")
 
 
@@ -90,16 +85,10 @@ def distinct(specs: Sequence[RecipeSpec], seeds: Sequence[int]) -> tuple[list[Re
 
 
 def complete(
-    specs: Sequence[RecipeSpec],
-    seeds: Sequence[int],
-    *,
-    out: Path,
-    settings: Mapping[str, Any],
-    data: Callable[[int], Data],
-    run: Callable[[Run, Data], Mapping[str, Any]],
-    fresh: bool = False,
+    specs: Sequence[RecipeSpec], seeds: Sequence[int], *, out: Path, settings: Mapping[str, Any],
+    data: Callable[[int], Data], run: Callable[[Run, Data], Mapping[str, Any]], fresh: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Study:
+) -> Study:  # fmt: skip
     """Make ``run(run, data(seed))`` for all methods and seeds that have no result in ``out`` yet, and write what it
     returns there; returns all finished runs of the folder, those of earlier calls too.
 

@@ -1,20 +1,120 @@
-"""A table of the thesis on trained methods, as data and as found here: a block for each benchmark."""
+"""Methods by name, the columns of their figures, and tables of the thesis on them: as data and as found, a block for
+each benchmark.
+"""
 
 from __future__ import annotations
 
+import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from constropt.files import replacing
-from constropt.lab.runs.factories import known
+from constropt.lab.runs.specs import RecipeSpec, known, module_of, parse_recipe
 from constropt.lab.studies.study import Study
 from constropt.lab.text_tables import markdown_table
+from constropt.problems.references import load_reference
 
 if TYPE_CHECKING:
     from constropt.lab.studies.kind import Setup
+
+
+@dataclass(frozen=True)
+class Method:
+    """``title`` as it stands in tables, and what builds the loss from the keywords that it takes."""
+
+    title: str
+    make: Callable[..., nn.Module]
+
+
+def parse_method(text: str, methods: Mapping[str, Method], what: str) -> RecipeSpec:
+    """A method and options in ``NAME`` or ``NAME[KEY=VALUE,...]``; the name is one of ``methods``, or
+    ``module:factory`` of one's own. Raises ``ValueError`` for others, listing near names.
+    """
+    spec = parse_recipe(text)
+    if ":" not in spec.reference:
+        known(what, spec.reference, methods)
+    return spec
+
+
+def title_of(method: str, methods: Mapping[str, Method]) -> str:
+    """The name of a method in a table, its options beside it.
+
+    >>> title_of("ls[alpha=0.1]", {"ls": Method("LS", nn.Identity)})
+    'LS [alpha=0.1]'
+    """
+    spec = parse_recipe(method)
+    label = spec.label
+    name = label.partition("[")[0]
+    title = methods[spec.reference].title if spec.reference in methods else name
+    return title + label[len(name) :].replace("[", " [", 1)
+
+
+def build(spec: RecipeSpec, methods: Mapping[str, Method], available: Mapping[str, Any], *, what: str) -> nn.Module:
+    """The loss of ``spec``, which gets those of ``available`` that it takes; ``ValueError`` if it is no module."""
+    make = methods[spec.reference].make if spec.reference in methods else load_reference(spec.reference, what=what)
+    return module_of(make, available, spec, what=what)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a run: the ``header`` that it stands under, the keys that lead to it, whether as per cent."""
+
+    header: str
+    path: tuple[str, ...]
+    percent: bool = True
+
+    def of(self, result: dict[str, Any]) -> float | None:
+        """The figure in a run's result; ``None`` where it has none."""
+        value: Any = result
+        for key in self.path:
+            value = (value or {}).get(key)
+        return value
+
+    def text(self, results: Sequence[dict[str, Any]]) -> str:
+        """Mean and standard deviation over runs."""
+        values = [value for value in map(self.of, results) if value is not None]
+        return with_spread(values, 100 if self.percent else 1, 2 if self.percent else 3)
+
+
+def average(values: Sequence[float]) -> float:
+    """The mean."""
+    return sum(values) / len(values)
+
+
+def with_spread(values: Sequence[float], factor: float = 1, digits: int = 2) -> str:
+    """Mean and sample standard deviation of some runs, or the value of one; a dash for none.
+
+    >>> with_spread([0.1, 0.2], 100), with_spread([0.5]), with_spread([])
+    ('15.00 ± 7.07', '0.50', '-')
+    """
+    if not values:
+        return "-"
+    text = f"{factor * average(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {factor * statistics.stdev(values):.{digits}f}"
+
+
+def ordered(results: Sequence[str], methods: Mapping[str, Method]) -> list[str]:
+    """Methods in the order of the registry, those with options behind their own, others last."""
+    places = {name: place for place, name in enumerate(methods)}
+    return sorted(results, key=lambda text: (places.get(parse_recipe(text).reference, len(places)), text))
+
+
+def layout(study: Study, methods: Mapping[str, Method], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the table: a line per method, only columns that some run has a figure for."""
+    everything = [result for runs in study.results.values() for result in runs.values()]
+    shown = [column for column in columns if any(column.of(result) is not None for result in everything)]
+    lines = []
+    for method in ordered(list(study.results), methods):
+        runs = list(study.results[method].values())
+        title = title_of(method, methods)
+        lines.append([title, str(len(runs)), *(column.text(runs) for column in shown)])
+    return ["method", "seeds", *(column.header for column in shown)], lines
+
 
 STAND_IN = "digits"  # what needs no data folder
 
@@ -57,13 +157,9 @@ class StudyTable(ABC):
 
 
 def with_data(
-    names: Sequence[str],
-    benchmarks: Mapping[str, Benchmark],
-    root: Path,
-    tell: Callable[[str], None],
-    *,
+    names: Sequence[str], benchmarks: Mapping[str, Benchmark], root: Path, tell: Callable[[str], None], *,
     wanted: bool = True,
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     """Those of ``names`` whose data is in the folder ``root``, :data:`STAND_IN` where there are none.
 
     ``tell`` is told what is missing: if all of it was ``wanted``, or nothing is left. Raises ``ValueError`` for names

@@ -9,13 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from constropt.lab.runs.specs import RecipeSpec
-from constropt.lab.studies.methods import Method, build, parse_method
-from constropt.problems.calibration.cpc import CPC
-from constropt.problems.calibration.focal import FLSD, FocalLoss
-from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
-from constropt.problems.calibration.mmce import MMCE
+from constropt.lab.studies.tables import Method, build, parse_method
+from constropt.problems import calibration as losses
 from constropt.problems.calibration.reduction import EntrywiseLoss, of_label
-from constropt.problems.calibration.smoothing import ECP, LabelSmoothing
 
 MARGIN, TEXT_MARGIN = 10.0, 6.0  # of MbLS, CALS-HR and CALS-ALM, in units of the logits
 
@@ -34,22 +30,22 @@ class CrossEntropy(EntrywiseLoss):
 
 METHODS: Mapping[str, Method] = {
     "ce": Method("CE", CrossEntropy),
-    "mmce": Method("MMCE", partial(MMCE, weight=0.1)),
-    "mmce-kumar": Method("MMCE (root, weighted)", partial(MMCE, weight=0.1, form="kumar", weighted=True)),
-    "ecp": Method("ECP", partial(ECP, weight=0.1)),
-    "ls": Method("LS", partial(LabelSmoothing, alpha=0.05)),
-    "ls-torch": Method("LS (torch)", partial(LabelSmoothing, alpha=0.05, convention="torch")),
-    "fl": Method("FL", partial(FocalLoss, gamma=3.0)),
-    "flsd": Method("FLSD", partial(FLSD, low=5.0, high=3.0, threshold=0.2)),
-    "cpc": Method("CPC", partial(CPC, discrimination=10.0, exclusion=1.0)),
-    "mbls": Method("MbLS", partial(MbLS, weight=0.1)),
-    "mbls-official": Method("MbLS (official)", partial(MbLS, weight=0.1, preset="official")),
-    "cals-hr": Method("CALS-HR", CALSHR),
-    "cals-hr-official": Method("CALS-HR (official)", partial(CALSHR, preset="official")),
-    "cals-alm": Method("CALS-ALM", CALS),
-    "cals-alm-official": Method("CALS-ALM (official)", partial(CALS, preset="official")),
-    "cals-alm-p2": Method("CALS-ALM (P2)", partial(CALS, penalty="P2")),
-    "cals-alm-p3": Method("CALS-ALM (P3)", partial(CALS, penalty="P3")),
+    "mmce": Method("MMCE", partial(losses.MMCE, weight=0.1)),
+    "mmce-kumar": Method("MMCE (root, weighted)", partial(losses.MMCE, weight=0.1, form="kumar", weighted=True)),
+    "ecp": Method("ECP", partial(losses.ECP, weight=0.1)),
+    "ls": Method("LS", partial(losses.LabelSmoothing, alpha=0.05)),
+    "ls-torch": Method("LS (torch)", partial(losses.LabelSmoothing, alpha=0.05, convention="torch")),
+    "fl": Method("FL", partial(losses.FocalLoss, gamma=3.0)),
+    "flsd": Method("FLSD", partial(losses.FLSD, low=5.0, high=3.0, threshold=0.2)),
+    "cpc": Method("CPC", partial(losses.CPC, discrimination=10.0, exclusion=1.0)),
+    "mbls": Method("MbLS", partial(losses.MbLS, weight=0.1)),
+    "mbls-official": Method("MbLS (official)", partial(losses.MbLS, weight=0.1, preset="official")),
+    "cals-hr": Method("CALS-HR", losses.CALSHR),
+    "cals-hr-official": Method("CALS-HR (official)", partial(losses.CALSHR, preset="official")),
+    "cals-alm": Method("CALS-ALM", losses.CALS),
+    "cals-alm-official": Method("CALS-ALM (official)", partial(losses.CALS, preset="official")),
+    "cals-alm-p2": Method("CALS-ALM (P2)", partial(losses.CALS, penalty="P2")),
+    "cals-alm-p3": Method("CALS-ALM (P3)", partial(losses.CALS, penalty="P3")),
 }
 
 

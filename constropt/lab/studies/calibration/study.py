@@ -22,15 +22,7 @@ from constropt.lab.studies.calibration.training import predict, train
 from constropt.lab.studies.epochs import History
 from constropt.lab.studies.kind import Setup
 from constropt.lab.studies.study import Run
-from constropt.problems.calibration.metrics import (
-    accuracy,
-    adaptive_calibration_error,
-    brier_score,
-    classwise_calibration_error,
-    expected_calibration_error,
-    mean_iou,
-    negative_log_likelihood,
-)
+from constropt.problems.calibration import metrics
 from constropt.problems.calibration.scaling import TemperatureScaling
 from constropt.problems.calibration.shift import GAUSSIAN_NOISE, calibration_under_noise
 from constropt.problems.model_calls import logits_of
@@ -58,16 +50,9 @@ class CalibrationSetup(Setup[StudyData, nn.Module]):
 
     def train(self, network: nn.Module, loss: nn.Module, split: StudyData, run: Run, checkpoint: Path) -> History:
         return train(
-            network,
-            loss,
-            split.train,
-            split.held_out,
-            self.training,
-            seed=run.seed,
-            ignore_index=split.ignore_index,
-            checkpoint=checkpoint,
-            progress=run.progress,
-        )
+            network, loss, split.train, split.held_out, self.training, seed=run.seed, ignore_index=split.ignore_index,
+            checkpoint=checkpoint, progress=run.progress,
+        )  # fmt: skip
 
     def measured(self, network: nn.Module, split: StudyData) -> dict[str, Any]:
         return {"data": split.fingerprint(), **measured(network, split)}
@@ -97,11 +82,9 @@ def measured(network: nn.Module, data: StudyData) -> dict[str, Any]:
     if data.kind == "image":
         device = next(network.parameters()).device
         errors = calibration_under_noise(
-            lambda images: logits_of(network(images.to(device))).cpu(),
-            data.test.inputs,
-            data.test.labels,
+            lambda images: logits_of(network(images.to(device))).cpu(), data.test.inputs, data.test.labels,
             severities=tuple(GAUSSIAN_NOISE),
-        )
+        )  # fmt: skip
         found["shift"] = {str(severity): error for severity, error in zip(GAUSSIAN_NOISE, errors.tolist())}
     return found
 
@@ -109,14 +92,11 @@ def measured(network: nn.Module, data: StudyData) -> dict[str, Any]:
 def figures(logits: Tensor, labels: Tensor, data: StudyData) -> dict[str, float]:
     """The figures of tables, as fractions."""
     measures = {
-        "accuracy": accuracy,
-        "ece": expected_calibration_error,
-        "aece": adaptive_calibration_error,
-        "cwce": classwise_calibration_error,
-        "brier": brier_score,
-        "nll": negative_log_likelihood,
-        **({"miou": mean_iou} if data.kind == "dense" else {}),
-    }
+        "accuracy": metrics.accuracy, "ece": metrics.expected_calibration_error,
+        "aece": metrics.adaptive_calibration_error, "cwce": metrics.classwise_calibration_error,
+        "brier": metrics.brier_score, "nll": metrics.negative_log_likelihood,
+        **({"miou": metrics.mean_iou} if data.kind == "dense" else {}),
+    }  # fmt: skip
     return {
         name: measure(logits, labels, from_logits=True, ignore_index=data.ignore_index).item()
         for name, measure in measures.items()

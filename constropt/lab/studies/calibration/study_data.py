@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from constropt.checks import require_whole
-from constropt.lab.data.labelled import LabelledData
 from constropt.lab.data.load import load_data
 from constropt.lab.data.omniglot import load_omniglot
+from constropt.lab.data.readers import LabelledData
 from constropt.lab.data.scenes import IGNORED
 from constropt.lab.data.text import Vocabulary, load_newsgroups_splits
 from constropt.lab.models.calibration import deeplab, gpcn, small_resnet18
-from constropt.lab.runs.factories import made_network
-from constropt.lab.runs.manifest import fingerprint
-from constropt.lab.runs.specs import parse_recipe, reference_of
+from constropt.lab.runs.folder import fingerprint
+from constropt.lab.runs.specs import made_network, parse_recipe, reference_of
 from constropt.problems.calibration.splits import held_out, long_tailed
 
 # by kind of data
@@ -48,9 +47,9 @@ class StudyData:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """``data`` as :func:`~constropt.lab.load_data` takes it, or ``omniglot:DIR``, or ``newsgroups:FILE``; then
-    in brackets ``size``, the side or the [height, width] that images are scaled to, by averages over areas, or
-    ``length``, ``vocabulary`` and ``headers`` of texts: ``omniglot:DIR[size=20]``.
+    """``data`` as :func:`~constropt.lab.load_data` takes it, or ``omniglot:DIR``, or ``newsgroups:FILE``; then in
+    brackets ``size``, the side or the [height, width] that images are scaled to, by averages over areas, or ``length``,
+    ``vocabulary`` and ``headers`` of texts: ``omniglot:DIR[size=20]``.
 
     ``test`` is where test samples come from, if elsewhere. ``samples`` limits what there is to train on and hold out,
     class by class in proportion, ``test_samples`` the test part. Of the samples to train on, ``held_out`` is held out:

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from constropt.lab.studies.augment import AUGMENTATIONS
-from constropt.lab.studies.epochs import TRAIN_LOSS, History, TrainingSettings, run_epochs, shuffled
+from constropt.lab.studies.epochs import AUGMENTATIONS, TRAIN_LOSS, History, TrainingSettings, run_epochs, shuffled
 from constropt.modes import evaluating
 from constropt.problems.calibration.metrics import accuracy, expected_calibration_error, negative_log_likelihood
 from constropt.problems.model_calls import logits_of
@@ -22,25 +21,15 @@ FIGURES = (TRAIN_LOSS, *_MEASURES)  # what each epoch leaves; all but the first 
 
 
 def train(
-    model: nn.Module,
-    criterion: nn.Module,
-    data: Pair,
-    held_out: Pair,
-    settings: TrainingSettings,
-    *,
-    seed: int = 0,
-    ignore_index: int = -100,
-    checkpoint: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> History:
+    model: nn.Module, criterion: nn.Module, data: Pair, held_out: Pair, settings: TrainingSettings, *, seed: int = 0,
+    ignore_index: int = -100, checkpoint: Path | None = None, progress: Callable[[int, int], None] | None = None,
+) -> History:  # fmt: skip
     """Minimise ``criterion(logits, labels)`` over the parameters of ``model``, in place; the model ends in eval mode.
 
-    After each epoch the network passes once over ``held_out``: for the figures of the history, and for the dual step
-    of a :class:`~constropt.training.ConstrainedLoss` (``update_duals``, Alg. 6.2). Batches are drawn by ``seed`` alone,
-    of sizes that differ by one at most, on the device of the model. Each epoch seeds the generators anew, dropout's
-    too, and leaves the global ones as they were. So a checkpoint needs no state of theirs: with ``checkpoint``, a file
-    that is replaced after every epoch, a run that was killed continues there and ends as an uninterrupted one, bit for
-    bit.
+    After each epoch the network passes once over ``held_out``: for the figures of the history, and for the dual step of
+    a :class:`~constropt.training.ConstrainedLoss` (``update_duals``, Alg. 6.2). Batches are drawn by ``seed`` alone, of
+    sizes that differ by one at most, on the device of the model. What :func:`~constropt.lab.studies.epochs.run_epochs`
+    says of seeds and checkpoints holds.
 
     Raises ``ValueError`` for empty or mismatched data, augmentation of what is no image with one label, a checkpoint of
     another training, and a loss that stops being finite.
@@ -63,16 +52,12 @@ def train(
     validation = held_out[0].to(device), held_out[1].to(device)
     change = AUGMENTATIONS[settings.augment]
     history = run_epochs(
-        {"model": model, "criterion": criterion},
-        settings.build(model),
-        settings,
+        {"model": model, "criterion": criterion}, settings.build(model), settings,
         batches=lambda: shuffled(len(inputs), settings.batch_size, device),
         loss_of=lambda rows: criterion(logits_of(model(change(inputs[rows]))), labels[rows]),
         look=lambda history: _look(model, criterion, validation, settings.batch_size, ignore_index, history),
-        seed=seed,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+        seed=seed, checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
     model.eval()
     return history
 

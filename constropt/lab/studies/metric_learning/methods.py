@@ -9,30 +9,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from constropt.lab.runs.specs import RecipeSpec
-from constropt.lab.studies.methods import Method, build, parse_method
-from constropt.problems.metric_learning.base import SplitLoss
-from constropt.problems.metric_learning.center import Center
-from constropt.problems.metric_learning.contrastive import Contrastive
-from constropt.problems.metric_learning.cross_entropy import CrossEntropy
-from constropt.problems.metric_learning.fastap import FastAP
-from constropt.problems.metric_learning.multi_similarity import MultiSimilarity
-from constropt.problems.metric_learning.nca import NCA, ProxyNCA
+from constropt.lab.studies.tables import Method, build, parse_method
+from constropt.problems import metric_learning as losses
 from constropt.problems.metric_learning.pairs import unit
-from constropt.problems.metric_learning.pairwise_cross_entropy import SPCE
-from constropt.problems.metric_learning.snca import SNCA, MemoryBank
-from constropt.problems.metric_learning.triplet import Triplet
 
 
 class OnSphere(nn.Module):
     """``loss(z / ||z||, labels)``, for losses that compare embeddings as they are given.
 
     >>> import torch
-    >>> loss = OnSphere(Contrastive(margin=0.5))
+    >>> loss = OnSphere(losses.Contrastive(margin=0.5))
     >>> bool(loss(2 * torch.eye(4), torch.tensor([0, 0, 1, 1])) == loss(torch.eye(4), torch.tensor([0, 0, 1, 1])))
     True
     """
 
-    def __init__(self, loss: SplitLoss) -> None:
+    def __init__(self, loss: losses.SplitLoss) -> None:
         super().__init__()
         self.loss, self.needs_pairs = loss, loss.needs_pairs
 
@@ -41,36 +32,31 @@ class OnSphere(nn.Module):
 
 
 def _contrastive(margin: float = 1.0) -> OnSphere:
-    return OnSphere(Contrastive(margin))
+    return OnSphere(losses.Contrastive(margin))
 
 
 def _triplet(margin: float = 0.2, mining: str = "semi-hard") -> OnSphere:
-    return OnSphere(Triplet(margin, mining=mining))
+    return OnSphere(losses.Triplet(margin, mining=mining))
 
 
 def _spce(temperature: float = 0.1, class_mean: bool = True, exclude_self: bool = True) -> OnSphere:
-    return OnSphere(SPCE(temperature, class_mean=class_mean, exclude_self=exclude_self))
+    return OnSphere(losses.SPCE(temperature, class_mean=class_mean, exclude_self=exclude_self))
 
 
-def _bank(samples: int, dimension: int, sigma: float = 0.05, momentum: float = 0.5) -> SNCA:
-    return SNCA(sigma, bank=MemoryBank(samples, dimension, momentum))
+def _bank(samples: int, dimension: int, sigma: float = 0.05, momentum: float = 0.5) -> losses.SNCA:
+    return losses.SNCA(sigma, bank=losses.MemoryBank(samples, dimension, momentum))
 
 
 METHODS: Mapping[str, Method] = {
-    "ce": Method("CE (Sec. 2.5.3)", partial(CrossEntropy, dropout=0.5, label_smoothing=0.1)),
-    "ce-plain": Method("CE", CrossEntropy),
-    "spce": Method("SPCE", SPCE),
-    "spce-t": Method("SPCE (temperature)", _spce),
-    "center": Method("Center", partial(Center, weight=0.003)),
-    "contrastive": Method("Contrastive", _contrastive),
-    "triplet": Method("Triplet", _triplet),
-    "ms": Method("Multi-Similarity", partial(MultiSimilarity, margin=0.5, mining=0.1)),
-    "snca": Method("SNCA", SNCA),
-    "snca-bank": Method("SNCA (memory bank)", _bank),
-    "nca": Method("NCA", NCA),
-    "proxy-nca": Method("ProxyNCA", ProxyNCA),
-    "fastap": Method("FastAP", FastAP),
-}
+    "ce": Method("CE (Sec. 2.5.3)", partial(losses.CrossEntropy, dropout=0.5, label_smoothing=0.1)),
+    "ce-plain": Method("CE", losses.CrossEntropy), "spce": Method("SPCE", losses.SPCE),
+    "spce-t": Method("SPCE (temperature)", _spce), "center": Method("Center", partial(losses.Center, weight=0.003)),
+    "contrastive": Method("Contrastive", _contrastive), "triplet": Method("Triplet", _triplet),
+    "ms": Method("Multi-Similarity", partial(losses.MultiSimilarity, margin=0.5, mining=0.1)),
+    "snca": Method("SNCA", losses.SNCA), "snca-bank": Method("SNCA (memory bank)", _bank),
+    "nca": Method("NCA", losses.NCA), "proxy-nca": Method("ProxyNCA", losses.ProxyNCA),
+    "fastap": Method("FastAP", losses.FastAP),
+}  # fmt: skip
 
 
 def build_loss(spec: RecipeSpec | str, *, num_classes: int, dimension: int, samples: int) -> nn.Module:

@@ -59,15 +59,9 @@ class RetrievalSetup(Setup[RetrievalData, Embedder]):
 
     def train(self, network: Embedder, loss: nn.Module, split: RetrievalData, run: Run, checkpoint: Path) -> History:
         return train_embedder(
-            network,
-            loss,
-            split.train,
-            self.training,
-            validation=split.validation,
-            seed=run.seed,
-            checkpoint=checkpoint,
-            progress=run.progress,
-        )
+            network, loss, split.train, self.training, validation=split.validation, seed=run.seed,
+            checkpoint=checkpoint, progress=run.progress,
+        )  # fmt: skip
 
     def measured(self, network: Embedder, split: RetrievalData) -> dict[str, Any]:
         found = {"data": split.fingerprint(), "classes": split.classes, "samples": len(split.train.labels)}
@@ -75,15 +69,11 @@ class RetrievalSetup(Setup[RetrievalData, Embedder]):
 
     def settings(self, split: RetrievalData, network: Embedder) -> dict[str, Any]:
         return {
-            "data": asdict(self.data),
-            "model": describe_network(self.model),
-            "weights": None if self.weights is None else str(self.weights),
-            "head_norm": self.head_norm,
-            "frozen": self.frozen,
-            "dimension": network.dimension,
-            "training": asdict(self.training),
+            "data": asdict(self.data), "model": describe_network(self.model),
+            "weights": None if self.weights is None else str(self.weights), "head_norm": self.head_norm,
+            "frozen": self.frozen, "dimension": network.dimension, "training": asdict(self.training),
             "ks": list(self.ks),
-        }
+        }  # fmt: skip
 
     def located(self, root: Path) -> RetrievalSetup:
         return replace(self, data=replace(self.data, data=self.data.data.format(root)))

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_number
-from constropt.lab.data.image_files import ImageFiles
 from constropt.lab.data.load import load_data
 from constropt.lab.data.omniglot import load_omniglot
-from constropt.lab.data.retrieval_sets import LAYOUTS, ImageList
+from constropt.lab.data.retrieval_sets import LAYOUTS, ImageFiles, ImageList
 from constropt.lab.models.embedders import Embedder, dimension_of, small_embedder
-from constropt.lab.runs.factories import known, made_network
-from constropt.lab.runs.manifest import fingerprint
-from constropt.lab.runs.specs import parse_recipe, reference_of
+from constropt.lab.runs.folder import fingerprint
+from constropt.lab.runs.specs import known, made_network, parse_recipe, reference_of
 from constropt.weights import fill_weights, load_weights
 
 _NETWORK = reference_of(small_embedder)
@@ -180,20 +178,15 @@ def _checked(data: RetrievalData, settings: RetrievalSettings) -> RetrievalData:
 
 
 def build_embedder(
-    model: str | None,
-    data: RetrievalData,
-    *,
-    weights: Path | None = None,
-    head_norm: bool = True,
-    frozen: bool = False,
-    seed: int = 0,
-) -> Embedder:
+    model: str | None, data: RetrievalData, *, weights: Path | None = None, head_norm: bool = True,
+    frozen: bool = False, seed: int = 0,
+) -> Embedder:  # fmt: skip
     """The network of a run with the initial weights of ``seed``; the global generator is left as it was.
 
     ``model`` is ``module:factory`` or ``module:factory[KEY=VALUE,...]`` of a feature extractor, as
     ``timm:create_model[model_name=resnet50,pretrained=true,num_classes=0]``; the factory gets ``channels`` and
-    ``image_size`` where it takes them. Default: :func:`~constropt.lab.models.embedders.small_embedder`.
-    ``weights`` is a file for it. Raises ``ValueError`` for what can't be called so, and weights that do not fit.
+    ``image_size`` where it takes them. Default: :func:`~constropt.lab.models.embedders.small_embedder`. ``weights`` is
+    a file for it. Raises ``ValueError`` for what can't be called so, and weights that do not fit.
     """
     spec = parse_recipe(model or _NETWORK)
     image = data.train.images[torch.arange(1)][0]

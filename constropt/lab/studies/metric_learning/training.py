@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from constropt.checks import require_whole
-from constropt.lab.data.sampling import class_batches
-from constropt.lab.studies.augment import AUGMENTATIONS
-from constropt.lab.studies.epochs import OPTIMIZERS, History, TrainingSettings, run_epochs, shuffled
+from constropt.lab.data.retrieval_sets import class_batches
+from constropt.lab.studies.epochs import AUGMENTATIONS, OPTIMIZERS, History, TrainingSettings, run_epochs, shuffled
 from constropt.lab.studies.metric_learning.methods import OnSphere
 from constropt.lab.studies.metric_learning.study_data import Images, Samples
 from constropt.modes import evaluating
@@ -66,16 +65,10 @@ class RetrievalTraining(TrainingSettings):
 
 
 def train_embedder(
-    model: nn.Module,
-    criterion: nn.Module,
-    data: Samples,
-    settings: RetrievalTraining,
-    *,
-    validation: Samples | None = None,
-    seed: int = 0,
-    checkpoint: Path | None = None,
+    model: nn.Module, criterion: nn.Module, data: Samples, settings: RetrievalTraining, *,
+    validation: Samples | None = None, seed: int = 0, checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> History:
+) -> History:  # fmt: skip
     """Minimise ``criterion(model(images), labels)`` over the parameters of both, in place; both end in eval mode.
 
     What :func:`~constropt.lab.studies.epochs.run_epochs` says of seeds and checkpoints holds. With ``validation``,
@@ -126,17 +119,9 @@ def train_embedder(
 
     parts = {"model": model, "criterion": criterion}
     history = run_epochs(
-        parts,
-        settings.build(nn.ModuleList(parts.values())),
-        settings,
-        batches=batches,
-        loss_of=loss_of,
-        look=look,
-        stepped=remember,
-        seed=seed,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+        parts, settings.build(nn.ModuleList(parts.values())), settings, batches=batches, loss_of=loss_of, look=look,
+        stepped=remember, seed=seed, checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
     model.eval()
     criterion.eval()
     return history

@@ -13,35 +13,23 @@ from rich.console import Console
 from torch import nn
 
 from constropt.lab.attacks.plots import plot_curve, plot_failures, plot_grid, plot_label_maps
-from constropt.lab.attacks.recipe_options import takes
-from constropt.lab.attacks.report import AttackReport
-from constropt.lab.attacks.results_table import results_table
-from constropt.lab.attacks.run import classes_of, evaluate
+from constropt.lab.attacks.report import AttackReport, results_table, write_adversarial, write_results, write_summary
+from constropt.lab.attacks.run import classes_of, evaluate, takes
 from constropt.lab.attacks.targets import choose_targets, dense_targets
-from constropt.lab.cli.shared import (
-    DataOption,
-    DeviceOption,
-    ProgressOption,
-    SeedOption,
-    bar,
-    clean_errors,
-    load_network,
-    usable_device,
-)
+from constropt.lab.cli import shared
 from constropt.lab.data.load import load_data
-from constropt.lab.runs.references import load_recipe
 from constropt.lab.runs.specs import parse_options
-from constropt.lab.runs.store import write_adversarial, write_results, write_summary
 from constropt.plotting import require_matplotlib
 from constropt.problems.model_calls import logits_of
+from constropt.problems.references import load_recipe
 
 _OWN_FLAGS = {"distance", "steps", "penalty", "targets", "batch_size", "name", "measure", "progress"}
 
 
-@clean_errors
+@shared.clean_errors
 def solve_command(
     recipe: Annotated[list[str], typer.Argument(help="Names that `constropt recipes` lists, or module:function.")],
-    data: DataOption = "digits",
+    data: shared.DataOption = "digits",
     model: Annotated[str | None, typer.Option(help="module:factory; for digits, default: a CNN trained here.")] = None,
     weights: Annotated[Path | None, typer.Option(help="safetensors or torch file of the model's state.")] = None,
     distance: Annotated[
@@ -63,10 +51,10 @@ def solve_command(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="Other keyword: JSON or text.")
     ] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "cpu",
+    seed: shared.SeedOption = 0,
+    device: shared.DeviceOption = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder for figures, per-sample results and a summary.")] = None,
-    progress: ProgressOption = None,
+    progress: shared.ProgressOption = None,
 ) -> None:
     """Run recipes on a model and data, verify what they return, and compare them."""
     functions = _named_recipes(recipe)
@@ -77,7 +65,7 @@ def solve_command(
             raise ValueError(f"option {key!r}: none of {', '.join(functions)} takes it")
     if out is not None:
         require_matplotlib()
-    where = usable_device(device)
+    where = shared.usable_device(device)
     inputs, labels = load_data(data)
     dense = labels.dim() > 1
     distance = distance or ("linf" if dense else "l2")
@@ -87,7 +75,7 @@ def solve_command(
     inputs, labels = inputs[:samples], labels[:samples]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network, described = load_network(model, weights, data, where, seed, progress)
+        network, described = shared.load_network(model, weights, data, where, seed, progress)
         if goal is None:
             chosen = None
         elif dense:
@@ -104,21 +92,13 @@ def solve_command(
             if takes(function, "seed", by_name=True):
                 own.setdefault("seed", seed)
             torch.manual_seed(seed)
-            with bar(name, progress) as advance:
+            with shared.bar(name, progress) as advance:
                 reports.append(
                     evaluate(
-                        function,
-                        network,
-                        inputs,
-                        labels,
-                        batch_size=batch_size,
-                        targets=chosen,
-                        name=name,
-                        measure=measure,
-                        progress=advance,
-                        **own,
+                        function, network, inputs, labels, batch_size=batch_size, targets=chosen, name=name,
+                        measure=measure, progress=advance, **own,
                     )
-                )
+                )  # fmt: skip
     title = f"{len(labels)} samples of {data}, {described}" + ("" if goal is None else f", targets: {goal}")
     Console().print(results_table(reports, title=title))
     if out is not None:

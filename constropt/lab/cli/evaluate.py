@@ -9,20 +9,11 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
+from constropt.lab.attacks.examine import load_transfer
 from constropt.lab.attacks.outputs import terminal_tables, write_evaluation
 from constropt.lab.attacks.sharded import AttackEvaluation, RunSettings, run_evaluation
 from constropt.lab.attacks.signs import Sign
-from constropt.lab.attacks.transfer import load_transfer
-from constropt.lab.cli.shared import (
-    DataOption,
-    DeviceOption,
-    ProgressOption,
-    SeedOption,
-    bar,
-    clean_errors,
-    named_networks,
-    usable_device,
-)
+from constropt.lab.cli import shared
 from constropt.lab.data.load import load_data
 from constropt.lab.runs.specs import parse_options, parse_recipe
 
@@ -45,16 +36,14 @@ ShardOption = Annotated[int | None, typer.Option(help="Which of them this one is
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Remove the run that is in --out and begin anew.")]
 
 
-@clean_errors
+@shared.clean_errors
 def evaluate_command(
     recipe: Annotated[
         list[str],
         typer.Argument(help='Names that `constropt recipes` lists, or module:function; "fmn[steps=50,alpha=2]".'),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues what is in it.")],
-    data: DataOption = "digits",
-    model: ModelsOption = None,
-    weights: WeightsOption = None,
+    data: shared.DataOption = "digits", model: ModelsOption = None, weights: WeightsOption = None,
     samples: Annotated[int | None, typer.Option(min=1, help="The first of the test split; 100 by default.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples solved together, and lost together by a kill.")] = 100,
     distance: Annotated[
@@ -74,13 +63,9 @@ def evaluate_command(
         Path | None, typer.Option(help="Folder or adversarial file of a run on other models, to be tried on these.")
     ] = None,
     signs: Annotated[bool, typer.Option(help="Look for signs that the figures mislead.")] = True,
-    shards: ShardsOption = 1,
-    shard: ShardOption = None,
-    fresh: FreshOption = False,
-    seed: SeedOption = 0,
-    device: DeviceOption = "cpu",
-    progress: ProgressOption = None,
-) -> None:
+    shards: ShardsOption = 1, shard: ShardOption = None, fresh: FreshOption = False, seed: shared.SeedOption = 0,
+    device: shared.DeviceOption = "cpu", progress: shared.ProgressOption = None,
+) -> None:  # fmt: skip
     """Run recipes over a data set in batches, verify, count and summarise; a killed run continues."""
     options = parse_options(option or [], _OWN_FLAGS)
     options |= {key: value for key, value in (("steps", steps), ("eps", eps)) if value is not None}
@@ -90,33 +75,20 @@ def evaluate_command(
         spec.load()  # a name that does not exist is not found out after a network was trained
     inputs, labels = first_samples(data, samples, targets)
     dense = labels.dim() > 1
-    networks, described = named_networks(model or [], weights or [], data, out, usable_device(device), seed, progress)
+    networks, described = shared.named_networks(
+        model or [], weights or [], data, out, shared.usable_device(device), seed, progress
+    )
     transfer = {} if transfer_from is None else load_transfer(transfer_from, inputs, labels)
     settings = RunSettings(
-        distances=distance or (["linf"] if dense else ["l2"]),
-        targets=targets,
-        options=options,
-        batch_size=batch_size,
-        seed=seed,
-        radii=radius or [],
-        shard=place,
-        shards=shards,
-        fresh=fresh,
-        about={"data": data, "references": described},
-        transfer=transfer,
-        look_for_signs=signs,
-    )
-    with bar("evaluate", progress) as advance:
+        distances=distance or (["linf"] if dense else ["l2"]), targets=targets, options=options,
+        batch_size=batch_size, seed=seed, radii=radius or [], shard=place, shards=shards, fresh=fresh,
+        about={"data": data, "references": described}, transfer=transfer, look_for_signs=signs,
+    )  # fmt: skip
+    with shared.bar("evaluate", progress) as advance:
         found = run_evaluation(
-            specs,
-            networks,
-            inputs,
-            labels,
-            out=out,
-            settings=settings,
-            warn=warn,
+            specs, networks, inputs, labels, out=out, settings=settings, warn=warn,
             progress=lambda _, done, total: advance(done, total),
-        )
+        )  # fmt: skip
     if finished(found):
         for table in terminal_tables(found):
             Console().print(table)
