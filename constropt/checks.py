@@ -1,8 +1,22 @@
-"""Checks of plain numbers among arguments, and of optional dependencies."""
+"""Checks of arguments, what errors say of them, and optional dependencies."""
 
 from __future__ import annotations
 
 import math
+
+from torch import Tensor
+
+
+def got(value: object) -> str:
+    """What an argument is, for messages: dtype and shape of a tensor, else its type.
+
+    >>> import torch
+    >>> got(torch.zeros(2, 3)), got("text")
+    ('float32 of shape (2, 3)', 'str')
+    """
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    return type(value).__name__
 
 
 def require_number(least: float = 0.0, below: float = math.inf, /, **values: float) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constropt.prox.projections import project_l1, project_l2, project_linf, project_simplex
+from constropt.prox import project_l1, project_l2, project_linf, project_simplex
 from constropt.prox.wasserstein_ball import check_sinkhorn, project_wasserstein
 
 Bound = float | Tensor

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from constropt import Box, ConstrainedProblem, equality, inequality, solve
-from constropt.prox.norms import NormAround
+from constropt.prox import NormAround
 from constropt.solvers.alternating import Alternating
 
 

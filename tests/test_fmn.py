@@ -11,7 +11,7 @@ from torch import Tensor
 
 from constropt import Box, ConstrainedProblem, inequality, solve
 from constropt.problems.attacks import fmn
-from constropt.prox.projections import project_l0
+from constropt.prox import project_l0
 from constropt.solvers.level_sets.minimum_norm import MinimumNorm
 
 

@@ -8,9 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from constropt.prox.groups import GroupSparsity, patches
-from constropt.prox.norms import NormAround
-from constropt.prox.scaled import Scaled
+from constropt.prox import GroupSparsity, NormAround, Scaled, patches
 
 
 def rows(*shape: int, seed: int = 0) -> Tensor:
@@ -78,7 +76,7 @@ def test_bad_groups_are_named():
     center = torch.zeros(2, 3)
     with pytest.raises(ValueError, match=r"groups: takes integers of the shape of one row, \(3,\), got .*float32"):
         GroupSparsity(torch.zeros(3), center, 0.0, 1.0)
-    with pytest.raises(ValueError, match=r"groups: .*of \(4,\)"):
+    with pytest.raises(ValueError, match=r"groups: .*of shape \(4,\)"):
         GroupSparsity(torch.zeros(4, dtype=torch.long), center, 0.0, 1.0)
     with pytest.raises(ValueError, match="size: takes a whole number >= 1"):
         patches((1, 4, 4), 0)

@@ -18,7 +18,7 @@ from constropt.problems.attacks import RECIPES, MaximalLoss, MinimalPerturbation
 from constropt.problems.attacks.method import AttackMethod
 from constropt.problems.distances import UnsupportedDistance
 from constropt.problems.model_calls import ModelCall
-from constropt.prox.norms import NormAround
+from constropt.prox import NormAround
 from constropt.solvers import Method
 
 STEPS = {"cw": 90, "ead": 90, "str_attack": 90, "lbfgs_attack": 45, "square": 30, "alma": 60, "wasserstein": 10}

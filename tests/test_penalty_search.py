@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from constropt import Box, ConstrainedProblem, Status, equality, inequality, solve
-from constropt.prox.norms import NormAround
-from constropt.prox.scaled import Scaled
+from constropt.prox import NormAround, Scaled
 from constropt.solvers.penalized.change_of_variables import Tanh
 from constropt.solvers.penalized.penalty_search import PenaltySearch, square_root, squared_distance
 from constropt.solvers.penalized.penalty_steps import Adam, ShrinkageThresholding

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from constropt.problems.attacks import pdpgd
-from constropt.prox import two_thirds
-from constropt.prox.norms import NormAround
+from constropt.prox import NormAround, two_thirds
 
 
 def objective(p: Tensor, x: Tensor, step: Tensor, s: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from constropt import Box, L1Ball, L2Ball, Reals, Simplex, prox
-from constropt.prox.norms import NormAround
+from constropt.prox import NormAround
 from constropt.splitting import (
     RMS,
     Backtracking,

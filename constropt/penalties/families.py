@@ -9,6 +9,7 @@ docs/penalties.md for the others and the axiom that each fails.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -45,38 +46,38 @@ def p4(theta: Theta) -> Penalty:
 
 def p5(theta: Theta) -> Penalty:
     """P5: (mu/rho) c theta(rho y), minus the constant that makes P(0) = 0."""
-
-    def value(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
-        return mu / rho * _scaled(theta, rho * y)
-
-    def slope(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
-        return mu * _scaled_slope(theta, rho * y)
-
-    return _build("P5", theta, value, slope, None, "(mu/rho) c (theta(rho y) - theta(0))")
+    formula = "(mu/rho) c (theta(rho y) - theta(0))"
+    return _scaled("P5", theta, formula, lambda rho, mu: rho, lambda term, rho, mu: mu / rho * term)
 
 
 def p6(theta: Theta) -> Penalty:
     """P6: (1/rho) c theta(rho mu y), minus the constant that makes P(0) = 0."""
-
-    def value(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
-        return _scaled(theta, rho * mu * y) / rho
-
-    def slope(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
-        return mu * _scaled_slope(theta, rho * mu * y)
-
-    return _build("P6", theta, value, slope, None, "(1/rho) c (theta(rho mu y) - theta(0))")
+    formula = "(1/rho) c (theta(rho mu y) - theta(0))"
+    return _scaled("P6", theta, formula, lambda rho, mu: rho * mu, lambda term, rho, mu: term / rho)
 
 
 def p7(theta: Theta) -> Penalty:
     """P7: (mu^2/rho) c theta(rho y/mu), minus the constant that makes P(0) = 0."""
+    formula = "(mu^2/rho) c (theta(rho y/mu) - theta(0))"
+    return _scaled("P7", theta, formula, lambda rho, mu: rho / mu, lambda term, rho, mu: mu.square() / rho * term)
+
+
+def _scaled(
+    family: str,
+    theta: Theta,
+    formula: str,
+    stretch: Callable[[Tensor, Tensor], Tensor],
+    weighed: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Penalty:
+    """``weighed(c (theta(stretch y) - theta(0)))``, where weight times stretch is mu."""
 
     def value(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
-        return mu.square() / rho * _scaled(theta, rho / mu * y)
+        return weighed(theta.c * (theta.value(stretch(rho, mu) * y) - theta.zero), rho, mu)
 
     def slope(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
-        return mu * _scaled_slope(theta, rho / mu * y)
+        return mu * (theta.c * theta.slope(stretch(rho, mu) * y))
 
-    return _build("P7", theta, value, slope, None, "(mu^2/rho) c (theta(rho y/mu) - theta(0))")
+    return _build(family, theta, value, slope, None, formula)
 
 
 def p8(theta: Theta) -> Penalty:
@@ -113,14 +114,6 @@ def p9(theta: Theta) -> Penalty:
 
     formula = "theta(r y + t) - theta(t) with r theta'(t) = mu, r = max(rho, 2 mu)"
     return _build("P9", theta, value, slope, None, formula)
-
-
-def _scaled(theta: Theta, z: Tensor) -> Tensor:
-    return theta.c * (theta.value(z) - theta.zero)
-
-
-def _scaled_slope(theta: Theta, z: Tensor) -> Tensor:
-    return theta.c * theta.slope(z)
 
 
 def _build(family, theta, value, slope, equality, formula, suffix="") -> Penalty:

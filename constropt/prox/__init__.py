@@ -1,8 +1,12 @@
 """Exact projections and proximity operators, batched over rows."""
 
-from constropt.prox.linf_norm import linf
-from constropt.prox.norms import l0, l1, l2
-from constropt.prox.projections import project_l1, project_l2, project_linf, project_simplex
-from constropt.prox.two_thirds_norm import two_thirds
+from .linf_norm import linf
+from .norms import l0, l1, l2, two_thirds
+from .projections import project_l0, project_l1, project_l2, project_linf, project_simplex
+from .terms import GroupSparsity, NormAround, Scaled, patches
+from .wasserstein_ball import project_wasserstein
 
-__all__ = ["l0", "l1", "l2", "linf", "project_l1", "project_l2", "project_linf", "project_simplex", "two_thirds"]
+__all__ = [
+    "GroupSparsity", "NormAround", "Scaled", "l0", "l1", "l2", "linf", "patches", "project_l0", "project_l1",
+    "project_l2", "project_linf", "project_simplex", "project_wasserstein", "two_thirds",
+]  # fmt: skip

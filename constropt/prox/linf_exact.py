@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from constropt.prox.rows import RUN
+from .rows import RUN
 
 # Bracketing passes before the rest is sorted; each looks this far, relatively, beyond Newton's point, so that the
 # bracket closes from both sides and little is left to sort.

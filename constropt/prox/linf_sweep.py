@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from constropt.prox.rows import HUGE, RUN, TILE, Bound, clip, run_sums
+from .rows import HUGE, RUN, TILE, Bound, clip, run_sums
 
 # Entries of a bracket are looked for in blocks of this many: looking at each costs as much as ten other operations.
 _BLOCK = 64

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from constropt.prox.rows import flat, row_sum, rows_of
+from .rows import flat, row_sum, rows_of
 
 Radius = float | Tensor
 

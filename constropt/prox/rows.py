@@ -40,9 +40,7 @@ def column(step: Step, x: Tensor) -> Tensor:
             raise ValueError(f"step: must be >= 0, got {step}")
         return torch.full((x.shape[0], 1), step, dtype=torch.float64, device=x.device)
     if step.numel() not in (1, x.shape[0]):
-        raise ValueError(
-            f"step: takes a number or one value per row, (batch,) = ({x.shape[0]},), got {tuple(step.shape)}"
-        )
+        raise ValueError(f"step: takes a number or one value per row, ({x.shape[0]},), got {tuple(step.shape)}")
     return step.detach().to(x.device, torch.float64).reshape(-1, 1).expand(x.shape[0], 1)
 
 
@@ -55,9 +53,8 @@ def bound(values: Bound, x: Tensor, dtype: torch.dtype) -> Bound:
     try:
         return flat(values.detach().to(x.device, dtype).expand(x.shape))
     except RuntimeError:
-        raise ValueError(
-            f"a bound or metric of shape {tuple(values.shape)} does not broadcast to x, {tuple(x.shape)}"
-        ) from None
+        what = f"a bound or metric of shape {tuple(values.shape)}"
+        raise ValueError(f"{what} does not broadcast to x, {tuple(x.shape)}") from None
 
 
 def part(values: Bound, rows: slice, columns: slice) -> Bound:

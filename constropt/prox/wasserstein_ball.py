@@ -131,10 +131,8 @@ def _omega(a: Tensor) -> Tensor:
 
 def _check(w: Tensor, center: Tensor, radius: float | Tensor) -> None:
     if w.dim() != 4 or center.shape != w.shape:
-        raise ValueError(
-            f"w, center: take images of one shape (batch, channels, height, width), got {tuple(w.shape)} and"
-            f" {tuple(center.shape)}"
-        )
+        wanted = "w, center: take images of one shape (batch, channels, height, width)"
+        raise ValueError(f"{wanted}, got {tuple(w.shape)} and {tuple(center.shape)}")
     if not isinstance(radius, Tensor) and not radius >= 0:
         raise ValueError(f"radius: takes a number >= 0, in pixels times the part of the mass, got {radius}")
 

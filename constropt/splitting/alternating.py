@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,9 +9,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from constropt.splitting.linear import LinearMap, as_linear
-from constropt.splitting.loop import Method, Move, SplittingResult, Stop, StopOptions, Variable, run
-from constropt.splitting.operators import Operator, Proximable, Step, as_operator, checked, positive, rows
+from constropt.checks import got
+
+from .linear import Linear, LinearMap, as_linear
+from .loop import Method, Move, SplittingResult, StopOptions, Variable, run
+from .terms import Operator, Proximable, Step, as_operator, checked, positive, rows
 
 
 class ReflectionState(NamedTuple):
@@ -64,11 +65,8 @@ def douglas_rachford(
     >>> douglas_rachford(with_distance(Box(-1.5, 1.5), z), lambda x, step: prox.linf(x, 1.5 * step), z).x
     tensor([[ 1.5000, -1.0000,  1.5000]])
     """
-    x0 = rows("x0", x0)
-    method = DouglasRachford(
-        as_operator("f", f), as_operator("g", g), positive("step", step, x0), _relaxation(relaxation)
-    )
-    return run(method, x0, Stop(**stop))
+    size, terms = positive("step", step, rows("x0", x0)), (as_operator("f", f), as_operator("g", g))
+    return run(DouglasRachford(*terms, size, _relaxation(relaxation)), x0, **stop)
 
 
 class SplitState(NamedTuple):
@@ -113,7 +111,7 @@ def admm(
     g: Proximable,
     x0: Tensor,
     *,
-    linear: LinearMap | Callable[[Tensor], Tensor] | None = None,
+    linear: Linear = None,
     step: Step = 1.0,
     relaxation: float = 1.0,
     **stop: Unpack[StopOptions],
@@ -140,13 +138,13 @@ def admm(
         image = x0 if map_ is None else map_(x0)
     x_update = as_operator("f", f) if map_ is None else _solver(f, x0)
     method = ADMM(x_update, as_operator("g", g), map_, positive("step", step, image), _relaxation(relaxation))
-    return run(method, x0, Stop(**stop))
+    return run(method, x0, **stop)
 
 
 def _solver(f: Any, x0: Tensor) -> Operator:
     """The x-update as the method calls it; ``TypeError`` for what is no solver, a term with a prox included."""
     if not callable(f) or hasattr(f, "prox"):
-        raise TypeError(f"f: with a linear map, takes f(v, step) -> x, got {type(f).__name__}; pass a solver")
+        raise TypeError(f"f: with a linear map, takes f(v, step) -> x, got {got(f)}; pass a solver")
     return lambda v, step, _: checked("f", f(v, step), x0)
 
 

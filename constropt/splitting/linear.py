@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from constropt.splitting.loop import row_norm, spread
-from constropt.splitting.operators import Step, checked, positive
+from constropt.checks import got
+
+from .loop import row_norm, spread
+from .terms import Function, Step, checked, positive
 
 # Power iterations, and the margin for what they may still lack: they approach the norm from below.
 _ITERATIONS = 100
@@ -29,8 +30,8 @@ class LinearMap:
     tensor([[-1.,  1.,  0.]])
     """
 
-    forward: Callable[[Tensor], Tensor]
-    adjoint: Callable[[Tensor], Tensor] | None = None
+    forward: Function
+    adjoint: Function | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.forward(x)
@@ -44,7 +45,10 @@ class LinearMap:
             return torch.autograd.grad(self.forward(zero), zero, u)[0]
 
 
-def as_linear(linear: LinearMap | Callable[[Tensor], Tensor] | None, x: Tensor) -> LinearMap | None:
+Linear = LinearMap | Function | None  # what the solvers take; None is the identity
+
+
+def as_linear(linear: Linear, x: Tensor) -> LinearMap | None:
     """The map, checked on random rows like x: it has to return rows, and its adjoint has to be one.
 
     Raises ``TypeError`` for what is no map and ``ValueError`` for a wrong image or adjoint.
@@ -52,14 +56,14 @@ def as_linear(linear: LinearMap | Callable[[Tensor], Tensor] | None, x: Tensor) 
     if linear is None:
         return None
     if not callable(linear):
-        raise TypeError(f"linear: takes a LinearMap, a callable or None for the identity, got {type(linear).__name__}")
+        raise TypeError(f"linear: takes a LinearMap, a callable or None for the identity, got {got(linear)}")
     if not isinstance(linear, LinearMap):
         linear = LinearMap(linear)
     probe = _random(x)
     image = linear(probe)
     if not isinstance(image, Tensor) or image.dim() < 2 or image.shape[0] != x.shape[0] or image.dtype != x.dtype:
-        got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"linear: must map rows to rows, {x.dtype} (batch, ...) with batch {x.shape[0]}, got {got}")
+        wanted = f"linear: must map rows to rows, {x.dtype} (batch, ...) with batch {x.shape[0]}"
+        raise ValueError(f"{wanted}, got {got(image)}")
     if linear.adjoint is not None:
         u = _random(image)
         forth, back = image * u, probe * linear.transpose(u, x)
@@ -88,8 +92,7 @@ def operator_norm(linear: LinearMap, x: Tensor, iterations: int = _ITERATIONS) -
 
 
 class NormBounds(NamedTuple):
-    """``||L||``, ``(batch, 1, ...)``, from above, for steps to be chosen by, and from below, for steps to be refused
-    by."""
+    """``||L||``, ``(batch, 1, ...)``: from above, to choose steps by, and from below, to refuse steps by."""
 
     above: Tensor
     below: Tensor
@@ -97,12 +100,9 @@ class NormBounds(NamedTuple):
 
 def norm_of(linear: LinearMap | None, norm: Step | None, x: Tensor) -> NormBounds:
     """The norm given, 1 for the identity, else an estimate and its margin; where a map is 0, 1 from above."""
-    if norm is not None:
-        given = positive("norm", norm, x)
-        return NormBounds(given, given)
-    if linear is None:
-        one = positive("norm", 1.0, x)
-        return NormBounds(one, one)
+    if norm is not None or linear is None:
+        known = positive("norm", 1.0 if norm is None else norm, x)
+        return NormBounds(known, known)
     estimate = spread(operator_norm(linear, x), x)
     return NormBounds(torch.where(estimate == 0, 1, _MARGIN * estimate), estimate)
 

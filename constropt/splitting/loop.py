@@ -18,6 +18,7 @@ from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from constropt.checks import require_number, require_whole
 
@@ -28,8 +29,7 @@ _ROUNDING = 8
 
 
 class Variable(NamedTuple):
-    """v, T(v), and what T(v) is computed from by differences, whose rounding errors may exceed T(v) itself; None if
-    there is no such point."""
+    """v, T(v), and what T(v) is computed from by differences, whose rounding may exceed T(v) itself, if anything."""
 
     before: Tensor
     after: Tensor
@@ -81,7 +81,7 @@ class Method(Generic[S]):
 
 
 class StopOptions(TypedDict, total=False):
-    """What each splitting solver passes on to :class:`Stop`."""
+    """The fields of :class:`Stop`, as keywords of every splitting solver."""
 
     tolerance: float
     max_iterations: int
@@ -105,16 +105,16 @@ class Stop:
 
 
 @torch.no_grad()
-def run(method: Method[S], x0: Tensor, stop: Stop) -> SplittingResult:
-    """Apply the method from ``x0`` until all rows have converged or are lost, or ``max_iterations`` are spent.
+def run(method: Method[S], x0: Tensor, **options: Unpack[StopOptions]) -> SplittingResult:
+    """Apply the method from ``x0`` until all rows have converged or are lost, or the iterations are spent.
 
     A finished row is frozen, not removed, so rows never depend on each other; the device is asked whether all are
     finished every ``check_every`` iterations only.
     """
-    state = method.init(x0.detach().clone())
+    stop, state = Stop(**options), method.init(x0.detach().clone())
     batch, device = x0.shape[0], x0.device
     active = torch.ones(batch, dtype=torch.bool, device=device)
-    converged = torch.zeros_like(active)
+    converged = ~active
     iterations = torch.zeros(batch, dtype=torch.int64, device=device)
     residual = torch.full((batch,), torch.inf, dtype=_wide(x0), device=device)
     largest: Tensor | None = None
@@ -153,7 +153,7 @@ def spread(value: Tensor, like: Tensor) -> Tensor:
 
 def _noise(variables: tuple[Variable, ...]) -> Tensor:
     """Per variable and row, the rounding errors of T(v)."""
-    sources = [row_norm(v.source) if v.source is not None else torch.zeros_like(row_norm(v.after)) for v in variables]
+    sources = [row_norm(torch.zeros_like(v.after) if v.source is None else v.source) for v in variables]
     return _ROUNDING * torch.finfo(variables[0].after.dtype).eps * torch.stack(sources)
 
 

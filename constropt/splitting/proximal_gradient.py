@@ -1,4 +1,5 @@
-"""Proximal gradient (ISTA) and FISTA: ``minimise h(x) + f(x)``, h smooth by its gradient, f convex by its prox.
+"""Proximal gradient (ISTA), FISTA, and in a metric that follows the iterates: ``minimise h(x) + f(x)``, h smooth by its
+gradient, f convex by its prox.
 
 The method is data and a pure update, for whatever operator T is handed over:
 
@@ -17,20 +18,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from constropt.splitting.loop import (
-    Method,
-    Move,
-    SplittingResult,
-    Stop,
-    StopOptions,
-    Variable,
-    row_norm,
-    run,
-    select,
-    spread,
-)
-from constropt.splitting.operators import Operator, Proximable, Step, as_operator, rows
-from constropt.splitting.smooth import Backtracking, Smooth, as_smooth, step_rule
+from constropt.checks import got
+
+from .loop import Method, Move, SplittingResult, StopOptions, Variable, row_norm, run, select, spread
+from .terms import Function, Operator, Proximable, Smooth, Step, as_operator, checked, positive, rows
 
 Momentum = Callable[[Tensor], Tensor]
 
@@ -115,6 +106,23 @@ class ProximalGradient(Method[GradientState]):
         return (state.x, None) if state.primal is None else (state.primal, state.x)
 
 
+@dataclass(frozen=True)
+class Backtracking:
+    """A step found by trial, per row: from ``initial``, a number or ``(batch,)``, shrunk wherever h bends too much.
+
+    The step t is refused, and multiplied by ``shrink`` in (0, 1), while ``h(p) > h(y) + <grad h(y), p - y> +
+    ||p - y||^2 / (2t)`` with p the proximal step from y (Beck & Teboulle 2009). Every trial counts as an iteration. It
+    never grows again, so start rather too large.
+    """
+
+    initial: Step = 1.0
+    shrink: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shrink < 1:
+            raise ValueError(f"Backtracking: shrink must lie in (0, 1), got {self.shrink}")
+
+
 def proximal_step(smooth: Smooth, prox: Operator, *, search: bool) -> Callable[[Tensor, Tensor], Applied]:
     """``y, t -> prox_{t f}(y - t grad h(y))``, with the verdict on t if it is searched."""
 
@@ -139,7 +147,7 @@ def proximal_step(smooth: Smooth, prox: Operator, *, search: bool) -> Callable[[
 
 
 def forward_backward(
-    smooth: Smooth | Callable[[Tensor], Tensor],
+    smooth: Smooth | Function,
     f: Proximable,
     x0: Tensor,
     *,
@@ -169,7 +177,7 @@ def forward_backward(
 
 
 def fista(
-    smooth: Smooth | Callable[[Tensor], Tensor],
+    smooth: Smooth | Function,
     f: Proximable,
     x0: Tensor,
     *,
@@ -191,7 +199,7 @@ def fista(
 
 
 def _run(
-    smooth: Smooth | Callable[[Tensor], Tensor],
+    smooth: Smooth | Function,
     f: Proximable,
     x0: Tensor,
     step: Step | Backtracking,
@@ -200,6 +208,99 @@ def _run(
     stop: StopOptions,
 ) -> SplittingResult:
     x0 = rows("x0", x0)
-    size, shrink = step_rule(step, x0)
-    operator = proximal_step(as_smooth(smooth), as_operator("f", f), search=shrink is not None)
-    return run(ProximalGradient(operator, size, momentum, restart, shrink=shrink or 1.0), x0, Stop(**stop))
+    searched = isinstance(step, Backtracking)
+    size = positive("step.initial", step.initial, x0) if searched else positive("step", step, x0)
+    operator = proximal_step(Smooth.of(smooth), as_operator("f", f), search=searched)
+    shrink = step.shrink if searched else 1.0
+    return run(ProximalGradient(operator, size, momentum, restart, shrink=shrink), x0, **stop)
+
+
+@dataclass(frozen=True)
+class RMS:
+    """The metric of Eq. 5.18: ``v <- a v + (1 - a) grad^2``, ``s = sqrt(v / (1 - a^k)) + floor``.
+
+    It is Adam's, without its first moment. s shrinks with the gradient, so where entries of grad h are 0 at the
+    solution a fixed step need not settle: iterates circle it at about the step's size, and say that they have not
+    converged. Meant for a bounded number of steps.
+    """
+
+    smoothing: float = 0.9
+    floor: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"RMS: smoothing must lie in [0, 1), got {self.smoothing}")
+        if not self.floor > 0:
+            raise ValueError(f"RMS: floor must be > 0, got {self.floor}")
+
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+
+
+class MetricState(NamedTuple):
+    """x, and RMS's average of squared gradients (None: the metric is the caller's)."""
+
+    x: Tensor
+    v: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class VariableMetricForwardBackward(Method[MetricState]):
+    """The update of :func:`variable_metric_forward_backward`."""
+
+    smooth: Smooth
+    f: Operator
+    step: Tensor
+    metric: RMS | Metric
+
+    def init(self, x: Tensor) -> MetricState:
+        return MetricState(x, torch.zeros_like(x) if isinstance(self.metric, RMS) else None)
+
+    def update(self, state: MetricState, count: int) -> Move[MetricState]:
+        gradient, v = self.smooth.slope(state.x), state.v
+        if isinstance(self.metric, RMS):
+            v = torch.lerp(gradient.square(), torch.zeros_like(gradient) if v is None else v, self.metric.smoothing)
+            floor = max(self.metric.floor, torch.finfo(v.dtype).tiny)  # 1e-8 is 0 in float16
+            s = (v / (1 - self.metric.smoothing**count)).sqrt() + floor
+        else:
+            s = checked("metric", self.metric(state.x, gradient), state.x)
+        x = self.f(state.x - self.step * gradient / s, self.step, s)
+        return Move(MetricState(x, v), (Variable(state.x, x),))
+
+    def result(self, state: MetricState) -> tuple[Tensor, Tensor | None]:
+        return state.x, None
+
+
+def variable_metric_forward_backward(
+    smooth: Smooth | Function,
+    f: Proximable,
+    x0: Tensor,
+    *,
+    step: Step,
+    metric: RMS | Metric = RMS(),  # noqa: B008  (frozen)
+    **stop: Unpack[StopOptions],
+) -> SplittingResult:
+    """``x+ = prox_{t f}^S(x - t grad h(x) / s)``, S = diag(s) anew at every x (Eq. 5.17).
+
+    Chouzenoux, Pesquet & Repetti (2014); Combettes & Vu (2014).
+
+    Arguments, and what is raised, as for :func:`forward_backward`, but for
+
+    - f: a convex term as ``prox(x, step, metric)``, such as the operators of :mod:`constropt.prox` or an object with
+      ``.prox``, or a ``Box``; ``TypeError`` for a prox that takes no metric;
+    - step: t, a number or ``(batch,)``. With a metric that majorises h's curvature (``S - hess h / t`` positive
+      definite, up to a factor 2) and settles, iterates converge;
+    - metric: ``metric(x, gradient) -> s``, > 0, like x; or the rule :class:`RMS`.
+
+    >>> from constropt import prox
+    >>> a, s = torch.tensor([[3.0, -0.5]]), torch.tensor([[4.0, 1.0]])
+    >>> h = lambda x: (s * (x - a).square()).sum(1) / 2
+    >>> l1 = lambda x, step, metric: prox.l1(x, step, metric=metric)
+    >>> variable_metric_forward_backward(h, l1, torch.zeros(1, 2), step=1.0, metric=lambda x, gradient: s).x
+    tensor([[2.7500, 0.0000]])
+    """
+    x0 = rows("x0", x0)
+    if not isinstance(metric, RMS) and not callable(metric):
+        raise TypeError(f"metric: takes RMS() or metric(x, gradient) -> s, got {got(metric)}")
+    operator, size = as_operator("f", f, metric=True), positive("step", step, x0)
+    return run(VariableMetricForwardBackward(Smooth.of(smooth), operator, size, metric), x0, **stop)

@@ -12,7 +12,7 @@ from torch import Tensor
 from constropt.domain import Domain
 from constropt.features import ANY_DOMAIN, Takes
 from constropt.problem import ConstrainedProblem
-from constropt.prox.norms import NormAround
+from constropt.prox import NormAround
 from constropt.solution import Solution
 from constropt.solvers.base import Solver
 from constropt.solving import solve

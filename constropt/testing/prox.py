@@ -123,23 +123,21 @@ def check_prox(
     search()
 
 
+@dataclass(eq=False)
 class _Check:
     """One example: x, step and the other arguments, the result p, and the laws about it."""
 
-    def __init__(
-        self,
-        prox: Callable[..., Tensor],
-        points: Callable[..., Tensor],
-        step: Tensor,
-        arguments: dict[str, Any],
-        takes: tuple[str, ...],
-        function: Callable[[Tensor], Tensor] | None,
-        laws: Laws,
-    ) -> None:
-        self.prox, self.points, self.step, self.arguments = prox, points, step, arguments
-        self.takes, self.function, self.laws = takes, function, laws
-        self.x = points()
-        metric = arguments.get("metric")
+    prox: Callable[..., Tensor]
+    points: Callable[..., Tensor]
+    step: Tensor
+    arguments: dict[str, Any]
+    takes: tuple[str, ...]
+    function: Callable[[Tensor], Tensor] | None
+    laws: Laws
+
+    def __post_init__(self) -> None:
+        self.x = self.points()
+        metric = self.arguments.get("metric")
         self.metric = torch.ones_like(self.x) if metric is None else metric
         self.p = self.form()
 

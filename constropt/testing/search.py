@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from constropt.checks import MissingExtra
+from constropt.checks import MissingExtra, got
 
 if TYPE_CHECKING:
     from hypothesis import settings
@@ -59,10 +59,8 @@ def check_form(subject: object, x: Tensor, result: object) -> None:
     """:class:`Counterexample` unless ``result`` is a tensor of the shape, dtype and device of ``x``."""
     if isinstance(result, Tensor) and (result.shape, result.dtype, result.device) == (x.shape, x.dtype, x.device):
         return
-    got = type(result).__name__
-    if isinstance(result, Tensor):
-        got = f"{result.dtype} {tuple(result.shape)} on {result.device}"
-    raise Counterexample("form", subject, f"{x.dtype} {tuple(x.shape)} on {x.device} is mapped to {got}")
+    where = f" on {result.device}" if isinstance(result, Tensor) else ""
+    raise Counterexample("form", subject, f"{got(x)} on {x.device} is mapped to {got(result)}{where}")
 
 
 def rounding(units: float, *tensors: Tensor) -> Tensor:

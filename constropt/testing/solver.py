@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from constropt.constraint import equality, inequality
-from constropt.domain import Box
+from constropt.constraint import Constraint, equality, inequality
+from constropt.domain import Box, Domain, Reals
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.problem import ConstrainedProblem
 from constropt.solution import Solution, Status
@@ -31,7 +31,7 @@ from constropt.solvers.projected_lbfgs.solver import ProjectedLBFGS
 from constropt.solving import solve
 
 from .declaration import check_declaration
-from .search import Counterexample
+from .search import Counterexample, fail
 
 AnySolver = Solver | Method | AugmentedLagrangian | None
 
@@ -121,9 +121,9 @@ def _check(solver: AnySolver, known: KnownProblem, steps: int, accuracy: float) 
     where = f"{solver} on {known.name!r}"
 
     distance = (solution.x - known.optimum).flatten(1).norm(dim=1)
-    _fail("optimum", where, ~solution.feasible, ("not feasible, violation", solution.violation))
+    fail("optimum", where, ~solution.feasible, ("not feasible, violation", solution.violation))
     reached = ("distance", distance), ("x", solution.x), ("optimum", known.optimum)
-    _fail("optimum", where, ~(distance <= accuracy), *reached)
+    fail("optimum", where, ~(distance <= accuracy), *reached)
 
     if not torch.equal(known.start, start) or not all(torch.equal(d, b) for d, b in zip(known.data, data)):
         raise Counterexample("inputs", where, "x0 or a tensor of the problem was modified")
@@ -140,7 +140,7 @@ def _check(solver: AnySolver, known: KnownProblem, steps: int, accuracy: float) 
     for rows in (*batch.split(1), batch.flip(0)):
         part = known.take(rows)
         gap = (solve(part.problem(), solver, part.start, steps=steps).x - solution.x[rows]).abs().flatten(1).amax(1)
-        _fail("independence of rows", f"{where}, rows {rows.tolist()}", ~(gap <= _same(solution)), ("difference", gap))
+        fail("independence of rows", f"{where}, rows {rows.tolist()}", ~(gap <= _same(solution)), ("difference", gap))
 
     for late in (False, True):
         _lost(solver, known, steps, solution, where, late)
@@ -153,7 +153,7 @@ def _claims(solution: Solution, where: str) -> None:
             what = f"{name} = {getattr(solution, name).tolist()}, an evaluation of x gives {value.tolist()}"
             raise Counterexample("claims", where, what)
     certain = ~solution.feasible & (solution.violation == 0)
-    _fail("claims", where, certain, ("called infeasible with violation", solution.violation))
+    fail("claims", where, certain, ("called infeasible with violation", solution.violation))
 
 
 def _lost(solver: AnySolver, known: KnownProblem, steps: int, solution: Solution, where: str, late: bool) -> None:
@@ -172,13 +172,13 @@ def _lost(solver: AnySolver, known: KnownProblem, steps: int, solution: Solution
     hurt = solve(replace(problem, objective=poisoned), solver, known.start, steps=steps)
     where = f"{where}, row {row} NaN {'later' if late else 'from the start'}"
     gap = (hurt.x - solution.x).abs().flatten(1).amax(1)
-    _fail("a lost row", where, ~own & ~(gap <= _same(solution)), ("another row moved by", gap))
-    _fail("a lost row", where, ~hurt.x.isfinite().flatten(1).all(1), ("x", hurt.x))
+    fail("a lost row", where, ~own & ~(gap <= _same(solution)), ("another row moved by", gap))
+    fail("a lost row", where, ~hurt.x.isfinite().flatten(1).all(1), ("x", hurt.x))
     claimed = own & ((hurt.status == Status.CONVERGED) | hurt.feasible)
-    _fail("a lost row", where, claimed, ("claimed as a solution, status", hurt.status))
+    fail("a lost row", where, claimed, ("claimed as a solution, status", hurt.status))
     for multiplier in hurt.multipliers:
         broken = ~own & ~multiplier.isfinite().reshape(len(multiplier), -1).all(1)
-        _fail("a lost row", where, broken, ("multipliers of another row", multiplier))
+        fail("a lost row", where, broken, ("multipliers of another row", multiplier))
 
 
 def _same(solution: Solution) -> float:
@@ -187,29 +187,18 @@ def _same(solution: Solution) -> float:
 
 
 def _half_space(a: Tensor, normal: Tensor, level: Tensor) -> ConstrainedProblem:
-    return ConstrainedProblem(
-        objective=lambda x, _: (x - a).square().sum(1) / 2,
-        constraints=[inequality(lambda x, _: (x * normal).sum(1, keepdim=True) - level, name="half-space")],
-    )
+    return _nearest(a, inequality(lambda x, _: (x * normal).sum(1, keepdim=True) - level, name="half-space"))
 
 
 def _ball(a: Tensor) -> ConstrainedProblem:
-    return ConstrainedProblem(
-        objective=lambda x, _: (x - a).square().sum(1) / 2,
-        constraints=[inequality(lambda x, _: (x.square().sum(1) - 1) / 2, name="ball")],
-        domain=Box(0.0, 1.0),
-    )
+    return _nearest(a, inequality(lambda x, _: (x.square().sum(1) - 1) / 2, name="ball"), Box(0.0, 1.0))
 
 
 def _plane(a: Tensor) -> ConstrainedProblem:
-    return ConstrainedProblem(
-        objective=lambda x, _: (x - a).square().sum(1) / 2,
-        constraints=[equality(lambda x, _: (x.sum(1) - 1) / 3**0.5, name="sum")],
-    )
+    return _nearest(a, equality(lambda x, _: (x.sum(1) - 1) / 3**0.5, name="sum"))
 
 
-def _fail(law: str, where: str, bad: Tensor, *numbers: tuple[str, Tensor]) -> None:
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        what = ", ".join(f"{name} = {values[row].tolist()}" for name, values in numbers)
-        raise Counterexample(law, where, f"in row {row}, {what}")
+def _nearest(a: Tensor, constraint: Constraint, domain: Domain | None = None) -> ConstrainedProblem:
+    """The point nearest to a."""
+    objective = lambda x, _: (x - a).square().sum(1) / 2  # noqa: E731
+    return ConstrainedProblem(objective=objective, constraints=[constraint], domain=domain or Reals())

@@ -16,7 +16,7 @@ from constropt.problems.attacks.declared import PerturbationProblem
 from constropt.problems.attacks.losses import split
 from constropt.problems.attacks.method import AttackMethod, Prepared
 from constropt.problems.attacks.recipe import MinimalRecipe
-from constropt.prox.norms import NormAround
+from constropt.prox import NormAround
 from constropt.solution import Solution, best_of
 from constropt.solvers.base import Loop
 from constropt.solvers.first_order import FirstOrder

@@ -16,9 +16,7 @@ from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.problems.attacks.remeasured import remeasured
 from constropt.problems.distances import L0, L1, Distance, DistanceLike, as_distance
-from constropt.prox.groups import GroupSparsity, patches
-from constropt.prox.norms import NormAround
-from constropt.prox.scaled import Scaled
+from constropt.prox import GroupSparsity, NormAround, Scaled, patches
 from constropt.solution import Solution, best_of
 from constropt.solvers.base import Loop
 from constropt.solvers.penalized.penalty_search import PenaltySearch, square_root, squared_distance

@@ -12,7 +12,7 @@ from constropt.problems.attacks.losses import following, split
 from constropt.problems.attacks.method import AttackMethod, Prepared
 from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
 from constropt.problems.attacks.recipe import MinimalRecipe
-from constropt.prox.norms import NormAround
+from constropt.prox import NormAround
 from constropt.solvers.primal_dual import PrimalDual
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from constropt.evaluation import Evaluation
 from constropt.features import Takes
 from constropt.precision import at_least_float32
-from constropt.prox.projections import project_l0, project_l1, project_l2, project_linf
+from constropt.prox import project_l0, project_l1, project_l2, project_linf
 from constropt.rows import by_row, per_row
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import DUAL, normalised, row_norm

@@ -11,7 +11,7 @@ from torch import Tensor
 from constropt.evaluation import Evaluation
 from constropt.features import FINITE_BOX, Takes
 from constropt.problem import ConstrainedProblem
-from constropt.prox.projections import project_l0
+from constropt.prox import project_l0
 from constropt.rows import by_row, per_row
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import row_norm

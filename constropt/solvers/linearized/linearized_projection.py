@@ -14,7 +14,7 @@ from torch import Tensor
 
 from constropt.evaluation import Evaluation
 from constropt.features import FINITE_BOX, Takes
-from constropt.prox.projections import project_l1
+from constropt.prox import project_l1
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import DUAL
 from constropt.solvers.linearized.alternatives import alternatives, room

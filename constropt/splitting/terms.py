@@ -1,4 +1,4 @@
-"""Proximity operators as the solvers call them: one adapter, one Moreau identity, and the distance absorbed in a prox.
+"""The terms of a splitting as the solvers call them: convex ones by their prox, smooth ones by value and gradient.
 
     prox(x, step, metric) = argmin over p of  step f(p) + 1/2 ||p - x||_M^2,   M = diag(metric), the identity if None
 
@@ -10,19 +10,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from constropt.checks import got
 from constropt.domain import Domain
 from constropt.problem import ProximableFunction
-from constropt.splitting.loop import spread
+
+from .loop import spread
 
 Step = float | Tensor
 Prox = Callable[..., Tensor]  # (x, step) -> p or (x, step, metric) -> p, what users write
 Proximable = Prox | ProximableFunction | Domain  # what the solvers take
 Operator = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # what the solvers call
+Function = Callable[[Tensor], Tensor]  # h, (batch, *event) -> (batch,), or a linear map of rows
+
+# --------------------------------------------------------------------------------------------- terms by their prox
 
 
 def as_operator(name: str, function: Proximable, *, metric: bool = False) -> Operator:
@@ -35,24 +41,41 @@ def as_operator(name: str, function: Proximable, *, metric: bool = False) -> Ope
         return _projection(name, function)
     given = getattr(function, "prox", function)
     if not callable(given):
-        raise TypeError(
-            f"{name}: takes prox(x, step), an object with .prox(x, step, metric=None) or a Domain, got"
-            f" {type(function).__name__}; for no term pass Reals()"
-        )
+        takes = f"{name}: takes prox(x, step), an object with .prox(x, step, metric=None) or a Domain"
+        raise TypeError(f"{takes}, got {got(function)}; for no term pass Reals()")
     call = cast("Callable[..., Any]", given)  # what has a prox and is callable itself is narrowed to its value
     keyword, positional = _takes_metric(call)
     if metric and not (keyword or positional):
-        raise TypeError(
-            f"{name}: is called in a metric, as prox(x, step, metric), and takes none; give it the argument"
-        )
+        raise TypeError(f"{name}: is called in a metric, as prox(x, step, metric), and takes none; give it one")
 
     def operator(x: Tensor, step: Tensor, weights: Tensor | None) -> Tensor:
         if weights is None:
             return checked(name, call(x, step), x)
-        p = call(x, step, metric=weights) if keyword else call(x, step, weights)
-        return checked(name, p, x)
+        return checked(name, call(x, step, metric=weights) if keyword else call(x, step, weights), x)
 
     return operator
+
+
+def _projection(name: str, domain: Domain) -> Operator:
+    def operator(x: Tensor, step: Tensor, weights: Tensor | None) -> Tensor:
+        # a box is separable: its projection is the same in every diagonal metric
+        if weights is not None and domain.bounds(x) is None:
+            known = f"{name}: the projection on a {got(domain)} is known without a metric only"
+            raise TypeError(f"{known}; a Box has one in every metric")
+        return domain.project(x)
+
+    return operator
+
+
+def _takes_metric(call: Callable[..., Any]) -> tuple[bool, bool]:
+    """Whether a callable takes ``metric`` by name, and whether it takes a third argument by position."""
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):  # builtins without a signature
+        return False, True
+    named = any(p.name == "metric" or p.kind is p.VAR_KEYWORD for p in parameters)
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return named, len(places) > 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
 def conjugate(prox: Proximable) -> Prox:
@@ -88,8 +111,7 @@ def conjugate_operator(operator: Operator) -> Operator:
 
 
 def with_distance(prox: Proximable, z: Tensor, metric: Tensor | None = None) -> Prox:
-    """The prox of ``f + 1/2 ||x - z||^2``, the norm in the diagonal ``metric`` if one is given (f's prox has to take
-    it).
+    """The prox of ``f + 1/2 ||x - z||^2``, the norm in the diagonal ``metric`` if given (f's prox has to take it).
 
     What turns Douglas-Rachford, ADMM and Chambolle-Pock, which minimise f + g, into solvers for the prox of f + g.
 
@@ -107,6 +129,68 @@ def with_distance(prox: Proximable, z: Tensor, metric: Tensor | None = None) -> 
         return operator((x + step * metric * z) / weights, step, weights)
 
     return prox_of_sum
+
+
+# ----------------------------------------------------------------------------------------- terms by their gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Smooth:
+    """h by ``value``, ``(batch, *event) -> (batch,)``, or by ``gradient``, ``(batch, *event)``, or both.
+
+    Without ``gradient`` the value is differentiated; without ``value`` no step can be searched. Rows have to be
+    independent: the value of a row depends on that row alone.
+
+    >>> h = Smooth(lambda x: x.square().sum(1) / 2)
+    >>> h.at(torch.tensor([[3.0, 4.0]]))
+    (tensor([12.5000]), tensor([[3., 4.]]))
+    """
+
+    value: Function | None = None
+    gradient: Function | None = None
+
+    def __post_init__(self) -> None:
+        if self.value is None and self.gradient is None:
+            raise ValueError("Smooth: takes a value, a gradient or both, got neither")
+
+    def slope(self, x: Tensor) -> Tensor:
+        """The gradient alone."""
+        return self.at(x)[1] if self.gradient is None else checked("smooth.gradient", self.gradient(x), x)
+
+    def at(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and gradient; ``ValueError`` if there is no value or it is not ``(batch,)``."""
+        if self.gradient is not None:
+            return self.level(x), self.slope(x)
+        with torch.enable_grad():
+            point = x.detach().requires_grad_(True)
+            level = self.level(point)
+            if not level.requires_grad:
+                return level, torch.zeros_like(x)
+            (gradient,) = torch.autograd.grad(level.sum(), point, allow_unused=True)
+        return level.detach(), torch.zeros_like(x) if gradient is None else gradient
+
+    def level(self, x: Tensor) -> Tensor:
+        """h(x), ``(batch,)``."""
+        if self.value is None:
+            raise ValueError(
+                "smooth: to search a step, h needs its value: Smooth(value, gradient), or give a fixed step"
+            )
+        level = self.value(x)
+        if not isinstance(level, Tensor) or level.shape != x.shape[:1]:
+            raise ValueError(f"smooth: must return one value a row, (batch,) = ({x.shape[0]},), got {got(level)}")
+        return level
+
+    @staticmethod
+    def of(smooth: Smooth | Function) -> Smooth:
+        """A callable is h's value. Raises ``TypeError`` for anything else."""
+        if isinstance(smooth, Smooth):
+            return smooth
+        if not callable(smooth):
+            raise TypeError(f"smooth: takes h(x) -> (batch,) or Smooth(value, gradient), got {got(smooth)}")
+        return Smooth(smooth)
+
+
+# --------------------------------------------------------------------------------------------- checks of arguments
 
 
 def per_row(name: str, step: Step, x: Tensor) -> Tensor:
@@ -128,12 +212,10 @@ def positive(name: str, step: Step, x: Tensor) -> Tensor:
 def rows(name: str, x: Tensor) -> Tensor:
     """``x`` itself, or what is wrong with it as a batch of rows to start from."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{name}: takes a tensor of floating-point numbers, got {got}")
+        raise TypeError(f"{name}: takes a tensor of floating-point numbers, got {got(x)}")
     if x.dim() < 2:
-        raise ValueError(
-            f"{name}: takes (batch, *event), rows being problems, got {tuple(x.shape)}; for one problem, unsqueeze(0)"
-        )
+        wanted = f"{name}: takes (batch, *event), rows being problems"
+        raise ValueError(f"{wanted}, got {tuple(x.shape)}; for one problem, unsqueeze(0)")
     if not bool(x.isfinite().all()):
         raise ValueError(f"{name}: must be finite, got NaN or infinity; replace them, or drop the row")
     return x
@@ -153,30 +235,5 @@ def diagonal(name: str, metric: Tensor, x: Tensor) -> Tensor:
 def checked(name: str, result: Any, x: Tensor) -> Tensor:
     """What a caller's function returned, if it has the shape and dtype of x."""
     if not isinstance(result, Tensor) or result.shape != x.shape or result.dtype != x.dtype:
-        got = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-        raise ValueError(f"{name}: must return a tensor like x, {x.dtype} {tuple(x.shape)}, got {got}")
+        raise ValueError(f"{name}: must return a tensor like x, {got(x)}, got {got(result)}")
     return result
-
-
-def _projection(name: str, domain: Domain) -> Operator:
-    def operator(x: Tensor, step: Tensor, weights: Tensor | None) -> Tensor:
-        # a box is separable: its projection is the same in every diagonal metric
-        if weights is not None and domain.bounds(x) is None:
-            raise TypeError(
-                f"{name}: the projection on a {type(domain).__name__} is known without a metric only; a Box has one in"
-                " every metric"
-            )
-        return domain.project(x)
-
-    return operator
-
-
-def _takes_metric(call: Callable[..., Any]) -> tuple[bool, bool]:
-    """Whether a callable takes ``metric`` by name, and whether it takes a third argument by position."""
-    try:
-        parameters = inspect.signature(call).parameters.values()
-    except (TypeError, ValueError):  # builtins without a signature
-        return False, True
-    named = any(p.name == "metric" or p.kind is p.VAR_KEYWORD for p in parameters)
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return named, len(places) > 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
