@@ -25,7 +25,7 @@ from constropt.lab.studies.metric_learning.training import RetrievalTraining, em
 from constropt.lab.studies.reproduction import TableSettings, run_table
 from constropt.lab.studies.study import read_history
 from constropt.problems.metric_learning import SPCE, MemoryBank, MultiSimilarity
-from constropt.problems.metric_learning.snca import SNCA
+from constropt.problems.metric_learning.neighbours import SNCA
 
 QUICK = RetrievalTraining(epochs=2, batch_size=64, optimizer="adam", lr=3e-3, schedule="cosine")
 SMALL = "constropt.lab.models.embedders:small_embedder[width=4,dimension=8]"

@@ -11,11 +11,19 @@ from torch import Tensor, nn
 from constropt.duals import Duals, ProgressRho, advance
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.modes import evaluating
-from constropt.training.batches import Predict, predict_pair
-from constropt.training.constraints import TrainingConstraint
-from constropt.training.gradients import is_violated, requires_gradient, warn_of_constraint, warn_of_objective
-from constropt.training.means import Part, means_of, objective_part, summed
-from constropt.training.state import DualState, Sums
+from constropt.training.batches import (
+    Part,
+    Predict,
+    is_violated,
+    means_of,
+    objective_part,
+    predict_pair,
+    requires_gradient,
+    summed,
+    warn_of_constraint,
+    warn_of_objective,
+)
+from constropt.training.constraints import DualState, Sums, TrainingConstraint
 
 # PHR from almost no multipliers, rho growing slowly where a constraint does not get better (Table V-4)
 TRAINING = AugmentedLagrangian("PHR", schedule=ProgressRho(factor=1.2, ratio=0.9, every=10), mu=1e-6, rho=1.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from constropt.checks import require_number
-from constropt.problems.calibration.reduction import EntrywiseLoss, of_label
+from constropt.problems.calibration.entrywise import EntrywiseLoss, of_label
 
 _BLOCK = 2**20  # pairs that are worked on at once
 

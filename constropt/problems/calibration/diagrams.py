@@ -12,8 +12,7 @@ from torch import Tensor
 
 from constropt.checks import require_whole
 from constropt.plotting import figure_of, save_figure
-from constropt.problems.calibration.binning import BinStatistics, check_bins
-from constropt.problems.calibration.entries import summed
+from constropt.problems.calibration.entries import BinStatistics, check_bins, summed
 from constropt.problems.calibration.metrics import require_entries, top_bins
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.near_names import near_names
 from constropt.penalties import Penalty
 from constropt.precision import at_least_float32
-from constropt.problems.calibration.reduction import counted_labels
+from constropt.problems.calibration.entrywise import counted_labels
 from constropt.training import ConstrainedLoss, DualRule, samplewise
 
 

@@ -17,14 +17,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from constropt.problems.calibration.binning import (
+from constropt.problems.calibration.entries import (
     BinStatistics,
+    Entries,
+    blocks,
     check_bins,
     equal_count,
     equal_width,
     equal_width_per_class,
+    summed,
+    total,
 )
-from constropt.problems.calibration.entries import Entries, blocks, summed, total
 from constropt.problems.dense_metrics import confusion, mean_iou_of
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -63,7 +66,7 @@ def adaptive_calibration_error(
 ) -> Tensor:
     """AECE ``()``: the ECE over bins that hold as equal a number of entries as can be (Nguyen & O'Connor, 2015).
 
-    Counts are exact, as :func:`~constropt.problems.calibration.binning.equal_count` says; entries of equal confidence
+    Counts are exact, as :func:`~constropt.problems.calibration.entries.equal_count` says; entries of equal confidence
     share their hits, so that neither the order of the data nor of the batches matters. A constant confidence gives
     ``|accuracy - confidence|``.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from constropt.checks import require_number
-from constropt.problems.calibration.reduction import checked_batch, mean_counted, of_label
+from constropt.problems.calibration.entrywise import checked_batch, mean_counted, of_label
 
 _FORMS = ("thesis", "kumar")
 _NOTHING = 1e-14  # rounding of the statistic: its root has no direction below
@@ -53,7 +53,7 @@ class MMCE(nn.Module):
     Called as ``loss(logits, labels)``: ``logits`` ``(batch, K)`` or ``(batch, K, *dims)``, ``labels`` int64 ``(batch,
     *dims)`` where ``ignore_index`` does not count; a scalar, computed in float32 at least. Raises ``ValueError`` unless
     ``weight >= 0``, ``width >= 0.01`` and ``form`` is one of the two; called, what
-    :func:`~constropt.problems.calibration.reduction.checked_batch` raises.
+    :func:`~constropt.problems.calibration.entrywise.checked_batch` raises.
 
     >>> logits, labels = torch.tensor([[3.0, 0.0], [3.0, 0.0]]), torch.tensor([0, 1])
     >>> cross_entropy = functional.cross_entropy(logits, labels)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from constropt.checks import require_whole
-from constropt.problems.calibration.binning import check_bins
-from constropt.problems.calibration.entries import Entries, blocks
+from constropt.problems.calibration.entries import Entries, blocks, check_bins
 from constropt.problems.calibration.metrics import expected_calibration_error
 
 METHODS = ("nll", "ece")

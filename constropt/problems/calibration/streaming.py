@@ -18,8 +18,7 @@ from torch import Tensor
 
 from constropt.checks import MissingExtra, require_whole
 from constropt.problems.calibration import metrics
-from constropt.problems.calibration.binning import BinStatistics, check_bins, equal_count
-from constropt.problems.calibration.entries import Entries, summed
+from constropt.problems.calibration.entries import BinStatistics, Entries, check_bins, equal_count, summed
 
 try:
     from torchmetrics import Metric

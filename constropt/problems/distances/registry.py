@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import cache
 
 from constropt.near_names import near_names
-from constropt.problems.distances.color_difference import CIEDE2000
+from constropt.problems.distances.color import CIEDE2000
 from constropt.problems.distances.lpips import LPIPS
-from constropt.problems.distances.norms import L0, L0_PIXELS, L1, L2, Distance, DistanceLike, Linf
+from constropt.problems.distances.measures import L0, L0_PIXELS, L1, L2, Distance, DistanceLike, Linf
 from constropt.problems.distances.ssim import MSSSIM, SSIM
 from constropt.problems.distances.wasserstein import Wasserstein
 

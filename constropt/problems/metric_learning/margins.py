@@ -16,8 +16,7 @@ from torch import Tensor
 from constropt.constraint import Constraint, inequality
 from constropt.domain import Domain, Reals
 from constropt.problem import ConstrainedProblem
-from constropt.problems.metric_learning.base import positive_number
-from constropt.problems.metric_learning.pairs import Relations, root, squared_distances
+from constropt.problems.metric_learning.pairs import Relations, positive_number, root, squared_distances
 
 
 def contrastive_margins(

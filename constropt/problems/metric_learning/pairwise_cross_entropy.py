@@ -9,15 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from constropt.precision import at_least_float32
-from constropt.problems.metric_learning.base import SplitLoss, class_labels, positive_number
-from constropt.problems.metric_learning.cross_entropy import check_classes
+from constropt.problems.metric_learning.classifier import check_classes
 from constropt.problems.metric_learning.pairs import (
     Relations,
+    SplitLoss,
     check_embeddings,
+    class_labels,
     class_sizes,
     class_sums,
     is_pair_matrix,
     over_rows,
+    positive_number,
 )
 
 EIGENVALUE = "eigenvalue"

@@ -19,7 +19,7 @@ from torch.nn import functional
 from constropt.checks import require_whole
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.precision import at_least_float32
-from constropt.problems.calibration.reduction import counted_labels
+from constropt.problems.calibration.entrywise import counted_labels
 from constropt.training import TRAINING, ConstrainedLoss, samplewise
 
 Bound = float | Sequence[float] | Tensor | None

@@ -11,11 +11,9 @@ from torch.nn import functional
 from constropt.lab.runs.specs import RecipeSpec
 from constropt.lab.studies.methods import Method, build, parse_method
 from constropt.problems.calibration.cpc import CPC
-from constropt.problems.calibration.focal import FLSD, FocalLoss
+from constropt.problems.calibration.entrywise import ECP, FLSD, EntrywiseLoss, FocalLoss, LabelSmoothing, of_label
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
 from constropt.problems.calibration.mmce import MMCE
-from constropt.problems.calibration.reduction import EntrywiseLoss, of_label
-from constropt.problems.calibration.smoothing import ECP, LabelSmoothing
 
 MARGIN, TEXT_MARGIN = 10.0, 6.0  # of MbLS, CALS-HR and CALS-ALM, in units of the logits
 

@@ -31,8 +31,8 @@ from constropt.problems.calibration.metrics import (
     mean_iou,
     negative_log_likelihood,
 )
+from constropt.problems.calibration.samples import GAUSSIAN_NOISE, calibration_under_noise
 from constropt.problems.calibration.scaling import TemperatureScaling
-from constropt.problems.calibration.shift import GAUSSIAN_NOISE, calibration_under_noise
 from constropt.problems.model_calls import logits_of
 
 SCALINGS = ("nll", "ece")  # the temperature of least NLL, and of least ECE (the thesis), both on held-out data

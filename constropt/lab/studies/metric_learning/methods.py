@@ -10,17 +10,11 @@ from torch import Tensor, nn
 
 from constropt.lab.runs.specs import RecipeSpec
 from constropt.lab.studies.methods import Method, build, parse_method
-from constropt.problems.metric_learning.base import SplitLoss
-from constropt.problems.metric_learning.center import Center
-from constropt.problems.metric_learning.contrastive import Contrastive
-from constropt.problems.metric_learning.cross_entropy import CrossEntropy
-from constropt.problems.metric_learning.fastap import FastAP
-from constropt.problems.metric_learning.multi_similarity import MultiSimilarity
-from constropt.problems.metric_learning.nca import NCA, ProxyNCA
-from constropt.problems.metric_learning.pairs import unit
+from constropt.problems.metric_learning.classifier import Center, CrossEntropy
+from constropt.problems.metric_learning.neighbours import NCA, SNCA, MemoryBank, ProxyNCA
+from constropt.problems.metric_learning.pairs import SplitLoss, unit
+from constropt.problems.metric_learning.pairwise import Contrastive, FastAP, MultiSimilarity, Triplet
 from constropt.problems.metric_learning.pairwise_cross_entropy import SPCE
-from constropt.problems.metric_learning.snca import SNCA, MemoryBank
-from constropt.problems.metric_learning.triplet import Triplet
 
 
 class OnSphere(nn.Module):
