@@ -17,11 +17,9 @@ Predict = Callable[[Any, Any], tuple[Any, Any]]
 def predict_pair(model: Any, batch: Any) -> tuple[Any, Any]:
     """Output and target of a batch that is a pair ``(inputs, target)``, on the model's device."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        got = f"{type(batch).__name__} of length {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
-        raise TypeError(
-            f"loader: batches must be pairs (inputs, target), got {got}; pass predict=lambda model, batch: (output,"
-            " target) for others"
-        )
+        length = f" of length {len(batch)}" if hasattr(batch, "__len__") else ""
+        cure = "pass predict=lambda model, batch: (output, target) for others"
+        raise TypeError(f"loader: batches must be pairs (inputs, target), got {type(batch).__name__}{length}; {cure}")
     inputs, target = batch
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     if parameter is not None:

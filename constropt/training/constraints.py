@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from constropt.checks import require_whole
+from constropt.checks import got, require_whole
 from constropt.duals import Duals
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.precision import at_least_float32
@@ -56,20 +56,15 @@ class TrainingConstraint:
         kinds = (("value", ()), ("mask", (Tensor, type(None))), ("surrogate", (type(None),)))
         for given, (field, others) in zip((self.value, self.mask, self.surrogate), kinds):
             if not callable(given) and not isinstance(given, others):
-                takes = "a tensor or a callable" if Tensor in others else "a callable"
-                raise TypeError(
-                    f"constraint {self.name!r}: {field} must be {takes} of (output, target), got {type(given).__name__}"
-                )
+                takes = f"{'a tensor or ' if Tensor in others else ''}a callable of (output, target)"
+                raise TypeError(f"constraint {self.name!r}: {field} must be {takes}, got {got(given)}")
 
     def value_of(self, value: Value, output: Any, target: Any) -> Tensor:
         """What ``value``, the constraint's own or its surrogate, returns: checked, in float32 at least."""
         y = value(output, target)
         if not isinstance(y, Tensor) or not y.is_floating_point() or not self._fits(y):
-            got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(
-                f"constraint {self.name!r}: value must return a floating point tensor of shape (*samples, *shape) with"
-                f" shape = {self.shape}, got {got}"
-            )
+            takes = f"a floating point tensor of shape (*samples, *shape) with shape = {self.shape}"
+            raise ValueError(f"constraint {self.name!r}: value must return {takes}, got {got(y)}")
         return at_least_float32(y)
 
     def mask_of(self, y: Tensor, output: Any, target: Any, counted: Tensor | None = None) -> Tensor | None:
@@ -88,15 +83,11 @@ class TrainingConstraint:
         try:
             return mask.to(device=y.device, dtype=torch.bool).expand_as(y)
         except RuntimeError:
-            raise ValueError(
-                f"constraint {self.name!r}: mask must be of the shape of the samples, {tuple(samples)}, or broadcast to"
-                f" the value's {tuple(y.shape)}, got {tuple(mask.shape)}"
-            ) from None
+            takes = f"of the shape of the samples, {tuple(samples)}, or broadcast to the value's {tuple(y.shape)}"
+            raise ValueError(f"constraint {self.name!r}: mask must be {takes}, got {tuple(mask.shape)}") from None
 
     def count_of(self, mask: Tensor, counted: Tensor | None) -> Tensor:
-        """How many entries of the mask of :meth:`mask_of` count, over the samples: for each entry of ``shape``, or one
-        number for all of them.
-        """
+        """How many entries of the mask of :meth:`mask_of` count over the samples, for each of ``shape`` or for all."""
         if self.mask is None and counted is not None:  # the same for all, and far fewer to add up
             return counted.sum()
         return mask.sum(self.sample_dims(mask))

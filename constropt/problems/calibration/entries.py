@@ -12,10 +12,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import are_whole, require_below, require_one_of, require_whole
 from constropt.precision import at_least_float32
+from constropt.problems.dense_metrics import confusion
 
 NORMS = ("l1", "l2", "max")
+_BLOCK = 2**22  # numbers worked on at once: 4,194 samples of 1,000 classes, or 200,000 pixels of 21
+_TOLERANCE = 1e-2  # of a sum of probabilities: those rounded to bfloat16 pass, a forgotten softmax does not
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,7 @@ class BinStatistics:
 def check_bins(bins: int, norm: str = "l1") -> None:
     """``ValueError`` for a number of bins or a norm that there is not."""
     require_whole(bins=bins)
-    if norm not in NORMS:
-        raise ValueError(f"norm: takes one of {', '.join(NORMS)}, got {norm!r}")
+    require_one_of("norm", norm, NORMS)
 
 
 def bin_index(confidence: Tensor, bins: int) -> Tensor:
@@ -90,26 +92,6 @@ def bin_index(confidence: Tensor, bins: int) -> Tensor:
     # k / bins is rounded once; linspace multiplies a rounded step. The ends are open: nothing lies outside of the bins.
     edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
     return torch.bucketize(confidence, edges.to(confidence.dtype), out_int32=True)
-
-
-def equal_width(confidence: Tensor, hits: Tensor, bins: int) -> BinStatistics:
-    """Statistics ``(bins,)`` of entries in bins of equal width, ``confidence`` and ``hits`` being ``(entries,)``."""
-    return _sums(bin_index(confidence, bins), confidence, hits, bins)
-
-
-def equal_width_per_class(probabilities: Tensor, labels: Tensor, bins: int) -> BinStatistics:
-    """Statistics ``(K, bins)``: for class k the confidence of an entry is its k-th probability, a hit its label k.
-
-    ``probabilities`` are ``(entries, K)``, ``labels`` ``(entries,)``.
-    """
-    classes = probabilities.shape[1]
-    index = bin_index(probabilities, bins) + bins * torch.arange(classes, dtype=torch.int32, device=labels.device)
-    hit = index.gather(1, labels[:, None]).squeeze(1)
-    sums = torch.zeros(3, classes * bins, dtype=torch.float64, device=labels.device)
-    sums[0] = torch.bincount(index.flatten(), minlength=classes * bins)
-    sums[1].index_add_(0, index.flatten(), probabilities.flatten().double())
-    sums[2] = torch.bincount(hit, minlength=classes * bins)
-    return BinStatistics(sums.reshape(3, classes, bins))
 
 
 def equal_count(confidence: Tensor, hits: Tensor, bins: int) -> BinStatistics:
@@ -141,16 +123,13 @@ def _sums(index: Tensor, confidence: Tensor, hits: Tensor, bins: int) -> BinStat
     return BinStatistics(sums)
 
 
-_BLOCK = 2**22  # numbers worked on at once: 4,194 samples of 1,000 classes, or 200,000 pixels of 21
-_TOLERANCE = 1e-2  # of a sum of probabilities: those rounded to bfloat16 pass, a forgotten softmax does not
-
-
 @dataclass(frozen=True)
 class Entries:
     """Entries that count: ``scores`` ``(entries, K)`` and ``labels`` ``(entries,)``, int64.
 
     Logits are float32 or float64. Probabilities keep the dtype they came in, so that they are compared with edges of
-    bins as they are: 0.2 in half precision is not 0.2 in float32.
+    bins as they are: 0.2 in half precision is not 0.2 in float32. What a metric adds up over blocks of entries is a
+    method: a total is ``(2,)``, the sum over the entries and their number.
     """
 
     scores: Tensor
@@ -160,19 +139,6 @@ class Entries:
     def probabilities(self) -> Tensor:
         """``(entries, K)``, rows that sum to 1."""
         return self.scores.softmax(1) if self.from_logits else self.scores
-
-    def log_loss(self) -> Tensor:
-        """``(entries,)``: minus the logarithm of the label's probability, infinite where that is 0."""
-        label = self.labels[:, None]
-        if self.from_logits:
-            return -self.scores.log_softmax(1).gather(1, label).squeeze(1)
-        return -self.scores.gather(1, label).squeeze(1).double().log()
-
-    def squared_error(self) -> Tensor:
-        """``(entries,)``: the sum over classes of the squared difference to 1 for the label and 0 for the others."""
-        p = at_least_float32(self.probabilities())
-        difference = p.scatter_add(1, self.labels[:, None], p.new_full((len(p), 1), -1))
-        return difference.square().sum(1, dtype=torch.float64)
 
     def predictions(self) -> Tensor:
         """``(entries,)``: the class of the largest score, the first of equal ones."""
@@ -186,6 +152,48 @@ class Entries:
         """``(entries,)``: the probability of the prediction."""
         return self.probabilities().amax(1)
 
+    def top_bins(self, bins: int) -> BinStatistics:
+        """Statistics ``(bins,)`` of the predicted class in bins of equal width."""
+        confidence = self.confidence()
+        return _sums(bin_index(confidence, bins), confidence, self.hits(), bins)
+
+    def class_bins(self, bins: int) -> BinStatistics:
+        """Statistics ``(K, bins)`` in bins of equal width: for class k the confidence of an entry is its k-th
+        probability, a hit its label k.
+        """
+        probabilities, classes, device = self.probabilities(), self.scores.shape[1], self.labels.device
+        index = bin_index(probabilities, bins) + bins * torch.arange(classes, dtype=torch.int32, device=device)
+        sums = torch.zeros(3, classes * bins, dtype=torch.float64, device=device)
+        sums[0] = torch.bincount(index.flatten(), minlength=classes * bins)
+        sums[1].index_add_(0, index.flatten(), probabilities.flatten().double())
+        sums[2] = torch.bincount(index.gather(1, self.labels[:, None]).squeeze(1), minlength=classes * bins)
+        return BinStatistics(sums.reshape(3, classes, bins))
+
+    def brier_total(self) -> Tensor:
+        """Of the sum over classes of the squared difference to 1 for the label and 0 for the others."""
+        p = at_least_float32(self.probabilities())
+        difference = p.scatter_add(1, self.labels[:, None], p.new_full((len(p), 1), -1))
+        return _total(difference.square().sum(1, dtype=torch.float64))
+
+    def log_total(self) -> Tensor:
+        """Of minus the logarithm of the label's probability, infinite where that is 0."""
+        label = self.labels[:, None]
+        if self.from_logits:
+            return _total(-self.scores.log_softmax(1).gather(1, label))
+        return _total(-self.scores.gather(1, label).double().log())
+
+    def hit_total(self) -> Tensor:
+        """Of the hits."""
+        return _total(self.hits())
+
+    def confusion_counts(self) -> Tensor:
+        """Counts ``(K, K)``, int64: labels by predictions."""
+        return confusion(self.predictions(), self.labels, self.scores.shape[1], ignore_index=None)
+
+
+def _total(values: Tensor) -> Tensor:
+    return torch.stack([values.sum(dtype=torch.float64), values.new_tensor(len(values), dtype=torch.float64)])
+
 
 Sums = TypeVar("Sums", Tensor, BinStatistics)
 
@@ -196,11 +204,6 @@ def summed(
     """The sum of what ``measure`` makes of :func:`blocks` of entries."""
     parts = blocks(scores, labels, from_logits=from_logits, ignore_index=ignore_index)
     return functools.reduce(lambda done, part: done + part, map(measure, parts))
-
-
-def total(values: Tensor) -> Tensor:
-    """``(2,)``, float64: the sum of ``(entries,)`` values and their number, which add up over blocks."""
-    return torch.stack([values.sum(dtype=torch.float64), values.new_tensor(len(values), dtype=torch.float64)])
 
 
 def blocks(
@@ -220,7 +223,7 @@ def blocks(
         raise TypeError(f"from_logits: takes True for logits and False for probabilities, got {from_logits!r}")
     if not scores.is_floating_point():
         raise TypeError(f"{name}: takes floating point numbers, got {scores.dtype}")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+    if not are_whole(labels):
         raise TypeError(f"labels: takes the integers of classes, got {labels.dtype}")
     if scores.dim() < 2 or scores.shape[1] < 2:
         raise ValueError(
@@ -256,29 +259,19 @@ def _blocks(
 
 
 def _check(scores: Tensor, labels: Tensor, from_logits: bool, ignore_index: int | None, name: str) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= scores.shape[1]:
-        raise ValueError(
-            f"labels: take 0 to {scores.shape[1] - 1} since K = {scores.shape[1]}, got {low} to {high}; "
-            f"entries without a class are labelled ignore_index={ignore_index}"
-        )
+    cure = f" since K = {scores.shape[1]}; entries without a class are labelled ignore_index={ignore_index}"
+    require_below(scores.shape[1], labels, "labels: take", cure)
     largest = scores.amax(1)  # NaN where a row holds one
     if from_logits:
-        if not bool(largest.isfinite().all()):
-            raise ValueError(f"{name}: logits need a finite largest one, got {_first(largest, ~largest.isfinite())}")
-        return
-    smallest, sums = scores.amin(1), scores.sum(1, dtype=torch.float64)
-    for what, value, fits in (
-        ("lie in [0, 1]", smallest, smallest >= 0),  # written so that NaN fails
-        ("lie in [0, 1]", largest, largest <= 1 + _TOLERANCE),
-        ("sum to 1", sums, (sums - 1).abs() <= _TOLERANCE),
-    ):
+        tests = [("logits need a finite largest one", largest, largest.isfinite())]
+    else:
+        smallest, sums = scores.amin(1), scores.sum(1, dtype=torch.float64)
+        tests = [  # written so that NaN fails
+            ("probabilities must lie in [0, 1]", smallest, smallest >= 0),
+            ("probabilities must lie in [0, 1]", largest, largest <= 1 + _TOLERANCE),
+            ("probabilities must sum to 1", sums, (sums - 1).abs() <= _TOLERANCE),
+        ]
+    for takes, value, fits in tests:
         if not bool(fits.all()):
-            raise ValueError(
-                f"{name}: probabilities must {what}, got {_first(value, ~fits)}; from_logits=True takes logits"
-            )
-
-
-def _first(values: Tensor, wrong: Tensor) -> str:
-    row = int(wrong.nonzero()[0])
-    return f"{float(values[row]):.6g} in entry {row}"
+            row, cure = int((~fits).nonzero()[0]), "" if from_logits else "; from_logits=True takes logits"
+            raise ValueError(f"{name}: {takes}, got {float(value[row]):.6g} in entry {row}{cure}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.checks import require_number
+from constropt.checks import require_number, require_one_of
 from constropt.precision import at_least_float32
 
 
@@ -25,8 +25,7 @@ class Batch(NamedTuple):
 
 
 def counted_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Which labels count, ``(batch, *dims)``; first of all, what is wrong with the arguments (see
-    :func:`checked_batch`).
+    """Which labels count, ``(batch, *dims)``; first of all, the checks of :func:`checked_batch`.
 
     >>> counted_labels(torch.zeros(2, 3), torch.tensor([1, -100]), -100)
     tensor([ True, False])
@@ -36,15 +35,10 @@ def counted_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     if labels.dtype != torch.int64:
         raise TypeError(f"labels: takes class numbers of dtype int64, got {labels.dtype}; use labels.long()")
     if logits.dim() < 2 or labels.shape != (logits.shape[0], *logits.shape[2:]):
-        raise ValueError(
-            "logits and labels: take (batch, K, *dims) and (batch, *dims), got"
-            f" {tuple(logits.shape)} and {tuple(labels.shape)}"
-        )
-    classes = logits.shape[1]
-    if classes < 2:
-        raise ValueError(
-            f"logits: takes at least 2 classes in dimension 1, got {classes}; a binary problem has 2 logits"
-        )
+        shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"logits and labels: take (batch, K, *dims) and (batch, *dims), got {shapes}")
+    if (classes := logits.shape[1]) < 2:
+        raise ValueError(f"logits: takes at least 2 classes in dimension 1, got {classes}; a binary problem has 2")
     counted = labels != ignore_index
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         wrong = labels[counted & ((labels < 0) | (labels >= classes))]
@@ -126,7 +120,6 @@ class FocalLoss(EntrywiseLoss):
     """Focal loss ``-(1 - s_y)^gamma log s_y`` (Lin et al. 2017; thesis, Eq. 1.22); ``s_y``: probability of the label.
 
     ``gamma = 0`` is the cross-entropy; the larger it is, the less an entry that is classified with confidence counts.
-
     Raises ``ValueError`` unless ``gamma >= 0``, and as :class:`EntrywiseLoss`.
 
     >>> round(FocalLoss(2.0)(torch.zeros(1, 2), torch.tensor([0])).item(), 4)  # log(2) / 4
@@ -149,9 +142,7 @@ class FLSD(EntrywiseLoss):
     """Focal loss with a sample-dependent gamma (Mukhoti et al. 2020, "FLSD-53"; thesis, Eq. 1.23).
 
     The exponent is ``low`` where the label's probability ``s_y`` is under ``threshold`` and ``high`` elsewhere; it is a
-    constant for the gradient.
-
-    Raises ``ValueError`` unless ``low >= 0``, ``high >= 0`` and ``0 <= threshold < 1``, and as :class:`EntrywiseLoss`.
+    constant for the gradient. Raises ``ValueError`` unless ``low >= 0``, ``high >= 0`` and ``0 <= threshold < 1``.
 
     >>> logits, labels = torch.tensor([[0.0, 2.0], [2.0, 0.0]]), torch.tensor([0, 0])  # s_y = 0.12 and 0.88
     >>> expected = (FocalLoss(5.0)(logits[:1], labels[:1]) + FocalLoss(3.0)(logits[1:], labels[1:])) / 2
@@ -176,9 +167,6 @@ class FLSD(EntrywiseLoss):
         return f"low={self.low:g}, high={self.high:g}, threshold={self.threshold:g}"
 
 
-_CONVENTIONS = ("thesis", "torch")
-
-
 class LabelSmoothing(EntrywiseLoss):
     """Cross-entropy with smoothed labels (Szegedy et al. 2016; thesis, Eq. 1.19).
 
@@ -187,9 +175,8 @@ class LabelSmoothing(EntrywiseLoss):
     ``torch.nn.functional.cross_entropy``, over all ``K``, so that the label keeps ``1 - alpha + alpha / K``. The
     loss of the first at ``alpha`` is that of the second at ``alpha K / (K - 1)``.
 
-    Raises ``ValueError`` unless ``0 <= alpha < 1`` and ``convention`` is one of the two, and as :class:`EntrywiseLoss`.
+    Raises ``ValueError`` unless ``0 <= alpha < 1`` and ``convention`` is one of the two.
 
-    >>> import torch
     >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])
     >>> [round(LabelSmoothing(0.3, convention).forward(logits, labels).item(), 4) for convention in ("thesis", "torch")]
     [0.8395, 0.6395]
@@ -198,17 +185,15 @@ class LabelSmoothing(EntrywiseLoss):
     def __init__(self, alpha: float = 0.05, convention: str = "thesis", *, ignore_index: int = -100) -> None:
         super().__init__(ignore_index=ignore_index)
         require_number(0, 1, alpha=alpha)
-        if convention not in _CONVENTIONS:
-            raise ValueError(f"convention: takes one of {', '.join(_CONVENTIONS)}, got {convention!r}")
+        require_one_of("convention", convention, ("thesis", "torch"))
         self.alpha, self.convention = alpha, convention
 
     def entrywise(self, logits: Tensor, labels: Tensor) -> Tensor:
         log_s = functional.log_softmax(logits, 1)
         off = self.alpha / (logits.shape[1] - (self.convention == "thesis"))
         of_true = of_label(log_s, labels)
-        if self.convention == "thesis":
-            return -(1 - self.alpha) * of_true - off * (log_s.sum(1) - of_true)
-        return -(1 - self.alpha) * of_true - off * log_s.sum(1)
+        smoothed = log_s.sum(1) - of_true if self.convention == "thesis" else log_s.sum(1)
+        return -(1 - self.alpha) * of_true - off * smoothed
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha:g}, convention={self.convention!r}"
@@ -223,7 +208,6 @@ class ECP(EntrywiseLoss):
 
     Raises ``ValueError`` unless ``weight >= 0``, and as :class:`EntrywiseLoss`.
 
-    >>> import torch
     >>> uniform, labels = torch.zeros(1, 4), torch.tensor([2])  # log 4 - 0.1 log 4
     >>> round(ECP()(uniform, labels).item(), 4)
     1.2477

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from constropt.checks import require_number, require_whole
+from constropt.checks import are_whole, got, require_number, require_whole
 from constropt.modes import evaluating
 from constropt.problems.calibration.metrics import expected_calibration_error
 
@@ -46,10 +46,8 @@ def held_out(labels: Tensor, *, fraction: float | None = None, per_class: int | 
         require_whole(per_class=per_class)
         small = ((counts > 0) & (counts <= per_class)).nonzero().flatten().tolist()
         if small:
-            raise ValueError(
-                f"per_class: takes fewer than the samples of every class, got {per_class}, but class {small[0]} has"
-                f" {int(counts[small[0]])}"
-            )
+            has = f"class {small[0]} has {int(counts[small[0]])}"
+            raise ValueError(f"per_class: takes fewer than the samples of every class, got {per_class}, but {has}")
         quota = torch.full_like(counts, per_class)
     else:
         raise ValueError(f"fraction and per_class: takes exactly one, got {fraction!r} and {per_class!r}")
@@ -84,8 +82,8 @@ def long_tailed(labels: Tensor, *, ratio: float = 100.0, seed: int = 0) -> Tenso
 
 def _class_counts(labels: Tensor) -> Tensor:
     """How many samples each class has, ``(K,)`` on the CPU."""
-    if labels.dim() != 1 or labels.numel() == 0 or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"labels: takes integers (samples,), got {labels.dtype} of shape {tuple(labels.shape)}")
+    if labels.dim() != 1 or labels.numel() == 0 or not are_whole(labels):
+        raise ValueError(f"labels: takes integers (samples,), got {got(labels)}")
     if labels.min() < 0:
         raise ValueError(f"labels: takes classes >= 0, got {int(labels.min())}")
     return labels.cpu().bincount()

@@ -79,13 +79,8 @@ def ciede2000_squared(lab: Tensor, reference: Tensor) -> Tensor:
 
     cosine, sine = _mean_hue(a1, b1, c1, a2, b2, c2)
     hue = torch.atan2(sine, cosine)
-    weight = (
-        1
-        - 0.17 * torch.cos(hue - pi / 6)
-        + 0.24 * torch.cos(2 * hue)
-        + 0.32 * torch.cos(3 * hue + pi / 30)
-        - 0.20 * torch.cos(4 * hue - 63 * pi / 180)
-    )
+    weight = 1 - 0.17 * torch.cos(hue - pi / 6) + 0.24 * torch.cos(2 * hue) + 0.32 * torch.cos(3 * hue + pi / 30)
+    weight = weight - 0.20 * torch.cos(4 * hue - 63 * pi / 180)
     degrees = torch.where(hue < 0, hue + 2 * pi, hue) * (180 / pi)
     turn = (pi / 3) * torch.exp(-(((degrees - 275) / 25) ** 2))
     middle = ((l1 + l2) / 2 - 50).square()
@@ -121,19 +116,13 @@ class CIEDE2000(ImageDistance):
 
     def check(self, reference: Tensor) -> None:
         if reference.shape[1] != 3:
-            raise ValueError(
-                f"distance: {self.name!r} takes RGB images (batch, 3, height, width), got shape"
-                f" {tuple(reference.shape)}; repeat a grey channel three times"
-            )
+            takes = f"RGB images (batch, 3, height, width), got shape {tuple(reference.shape)}"
+            raise ValueError(f"distance: {self.name!r} takes {takes}; repeat a grey channel three times")
 
     def prepare(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
         lab = srgb_to_lab(reference, luminance=self.luminance)
 
-        def measure(x: Tensor) -> Tensor:
-            squares = ciede2000_squared(srgb_to_lab(x, luminance=self.luminance), lab)
-            return root(squares.flatten(1).sum(1))
-
-        return measure
+        return lambda x: root(ciede2000_squared(srgb_to_lab(x, luminance=self.luminance), lab).flatten(1).sum(1))
 
 
 def _length(a: Tensor, b: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from constropt.checks import MissingExtra
+from constropt.checks import MissingExtra, require_one_of
 from constropt.problems.distances.measures import ImageDistance, root
 
 
@@ -54,17 +54,10 @@ def squeezenet1_1() -> nn.Sequential:
     """``features`` of SqueezeNet 1.1."""
     return nn.Sequential(
         *_convolution(3, 64, 3, stride=2),
-        nn.MaxPool2d(3, 2, ceil_mode=True),
-        Fire(64, 16, 64),
-        Fire(128, 16, 64),
-        nn.MaxPool2d(3, 2, ceil_mode=True),
-        Fire(128, 32, 128),
-        Fire(256, 32, 128),
-        nn.MaxPool2d(3, 2, ceil_mode=True),
-        Fire(256, 48, 192),
-        Fire(384, 48, 192),
-        Fire(384, 64, 256),
-        Fire(512, 64, 256),
+        *(nn.MaxPool2d(3, 2, ceil_mode=True), Fire(64, 16, 64), Fire(128, 16, 64)),
+        *(nn.MaxPool2d(3, 2, ceil_mode=True), Fire(128, 32, 128), Fire(256, 32, 128)),
+        *(nn.MaxPool2d(3, 2, ceil_mode=True), Fire(256, 48, 192), Fire(384, 48, 192)),
+        *(Fire(384, 64, 256), Fire(512, 64, 256)),
     )
 
 
@@ -83,16 +76,14 @@ def vgg16() -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Backbone:
-    """How to build a stack, torchvision's weights and file for it, after which layers LPIPS looks, how many channels
-    it finds there, and how many pixels a side the stack takes at least.
-    """
+    """How to build a stack, and torchvision's weights and file for it."""
 
     build: Callable[[], nn.Sequential]
     weights: str
     file: str
-    layers: tuple[int, ...]
-    channels: tuple[int, ...]
-    smallest: int
+    layers: tuple[int, ...]  # after which LPIPS looks
+    channels: tuple[int, ...]  # that it finds there
+    smallest: int  # pixels a side that the stack takes at least
 
     def load(self, state: Mapping[str, Tensor]) -> nn.Sequential:
         """The stack with these weights, frozen, in evaluation mode.
@@ -104,45 +95,28 @@ class Backbone:
             state = {n.removeprefix("features."): value for n, value in state.items() if n.startswith("features.")}
         with torch.device("meta"):
             stack = self.build()
-        wrong = [
-            name for name, own in stack.state_dict().items() if name not in state or state[name].shape != own.shape
-        ]
+        needed = stack.state_dict()
+        wrong = [name for name, own in needed.items() if name not in state or state[name].shape != own.shape]
         if wrong:
-            raise ValueError(
-                f"backbone: takes the weights of torchvision's {self.weights.partition('_')[0]} ({self.file}), got a"
-                f" state dict without {', '.join(wrong[:3])} of its shape"
-            )
-        copies = {name: state[name].detach().clone() for name in stack.state_dict()}
+            takes = f"the weights of torchvision's {self.weights.partition('_')[0]} ({self.file})"
+            without = f"{', '.join(wrong[:3])} of its shape"
+            raise ValueError(f"backbone: takes {takes}, got a state dict without {without}")
+        copies = {name: state[name].detach().clone() for name in needed}
         stack.load_state_dict(copies, assign=True)
         return stack.requires_grad_(False).eval()
 
 
 BACKBONES = {
     "alex": Backbone(
-        alexnet,
-        "AlexNet_Weights.IMAGENET1K_V1",
-        "alexnet-owt-7be5be79.pth",
-        layers=(1, 4, 7, 9, 11),
-        channels=(64, 192, 384, 256, 256),
-        smallest=31,
-    ),
+        alexnet, "AlexNet_Weights.IMAGENET1K_V1", "alexnet-owt-7be5be79.pth",
+        layers=(1, 4, 7, 9, 11), channels=(64, 192, 384, 256, 256), smallest=31),
     "squeeze": Backbone(
-        squeezenet1_1,
-        "SqueezeNet1_1_Weights.IMAGENET1K_V1",
-        "squeezenet1_1-b8a52dc0.pth",
-        layers=(1, 4, 7, 9, 10, 11, 12),
-        channels=(64, 128, 256, 384, 384, 512, 512),
-        smallest=17,
-    ),
+        squeezenet1_1, "SqueezeNet1_1_Weights.IMAGENET1K_V1", "squeezenet1_1-b8a52dc0.pth",
+        layers=(1, 4, 7, 9, 10, 11, 12), channels=(64, 128, 256, 384, 384, 512, 512), smallest=17),
     "vgg": Backbone(
-        vgg16,
-        "VGG16_Weights.IMAGENET1K_V1",
-        "vgg16-397923af.pth",
-        layers=(3, 8, 15, 22, 29),
-        channels=(64, 128, 256, 512, 512),
-        smallest=16,
-    ),
-}
+        vgg16, "VGG16_Weights.IMAGENET1K_V1", "vgg16-397923af.pth",
+        layers=(3, 8, 15, 22, 29), channels=(64, 128, 256, 512, 512), smallest=16),
+}  # fmt: skip
 
 
 # What turns images in [0, 1] into what the networks were trained on.
@@ -185,17 +159,14 @@ class LPIPS(ImageDistance):
     root: bool = True
 
     def __post_init__(self) -> None:
-        if self.net not in BACKBONES:
-            raise ValueError(f"net: takes one of {list(BACKBONES)}, got {self.net!r}")
+        require_one_of("net", self.net, BACKBONES)
 
     def check(self, reference: Tensor) -> None:
         smallest = BACKBONES[self.net].smallest
         if reference.shape[1] != 3 or min(reference.shape[2:]) < smallest:
-            raise ValueError(
-                f"distance: {self.name!r} with net={self.net!r} takes RGB images of at least {smallest} pixels a side,"
-                f" got shape {tuple(reference.shape)}; repeat a grey channel three times, or take another net of"
-                f" {list(BACKBONES)}"
-            )
+            takes = f"takes RGB images of at least {smallest} pixels a side, got shape {tuple(reference.shape)}"
+            cure = f"repeat a grey channel three times, or take another net of {list(BACKBONES)}"
+            raise ValueError(f"distance: {self.name!r} with net={self.net!r} {takes}; {cure}")
 
     def prepare(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
         stack, heads = self._network
@@ -242,16 +213,13 @@ def _weights(net: str, backbone: Backbone, given: Any) -> Mapping[str, Tensor]:
         return _tensors(given)
     if given is not None:
         raise TypeError(f"backbone: takes a file, a state dict, a module or None, got {type(given).__name__}")
-    cure = (
-        f"pass LPIPS(net={net!r}, backbone=...) the file {backbone.file} of torchvision's weights, its state dict or a"
-        " module that has them"
-    )
+    cure = f"pass LPIPS(net={net!r}, backbone=...) the file {backbone.file} of torchvision's weights, its state dict"
+    cure += " or a module that has them"
     try:
         from torchvision.models import get_weight  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError(
-            f"backbone: LPIPS needs a pretrained network and torchvision is not installed; {cure}"
-        ) from None
+        why = "LPIPS needs a pretrained network and torchvision is not installed"
+        raise ValueError(f"backbone: {why}; {cure}") from None
     try:
         return get_weight(backbone.weights).get_state_dict(progress=False, check_hash=True, weights_only=True)
     except OSError as error:
@@ -263,20 +231,16 @@ def _heads(net: str, given: Any) -> list[Tensor]:
     if given is None:
         package = importlib.util.find_spec("torchmetrics")
         if package is None or package.origin is None:
-            raise MissingExtra(
-                "heads: LPIPS takes its weights from torchmetrics: pip install 'constropt[metrics]', or pass"
-                f" LPIPS(net={net!r}, heads=...) the file {net}.pth of the LPIPS authors"
-            )
+            cure = f"pass LPIPS(net={net!r}, heads=...) the file {net}.pth of the LPIPS authors"
+            takes = "takes its weights from torchmetrics: pip install 'constropt[metrics]'"
+            raise MissingExtra(f"heads: LPIPS {takes}, or {cure}")
         given = Path(package.origin).parent / "functional" / "image" / "lpips_models" / f"{net}.pth"
     if isinstance(given, (str, Path)):
         given = [value for _, value in sorted(_tensors(given).items())]
     heads = [torch.as_tensor(value).detach().flatten() for value in given]
-    channels = BACKBONES[net].channels
-    if tuple(head.numel() for head in heads) != channels:
-        raise ValueError(
-            f"heads: net={net!r} takes {len(channels)} vectors of {channels} weights, got"
-            f" {tuple(head.numel() for head in heads)}"
-        )
+    channels, found = BACKBONES[net].channels, tuple(head.numel() for head in heads)
+    if found != channels:
+        raise ValueError(f"heads: net={net!r} takes {len(channels)} vectors of {channels} weights, got {found}")
     return heads
 
 

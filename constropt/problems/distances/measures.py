@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constropt.checks import got
 from constropt.precision import at_least_float32
 
 
@@ -104,15 +105,10 @@ class ImageDistance(Distance):
         raise NotImplementedError  # abstract
 
     def bind(self, reference: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> Callable[[Tensor], Tensor]:
-        """``x -> (batch,)``, the distances to ``reference``, which is prepared here, once.
-
-        Raises ``ValueError`` for what is no batch of images, or of images that the distance does not take.
-        """
+        """As of any distance; ``ValueError`` for what is no batch of images, or of some that the distance refuses."""
         if reference.dim() != 4 or not reference.is_floating_point():
-            raise ValueError(
-                f"distance: {self.name!r} takes floating point images (batch, channels, height, width), got"
-                f" {reference.dtype} of shape {tuple(reference.shape)}"
-            )
+            takes = "floating point images (batch, channels, height, width)"
+            raise ValueError(f"distance: {self.name!r} takes {takes}, got {got(reference)}")
         self.check(reference)
         shape, kind = reference.shape, reference.device.type
         with torch.no_grad(), torch.autocast(kind, enabled=False):
@@ -120,9 +116,8 @@ class ImageDistance(Distance):
 
         def bound(x: Tensor) -> Tensor:
             if x.shape != shape:
-                raise ValueError(
-                    f"distance: {self.name!r} compares images of one shape, got {tuple(x.shape)} and {tuple(shape)}"
-                )
+                shapes = f"{tuple(x.shape)} and {tuple(shape)}"
+                raise ValueError(f"distance: {self.name!r} compares images of one shape, got {shapes}")
             with torch.autocast(kind, enabled=False):
                 return measure(_unit(x, bounds)).to(x.dtype)
 

@@ -8,34 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.checks import require_number, require_whole
-from constropt.problems.metric_learning.pairs import (
-    SplitLoss,
-    check_labels,
-    class_labels,
-    class_sizes,
-    class_sums,
-    positive_number,
-)
+from constropt.checks import require_below, require_number, require_positive, require_whole
+from constropt.problems.metric_learning.pairs import SplitLoss, check_labels, class_labels, class_sizes, class_sums
 
 
 def check_classes(labels: Tensor, embeddings: Tensor, weight: Tensor) -> None:
-    """``ValueError``/``TypeError`` unless labels are classes of the ``(K, d)`` weight and the embeddings have d
-    features.
-    """
+    """``ValueError``/``TypeError`` unless labels are classes of the ``(K, d)`` weight, embeddings of d features."""
     check_labels(labels, len(embeddings))
     classes, dimension = weight.shape
-    if embeddings.shape[1] != dimension:
-        raise ValueError(
-            f"embeddings: takes {dimension} features, what the loss was built for, got {embeddings.shape[1]}; build it"
-            f" with dimension={embeddings.shape[1]}"
-        )
-    low, high = labels.min().item(), labels.max().item()
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"labels: takes classes 0 to {classes - 1}, got {low} to {high}; number the classes of the training set"
-            " from 0, or build the loss with more classes"
-        )
+    if (found := embeddings.shape[1]) != dimension:
+        takes = f"{dimension} features, what the loss was built for"
+        raise ValueError(f"embeddings: takes {takes}, got {found}; build it with dimension={found}")
+    cure = "; number the classes of the training set from 0, or build the loss with more classes"
+    require_below(classes, labels, "labels: takes classes", cure)
 
 
 class CrossEntropy(SplitLoss):
@@ -109,7 +94,7 @@ class Center(SplitLoss):
         self, num_classes: int, dimension: int, weight: float = 1.0, *, learned: bool = False, bias: bool = True
     ) -> None:
         super().__init__()
-        positive_number(weight=weight)
+        require_positive(weight=weight)
         self.weight = weight
         self.cross_entropy = CrossEntropy(num_classes, dimension, bias=bias)
         self.centers = nn.Parameter(torch.randn(num_classes, dimension)) if learned else None

@@ -1,5 +1,5 @@
-"""Neighbourhood component analysis (Goldberger et al. 2005; Eq. 1.4), Proxy-NCA (Movshovitz-Attias et al. 2017), and the
-scalable form (Wu, Efros & Yu 2018), within a batch or against a memory bank.
+"""Neighbourhood component analysis (Goldberger et al. 2005; Eq. 1.4), Proxy-NCA (Movshovitz-Attias et al. 2017), and
+the scalable form (Wu, Efros & Yu 2018), within a batch or against a memory bank.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.checks import require_whole
+from constropt.checks import require_below, require_positive, require_whole
 from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.classifier import check_classes
 from constropt.problems.metric_learning.pairs import (
@@ -19,7 +19,6 @@ from constropt.problems.metric_learning.pairs import (
     check_labels,
     class_labels,
     masked_logsumexp,
-    positive_number,
     squared_distances,
     unit,
 )
@@ -41,7 +40,7 @@ class NCA(PairwiseLoss):
 
     def __init__(self, temperature: float = 0.1, *, reduction: str = "sum") -> None:
         super().__init__()
-        positive_number(temperature=temperature)
+        require_positive(temperature=temperature)
         if reduction not in ("sum", "mean"):
             raise ValueError(f"reduction: takes 'sum' (Eq. 1.4) or 'mean' (over positive pairs), got {reduction!r}")
         self.temperature, self.reduction = temperature, reduction
@@ -71,7 +70,7 @@ class ProxyNCA(SplitLoss):
         self, num_classes: int, dimension: int, temperature: float = 1.0, *, include_own: bool = False
     ) -> None:
         super().__init__()
-        positive_number(temperature=temperature)
+        require_positive(temperature=temperature)
         require_whole(2, num_classes=num_classes)
         require_whole(dimension=dimension)
         self.temperature, self.include_own = temperature, include_own
@@ -108,7 +107,7 @@ class SNCA(PairwiseLoss):
 
     def __init__(self, sigma: float = 0.05, *, bank: MemoryBank | None = None) -> None:
         super().__init__()
-        positive_number(sigma=sigma)
+        require_positive(sigma=sigma)
         self.sigma, self.bank = sigma, bank
 
     def split(self, embeddings: Tensor, labels: Tensor, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -117,9 +116,7 @@ class SNCA(PairwiseLoss):
                 raise ValueError("indices: are positions in a memory bank, and there is none; pass SNCA(bank=...)")
             return super().split(embeddings, labels)
         if indices is None:
-            raise ValueError(
-                "indices: with a memory bank, takes the positions of the samples in the data set, got None"
-            )
+            raise ValueError("indices: with a memory bank, takes the samples' positions in the data set, got None")
         relations = self.bank.relations(indices, labels, len(embeddings))
         return self.mean(unit(embeddings), self.bank.embeddings.to(embeddings.dtype), relations)
 
@@ -176,17 +173,11 @@ class MemoryBank(nn.Module):
         check_labels(labels, count)
         self._check_indices(indices, count)
         if not bool((self.filled & (self.labels != labels[0])).any() | (labels != labels[0]).any()):
-            raise ValueError(
-                "labels: the batch and the memory bank hold one class, and this loss needs negative pairs; fill the"
-                " bank first, by bank.update(indices, embeddings, labels) on a pass over the data"
-            )
+            cure = "fill the bank first, by bank.update(indices, embeddings, labels) on a pass over the data"
+            raise ValueError(f"labels: batch and memory bank hold one class, this loss needs negative pairs; {cure}")
         return Relations(rows=labels, columns=self.labels, own=indices, counted=self.filled)
 
     def _check_indices(self, indices: Tensor, count: int) -> None:
         check_labels(indices, count, name="indices")
-        low, high = indices.min().item(), indices.max().item()
-        if low < 0 or high >= len(self.filled):
-            raise ValueError(
-                f"indices: takes positions 0 to {len(self.filled) - 1} of the memory bank, got {low} to {high}; build"
-                " it with the size of the data set"
-            )
+        cure = " of the memory bank; build it with the size of the data set"
+        require_below(len(self.filled), indices, "indices: takes positions", cure)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import require_one_of, require_positive, require_whole
 from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.pairs import (
     PairwiseLoss,
@@ -16,7 +16,6 @@ from constropt.problems.metric_learning.pairs import (
     check_embeddings,
     masked_logsumexp,
     over_rows,
-    positive_number,
     root,
     squared_distances,
     unit,
@@ -39,7 +38,7 @@ class Contrastive(PairwiseLoss):
 
     def __init__(self, margin: float = 1.0) -> None:
         super().__init__()
-        positive_number(margin=margin)
+        require_positive(margin=margin)
         self.margin = margin
 
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
@@ -73,9 +72,8 @@ class Triplet(PairwiseLoss):
 
     def __init__(self, margin: float = 0.2, *, mining: str = "semi-hard") -> None:
         super().__init__()
-        positive_number(margin=margin)
-        if mining not in MINING:
-            raise ValueError(f"mining: takes one of {', '.join(MINING)}, got {mining!r}")
+        require_positive(margin=margin)
+        require_one_of("mining", mining, MINING)
         self.margin, self.mining = margin, mining
 
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
@@ -102,9 +100,7 @@ class Triplet(PairwiseLoss):
         return tightness, torch.where(active, self.margin - negative, 0), valid.to(tightness)
 
     def _all(self, far: Tensor, ordered: Tensor, valid: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The sums over all triplets: a pair (a, p) violates with the negatives up to ``D_ap^2 + m``, its first
-        ones in order.
-        """
+        """Sums over all triplets: a pair (a, p) violates with its first negatives in order, up to ``D_ap^2 + m``."""
         violating = torch.searchsorted(ordered.detach(), (far + self.margin).detach())
         sums = ordered.masked_fill(ordered.isinf(), 0).cumsum(1)
         sums = torch.where(violating > 0, sums.gather(1, (violating - 1).clamp_min(0)), 0)
@@ -147,7 +143,7 @@ class MultiSimilarity(PairwiseLoss):
         self, alpha: float = 2.0, beta: float = 50.0, margin: float = 1.0, *, mining: float | None = None
     ) -> None:
         super().__init__()
-        positive_number(alpha=alpha, beta=beta)
+        require_positive(alpha=alpha, beta=beta)
         self.alpha, self.beta, self.margin, self.mining = alpha, beta, margin, mining
 
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
@@ -230,9 +226,8 @@ class FastAP(PairwiseLoss):
         """
         # in units of the bins' width; a row's histogram by two scatters, not by rows x columns x bins
         place = squared_distances(queries, gallery).clamp_max(4) * (self.bins / 4)
-        lower = place.detach().floor().clamp_max(self.bins - 1)
-        upper_weight = place - lower
-        lower = lower.long()
+        floor = place.detach().floor().clamp_max(self.bins - 1)
+        upper_weight, lower = place - floor, floor.long()
 
         def histogram(mask: Tensor) -> Tensor:
             empty = place.new_zeros(len(place), self.bins + 1)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from constropt.checks import require_whole
+from constropt.checks import got, require_whole
 from constropt.duals import ConstantRho, MultiplierUpdate
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.precision import at_least_float32
@@ -55,8 +55,7 @@ def binary_scores(output: Tensor) -> Tensor:
     tensor([ 2., -1.])
     """
     if not isinstance(output, Tensor) or not output.is_floating_point():
-        got = output.dtype if isinstance(output, Tensor) else type(output).__name__
-        raise TypeError(f"output: takes a tensor of floating point scores, got {got}")
+        raise TypeError(f"output: takes a tensor of floating point scores, got {got(output)}")
     output = at_least_float32(output)
     if output.dim() == 1:
         return output
@@ -64,10 +63,8 @@ def binary_scores(output: Tensor) -> Tensor:
         return output.squeeze(1)
     if output.dim() == 2 and output.shape[1] == 2:
         return output[:, 1] - output[:, 0]
-    raise ValueError(
-        f"output: takes scores of shape (batch,) or (batch, 1), or logits of shape (batch, 2), got"
-        f" {tuple(output.shape)}"
-    )
+    takes = "scores of shape (batch,) or (batch, 1), or logits of shape (batch, 2)"
+    raise ValueError(f"output: takes {takes}, got {tuple(output.shape)}")
 
 
 def check_integers(name: str, values: Tensor, scores: Tensor, below: int) -> None:
@@ -76,8 +73,7 @@ def check_integers(name: str, values: Tensor, scores: Tensor, below: int) -> Non
     The range is looked at on the CPU only: elsewhere the look would wait for the device.
     """
     if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
-        got = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"{name}: takes a tensor of integers 0 to {below - 1}, got {got}; .long() makes them")
+        raise TypeError(f"{name}: takes a tensor of integers 0 to {below - 1}, got {got(values)}; .long() makes them")
     if values.shape != scores.shape:
         raise ValueError(f"{name}: takes the shape (batch,) = {tuple(scores.shape)}, got {tuple(values.shape)}")
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -101,19 +97,14 @@ class _EqualRates(ConstrainedLoss):
         if not 0 <= eps < 1:
             raise ValueError(f"eps: the allowed difference of two rates must lie in [0, 1), got {eps}")
         options = {"groups": groups, "eps": float(eps), "given": given}
-        super().__init__(
-            partial(_decision_loss, groups=groups),
-            [
-                on_average(
-                    partial(_differences, **options),
-                    surrogate=partial(_soft_differences, **options),
-                    mask=partial(_pairs, groups=groups, given=given),
-                    shape=(groups, groups),
-                    name="rates",
-                )
-            ],
-            lagrangian=lagrangian,
+        constraint = on_average(
+            partial(_differences, **options),
+            surrogate=partial(_soft_differences, **options),
+            mask=partial(_pairs, groups=groups, given=given),
+            shape=(groups, groups),
+            name="rates",
         )
+        super().__init__(partial(_decision_loss, groups=groups), [constraint], lagrangian=lagrangian)
         self.groups, self.eps = groups, float(eps)
 
 
@@ -166,8 +157,8 @@ def _split(target: Any) -> tuple[Tensor, Tensor]:
         return target[:, 0], target[:, 1]
     if isinstance(target, (tuple, list)) and len(target) == 2:
         return target[0], target[1]
-    got = f"a tensor of shape {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
-    raise TypeError(f"target: takes a pair (labels, group), or a tensor (batch, 2) of these columns, got {got}")
+    takes = "a pair (labels, group), or a tensor (batch, 2) of these columns"
+    raise TypeError(f"target: takes {takes}, got {got(target)}")
 
 
 def _decision_loss(output: Tensor, target: Any, *, groups: int) -> Tensor:
@@ -227,9 +218,7 @@ class NeymanPearson(ConstrainedLoss):
     ``lagrangian`` replaces penalty, dual updates and initial values.
 
     Update the duals on held-out data: a rate measured where the network was fitted is too low. A batch without
-    negatives adds no penalty, one without positives no objective.
-
-    Raises ``ValueError`` unless ``0 < alpha < 1``.
+    negatives adds no penalty, one without positives no objective. Raises ``ValueError`` unless ``0 < alpha < 1``.
 
     >>> criterion = NeymanPearson(alpha=0.25)
     >>> score, labels = torch.tensor([2.0, 1.0, -3.0, -4.0, -5.0, 0.5]), torch.tensor([1, 1, 0, 0, 0, 0])
@@ -241,19 +230,11 @@ class NeymanPearson(ConstrainedLoss):
     def __init__(self, alpha: float, *, lagrangian: AugmentedLagrangian = RATE) -> None:
         if not 0 < alpha < 1:
             raise ValueError(f"alpha: the bound on the rate of false alarms must lie in (0, 1), got {alpha}")
-        super().__init__(
-            _misses,
-            [
-                on_average(
-                    partial(_alarms, alpha=float(alpha)),
-                    surrogate=partial(_soft_alarms, alpha=float(alpha)),
-                    mask=_negative,
-                    name="false alarms",
-                )
-            ],
-            lagrangian=lagrangian,
-        )
-        self.alpha = float(alpha)
+        alpha = float(alpha)
+        soft = partial(_soft_alarms, alpha=alpha)
+        bound = on_average(partial(_alarms, alpha=alpha), surrogate=soft, mask=_negative, name="false alarms")
+        super().__init__(_misses, [bound], lagrangian=lagrangian)
+        self.alpha = alpha
 
     def weight(self) -> Tensor:
         """What a negative's loss counts beside a positive's at the optimum, ``mu / alpha``: a likelihood ratio."""
