@@ -58,7 +58,8 @@ class DenseLogits(nn.Module):
         """Logits of ``images`` ``(batch, channels, height, width)`` in [0, 1]."""
         x = images if self.mean is None else images - self.mean
         logits = find_logits(self.model(x if self.std is None else x / self.std), key=self.key)
-        if logits.dim() not in (2, 4) or logits.shape[0] != (count := images.shape[0]):
+        count = images.shape[0]
+        if logits.dim() not in (2, 4) or logits.shape[0] != count:
             takes = f"({count}, classes) or ({count}, classes, height, width) for {count} images"
             raise ValueError(f"model: must return logits {takes}, got shape {tuple(logits.shape)}")
         if logits.dim() == 2 or not self.upsample or logits.shape[2:] == images.shape[2:]:

@@ -57,7 +57,7 @@ class TrainingConstraint:
         for given, (field, others) in zip((self.value, self.mask, self.surrogate), kinds):
             if not callable(given) and not isinstance(given, others):
                 takes = f"{'a tensor or ' if Tensor in others else ''}a callable of (output, target)"
-                raise TypeError(f"constraint {self.name!r}: {field} must be {takes}, got {got(given)}")
+                raise TypeError(f"constraint {self.name!r}: {field} must be {takes}, got {type(given).__name__}")
 
     def value_of(self, value: Value, output: Any, target: Any) -> Tensor:
         """What ``value``, the constraint's own or its surrogate, returns: checked, in float32 at least."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from constropt.checks import require_positive, require_whole
+from constropt.checks import require_whole
 from constropt.problems.distances.measures import ImageDistance
 
 # Wang, Simoncelli & Bovik (2003), Sec. 3.2: the exponents of scales 1 to 5.
@@ -46,7 +46,9 @@ class SSIM(ImageDistance):
         require_whole(3, window=self.window)
         if not self.window % 2:
             raise ValueError(f"window: takes an odd number of pixels >= 3, got {self.window!r}")
-        require_positive(sigma=self.sigma, k1=self.k1, k2=self.k2)
+        for name, value in (("sigma", self.sigma), ("k1", self.k1), ("k2", self.k2)):
+            if not value > 0:
+                raise ValueError(f"{name}: must be > 0, got {value!r}")
 
     def check(self, reference: Tensor) -> None:
         side = min(reference.shape[2:])

@@ -66,7 +66,7 @@ def triplet_margins(
         takes = "whole numbers (anchor, positive, negative), shape (T, 3) with T >= 1"
         cure = "a class of two samples and a second class give some"
         raise ValueError(f"triplets: takes {takes}, got {got(triplets)}; {cure}")
-    require_below(n, triplets, "triplets: takes positions of the embeddings")
+    require_below(n, triplets, "triplets: of the embeddings takes positions")
     a, p, other = triplets.unbind(1)
     constraint = inequality(lambda z, squares: squares[:, a, p] - squares[:, a, other] + margin, name="margin")
     return _problem(positive, anchor, constraint, domain)
