@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from constropt.modes import evaluating
 
@@ -54,6 +54,13 @@ class ModelCall:
     def __post_init__(self) -> None:
         if not callable(self.model):
             raise TypeError(f"model: takes a callable from inputs to logits, got {type(self.model).__name__}")
+
+    @property
+    def network(self) -> bool:
+        """Whether the model is a module that returns a tensor of logits, or a call of one."""
+        return self.unwrap and (
+            isinstance(self.model, nn.Module) or isinstance(self.model, ModelCall) and self.model.network
+        )
 
     def __call__(self, x: Tensor) -> Any:
         with evaluating(self.model):

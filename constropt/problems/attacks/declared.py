@@ -15,7 +15,7 @@ from constropt.problem import ConstrainedProblem, ProximableFunction
 from constropt.problems.attacks.aim import width_of
 from constropt.problems.distances import Distance
 from constropt.problems.distances.measures import DistanceLike
-from constropt.problems.model_calls import Model
+from constropt.problems.model_calls import Model, ModelCall
 
 Z = TypeVar("Z")
 
@@ -53,7 +53,7 @@ class DeclaredProblem(ConstrainedProblem[Z]):
     domain: Domain = field(default=MISSING.domain, kw_only=True)
     nonsmooth: ProximableFunction | None = field(default=None, kw_only=True)
     independent: bool = field(default=True, kw_only=True)
-    rowwise: bool = field(default=True, kw_only=True)
+    rowwise: bool = field(init=False, default=False, repr=False)
     terms: Terms[Z] = field(default=MISSING, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,8 +65,8 @@ class DeclaredProblem(ConstrainedProblem[Z]):
             domain=new.domain if self.domain is old.domain else self.domain,
             terms=new,
         )
-        if self.forward is not new.forward:  # what was given may look at the whole batch
-            self._set(rowwise=False)
+        # a network computes row by row; a function, or a forward that was given, may look at the whole batch
+        self._set(rowwise=isinstance(self.forward, ModelCall) and self.forward.network)
         if isinstance(self.constraints, Sequence):
             made = (new.constraint if given is old.constraint else given for given in self.constraints)
             self._set(constraints=tuple(made))
