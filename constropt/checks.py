@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor
 
 
@@ -31,6 +34,49 @@ def require_whole(least: int = 1, /, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
+
+
+def require_positive(**values: float) -> None:
+    """``ValueError`` that names the first of ``values`` that is no number > 0.
+
+    >>> require_positive(margin=0.5, weight=1)
+    """
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}: takes a number > 0, got {value!r}")
+
+
+def require_one_of(name: str, value: object, choices: Iterable[str]) -> None:
+    """``ValueError`` that names the argument and the ``choices`` unless ``value`` is one of them.
+
+    >>> require_one_of("norm", "l1", ("l1", "l2"))
+    """
+    if value not in (choices := tuple(choices)):
+        raise ValueError(f"{name}: takes one of {', '.join(choices)}, got {value!r}")
+
+
+def require_below(count: int, values: Tensor, what: str, cure: str = "") -> None:
+    """``ValueError`` unless all ``values`` lie in ``0 .. count - 1``: ``what`` begins the message, ``cure`` ends it.
+
+    >>> require_below(3, torch.tensor([0, 2]), "labels: takes classes")
+    >>> require_below(3, torch.tensor([-1, 2]), "labels: takes classes")
+    Traceback (most recent call last):
+    ValueError: labels: takes classes 0 to 2, got -1 to 2
+    """
+    low, high = (int(values.min()), int(values.max())) if values.numel() else (0, count - 1)
+    if low < 0 or high >= count:
+        raise ValueError(f"{what} 0 to {count - 1}, got {low} to {high}{cure}")
+
+
+def are_whole(values: Any) -> TypeGuard[Tensor]:
+    """Whether these are a tensor of whole numbers, of any integer dtype; booleans are none.
+
+    >>> are_whole(torch.tensor([1])), are_whole(torch.tensor([True]))
+    (True, False)
+    """
+    if not isinstance(values, Tensor) or values.dtype == torch.bool:
+        return False
+    return not values.is_floating_point() and not values.is_complex()
 
 
 class MissingExtra(ImportError):

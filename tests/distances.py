@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from constropt.problems.distances import CIEDE2000, L0, L0_PIXELS, L1, L2, LPIPS, MSSSIM, SSIM, Linf, Wasserstein
-from constropt.problems.distances.backbones import BACKBONES
+from constropt.problems.distances.lpips import BACKBONES
 
 
 @cache

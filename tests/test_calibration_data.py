@@ -21,7 +21,7 @@ from constropt.lab.models.calibration import (
     small_resnet18,
     small_vit,
 )
-from constropt.problems.calibration.splits import held_out, long_tailed
+from constropt.problems.calibration.samples import held_out, long_tailed
 
 SOME = torch.tensor([2, 0, 0, 1, 0, 2, 0, 0, 4, 0, 2, 0, 0, 2, 0, 0])  # 10, 1, 4, 0 and 1
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from constropt.problems.calibration.cpc import CPC
-from constropt.problems.calibration.focal import FLSD, FocalLoss
+from constropt.problems.calibration.entrywise import ECP, FLSD, FocalLoss, LabelSmoothing
 from constropt.problems.calibration.mmce import MMCE, laplacian_form
-from constropt.problems.calibration.smoothing import ECP, LabelSmoothing
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "label smoothing": LabelSmoothing,

@@ -22,7 +22,7 @@ from constropt.problems.calibration.metrics import (
     mean_iou,
     negative_log_likelihood,
 )
-from constropt.problems.calibration.shift import GAUSSIAN_NOISE, calibration_under_noise, gaussian_noise
+from constropt.problems.calibration.samples import GAUSSIAN_NOISE, calibration_under_noise, gaussian_noise
 
 torchmetrics = pytest.importorskip("torchmetrics")
 streaming = pytest.importorskip("constropt.problems.calibration.streaming")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from constropt.checks import MissingExtra
 from constropt.problems.distances import LPIPS
-from constropt.problems.distances.backbones import BACKBONES
+from constropt.problems.distances.lpips import BACKBONES
 
 MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 

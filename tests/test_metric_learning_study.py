@@ -22,7 +22,7 @@ from constropt.lab.studies.metric_learning.study_report import remarks, write_fi
 from constropt.lab.studies.metric_learning.training import RetrievalTraining, embed, train_embedder
 from constropt.lab.studies.study import read_history
 from constropt.problems.metric_learning import SPCE, MemoryBank, MultiSimilarity
-from constropt.problems.metric_learning.snca import SNCA
+from constropt.problems.metric_learning.neighbours import SNCA
 
 QUICK = RetrievalTraining(epochs=2, batch_size=64, optimizer="adam", lr=3e-3, schedule="cosine")
 SMALL = "constropt.lab.models.embedders:small_embedder[width=4,dimension=8]"

@@ -16,7 +16,7 @@ from torch.nn import functional
 from constropt import AugmentedLagrangian, ConstantRho, Constraint, MultiplierUpdate, ProgressRho
 from constropt.penalties import get
 from constropt.training import ConstrainedLoss, TrainingConstraint, on_average, samplewise
-from constropt.training.means import means_of, objective_part
+from constropt.training.batches import means_of, objective_part
 
 EXACT = AugmentedLagrangian("PHR", MultiplierUpdate(), ConstantRho(), mu=0.5, rho=2.0)
 

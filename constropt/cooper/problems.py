@@ -19,7 +19,7 @@ from constropt.duals import Duals, MultiplierUpdate
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.problem import ConstrainedProblem
 from constropt.training import ConstrainedLoss, TrainingConstraint
-from constropt.training.means import means_of, objective_part, processes
+from constropt.training.batches import means_of, objective_part, processes
 
 AnyConstraint = Constraint[Any] | TrainingConstraint
 

@@ -48,9 +48,7 @@ class DenseLogits(nn.Module):
             raise TypeError(f"model: takes a module or function, got {type(model).__name__}")
         if std is not None and not all(value > 0 for value in std):
             raise ValueError(f"std: takes positive numbers, one per channel, got {std!r}")
-        self.model = model
-        self.key = key
-        self.upsample = upsample
+        self.model, self.key, self.upsample = model, key, upsample
         for name, values in (("mean", mean), ("std", std)):
             value = None if values is None else torch.tensor(values, dtype=torch.get_default_dtype())[:, None, None]
             self.register_buffer(name, value, persistent=False)  # no part of the model's weights
@@ -60,18 +58,15 @@ class DenseLogits(nn.Module):
         """Logits of ``images`` ``(batch, channels, height, width)`` in [0, 1]."""
         x = images if self.mean is None else images - self.mean
         logits = find_logits(self.model(x if self.std is None else x / self.std), key=self.key)
-        if logits.dim() not in (2, 4) or logits.shape[0] != images.shape[0]:
-            raise ValueError(
-                f"model: must return logits ({images.shape[0]}, classes) or ({images.shape[0]}, classes, height, width)"
-                f" for {images.shape[0]} images, got shape {tuple(logits.shape)}"
-            )
+        count = images.shape[0]
+        if logits.dim() not in (2, 4) or logits.shape[0] != count:
+            takes = f"({count}, classes) or ({count}, classes, height, width) for {count} images"
+            raise ValueError(f"model: must return logits {takes}, got shape {tuple(logits.shape)}")
         if logits.dim() == 2 or not self.upsample or logits.shape[2:] == images.shape[2:]:
             return logits
         if logits.shape[2] > images.shape[2] or logits.shape[3] > images.shape[3]:
-            raise ValueError(
-                f"model: returned logits of size {tuple(logits.shape[2:])}, larger than the images' "
-                f"{tuple(images.shape[2:])}; crop them in a function around the model"
-            )
+            sizes = f"{tuple(logits.shape[2:])}, larger than the images' {tuple(images.shape[2:])}"
+            raise ValueError(f"model: returned logits of size {sizes}; crop them in a function around the model")
         return functional.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from constropt.checks import require_below
+
 
 def apsr(predictions: Tensor, labels: Tensor, *, targets: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """Attack pixel success rate ``(batch,)`` in [0, 1] of every image (Eq. 5.19), float64.
@@ -50,9 +52,8 @@ def confusion(predictions: Tensor, labels: Tensor, classes: int, *, ignore_index
     if ignore_index is not None:
         counted = labels != ignore_index
         predictions, labels = predictions[counted], labels[counted]
-    for name, value in (("predictions", predictions), ("labels", labels)):
-        if value.numel() and not (int(value.min()) >= 0 and int(value.max()) < classes):
-            raise ValueError(f"{name}: take 0 to {classes - 1}, got {int(value.min())} to {int(value.max())}")
+    require_below(classes, predictions, "predictions: take")
+    require_below(classes, labels, "labels: take")
     pairs = labels.flatten().long() * classes + predictions.flatten().long()
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 

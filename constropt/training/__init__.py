@@ -1,8 +1,7 @@
 """Constrained training in a loop of one's own: a loss module, constraints on outputs, dual steps on held-out data."""
 
-from constropt.training.constraints import TrainingConstraint, on_average, samplewise
+from constropt.training.constraints import DualState, TrainingConstraint, on_average, samplewise
 from constropt.training.loss import TRAINING, ConstrainedLoss, DualRule
-from constropt.training.state import DualState
 
 __all__ = [
     "TRAINING", "ConstrainedLoss", "DualRule", "DualState", "TrainingConstraint", "on_average", "samplewise",

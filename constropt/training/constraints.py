@@ -1,17 +1,19 @@
-"""Constraints on what a network puts out over a data set, for training in a loop of one's own."""
+"""Constraints on what a network puts out over a data set, and what training keeps of each in buffers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from constropt.checks import require_whole
+from constropt.checks import got, require_whole
+from constropt.duals import Duals
+from constropt.lagrangian import AugmentedLagrangian
 from constropt.precision import at_least_float32
 
 Value = Callable[[Any, Any], Tensor]
@@ -54,20 +56,15 @@ class TrainingConstraint:
         kinds = (("value", ()), ("mask", (Tensor, type(None))), ("surrogate", (type(None),)))
         for given, (field, others) in zip((self.value, self.mask, self.surrogate), kinds):
             if not callable(given) and not isinstance(given, others):
-                takes = "a tensor or a callable" if Tensor in others else "a callable"
-                raise TypeError(
-                    f"constraint {self.name!r}: {field} must be {takes} of (output, target), got {type(given).__name__}"
-                )
+                takes = f"{'a tensor or ' if Tensor in others else ''}a callable of (output, target)"
+                raise TypeError(f"constraint {self.name!r}: {field} must be {takes}, got {type(given).__name__}")
 
     def value_of(self, value: Value, output: Any, target: Any) -> Tensor:
         """What ``value``, the constraint's own or its surrogate, returns: checked, in float32 at least."""
         y = value(output, target)
         if not isinstance(y, Tensor) or not y.is_floating_point() or not self._fits(y):
-            got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(
-                f"constraint {self.name!r}: value must return a floating point tensor of shape (*samples, *shape) with"
-                f" shape = {self.shape}, got {got}"
-            )
+            takes = f"a floating point tensor of shape (*samples, *shape) with shape = {self.shape}"
+            raise ValueError(f"constraint {self.name!r}: value must return {takes}, got {got(y)}")
         return at_least_float32(y)
 
     def mask_of(self, y: Tensor, output: Any, target: Any, counted: Tensor | None = None) -> Tensor | None:
@@ -86,15 +83,11 @@ class TrainingConstraint:
         try:
             return mask.to(device=y.device, dtype=torch.bool).expand_as(y)
         except RuntimeError:
-            raise ValueError(
-                f"constraint {self.name!r}: mask must be of the shape of the samples, {tuple(samples)}, or broadcast to"
-                f" the value's {tuple(y.shape)}, got {tuple(mask.shape)}"
-            ) from None
+            takes = f"of the shape of the samples, {tuple(samples)}, or broadcast to the value's {tuple(y.shape)}"
+            raise ValueError(f"constraint {self.name!r}: mask must be {takes}, got {tuple(mask.shape)}") from None
 
     def count_of(self, mask: Tensor, counted: Tensor | None) -> Tensor:
-        """How many entries of the mask of :meth:`mask_of` count, over the samples: for each entry of ``shape``, or one
-        number for all of them.
-        """
+        """How many entries of the mask of :meth:`mask_of` count over the samples, for each of ``shape`` or for all."""
         if self.mask is None and counted is not None:  # the same for all, and far fewer to add up
             return counted.sum()
         return mask.sum(self.sample_dims(mask))
@@ -147,3 +140,86 @@ def on_average(value: Value, **options: Unpack[ConstraintOptions]) -> TrainingCo
     True
     """
     return TrainingConstraint(value, average=True, **options)
+
+
+class Sums(NamedTuple):
+    """Sums over the counted entries of samples, each of the constraint's ``shape``; added up over batches and ranks."""
+
+    candidate: Tensor
+    level: Tensor
+    count: Tensor
+
+
+class DualState(nn.Module):
+    """The multipliers ``mu`` and penalty parameters ``rho`` of one constraint, each of its ``shape``, as buffers.
+
+    ``level`` is the mean value of the constraint in the last dual pass (NaN before the first). All of it is in the
+    ``state_dict``: the sums of a pass that is under way and the initial values too, so that a run that is resumed
+    equals one that was not interrupted bit for bit.
+    """
+
+    mu: Tensor
+    rho: Tensor
+    violation: Tensor
+    met: Tensor
+    level: Tensor
+    sum_candidate: Tensor
+    sum_level: Tensor
+    count: Tensor
+
+    def __init__(self, constraint: TrainingConstraint, lagrangian: AugmentedLagrangian) -> None:
+        super().__init__()
+        self.equality = constraint.equality
+        duals = lagrangian.init(torch.zeros(constraint.shape), equality=constraint.equality)
+        for name in ("mu", "rho", "violation", "met"):
+            self.register_buffer(name, getattr(duals, name))
+        self.register_buffer("level", torch.full(constraint.shape, torch.nan))
+        # float64: float32 sums of a pass over a million pixels lose their last digits, and counts stop at 2^24
+        for name in ("sum_candidate", "sum_level", "count"):
+            self.register_buffer(name, torch.zeros(constraint.shape, dtype=torch.float64))
+        self.initial = (float(duals.mu.flatten()[0]), float(duals.rho.flatten()[0])) if duals.mu.numel() else (0.0, 1.0)
+        self.updates = 0
+
+    def duals(self) -> Duals:
+        """The duals as the library's immutable state."""
+        return Duals(self.mu, self.rho, self.violation, self.met, self.updates, self.equality)
+
+    def assign(self, duals: Duals, level: Tensor, allowed: Tensor) -> None:
+        """Take new duals over, in place, where ``allowed`` (a scalar) is true."""
+        for name in ("mu", "rho", "violation", "met"):
+            mine, new = getattr(self, name), getattr(duals, name)
+            if new is not mine:
+                mine.copy_(torch.where(allowed, new, mine))
+        self.level.copy_(torch.where(allowed, level.to(self.level), self.level))
+        self.updates = duals.updates
+
+    def add(self, sums: Sums, allowed: Tensor) -> None:
+        """Add the sums of one batch where ``allowed`` (a scalar) is true."""
+        for mine, new in zip(self.sums(), sums):
+            mine += torch.where(allowed, new.to(mine), 0)
+
+    def sums(self) -> Sums:
+        """What has been added up since the last dual step."""
+        return Sums(self.sum_candidate, self.sum_level, self.count)
+
+    def clear(self) -> None:
+        """Forget what has been added up."""
+        for mine in self.sums():
+            mine.zero_()
+
+    def reset(self) -> None:
+        """Back to the initial duals."""
+        mu, rho = self.initial
+        for name, value in (("mu", mu), ("rho", rho), ("violation", torch.inf), ("met", False), ("level", torch.nan)):
+            getattr(self, name).fill_(value)
+        self.updates = 0
+        self.clear()
+
+    def get_extra_state(self) -> Tensor:
+        """The number of updates and the initial values, as a tensor: checkpoints stay loadable without code."""
+        return torch.tensor([self.updates, *self.initial], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Of what :meth:`get_extra_state` returned."""
+        updates, mu, rho = state.tolist()
+        self.updates, self.initial = int(updates), (mu, rho)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from constropt.checks import MissingExtra, require_whole
+from constropt.checks import MissingExtra, got, require_whole
 from constropt.training.batches import Predict
 from constropt.training.loss import ConstrainedLoss
 
@@ -58,15 +58,12 @@ class DualUpdates(Callback):
         if (trainer.current_epoch + 1) % self.every:
             return
         loader = self.loader if self.loader is not None else trainer.val_dataloaders
-        if isinstance(loader, (list, tuple)):
-            loader = loader[0]
+        loader = loader[0] if isinstance(loader, (list, tuple)) else loader
         self._criterion(pl_module).update_duals(pl_module, loader, predict=self.predict)  # type: ignore[arg-type]
 
     def _criterion(self, module: Any) -> ConstrainedLoss:
         found = getattr(module, self.criterion, None) if isinstance(self.criterion, str) else self.criterion
         if not isinstance(found, ConstrainedLoss):
-            raise ValueError(
-                f"criterion: takes a ConstrainedLoss or the name of the module's attribute that holds one; got"
-                f" {self.criterion!r}, which is {type(found).__name__}"
-            )
+            takes = "a ConstrainedLoss or the name of the module's attribute that holds one"
+            raise ValueError(f"criterion: takes {takes}; got {self.criterion!r}, which is {got(found)}")
         return found

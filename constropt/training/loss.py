@@ -8,14 +8,23 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from constropt.checks import got
 from constropt.duals import Duals, ProgressRho, advance
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.modes import evaluating
-from constropt.training.batches import Predict, predict_pair
-from constropt.training.constraints import TrainingConstraint
-from constropt.training.gradients import is_violated, requires_gradient, warn_of_constraint, warn_of_objective
-from constropt.training.means import Part, means_of, objective_part, summed
-from constropt.training.state import DualState, Sums
+from constropt.training.batches import (
+    Part,
+    Predict,
+    is_violated,
+    means_of,
+    objective_part,
+    predict_pair,
+    requires_gradient,
+    summed,
+    warn_of_constraint,
+    warn_of_objective,
+)
+from constropt.training.constraints import DualState, Sums, TrainingConstraint
 
 # PHR from almost no multipliers, rho growing slowly where a constraint does not get better (Table V-4)
 TRAINING = AugmentedLagrangian("PHR", schedule=ProgressRho(factor=1.2, ratio=0.9, every=10), mu=1e-6, rho=1.0)
@@ -78,16 +87,12 @@ class ConstrainedLoss(nn.Module):
     ) -> None:
         super().__init__()
         if not callable(objective):
-            raise TypeError(
-                f"objective: takes a callable of (output, target) such as nn.CrossEntropyLoss(), got"
-                f" {type(objective).__name__}"
-            )
+            takes = "a callable of (output, target) such as nn.CrossEntropyLoss()"
+            raise TypeError(f"objective: takes {takes}, got {got(objective)}")
         for constraint in constraints:
             if not isinstance(constraint, TrainingConstraint):
-                raise TypeError(
-                    f"constraints: every entry must be a TrainingConstraint, got {type(constraint).__name__}; build it"
-                    " with samplewise(...) or on_average(...)"
-                )
+                takes = f"every entry must be a TrainingConstraint, got {got(constraint)}"
+                raise TypeError(f"constraints: {takes}; build it with samplewise(...) or on_average(...)")
         names = [constraint.name for constraint in constraints]
         if len(set(names)) != len(names) or any("." in name or not name for name in names):
             raise ValueError(f"constraints: names must differ, and be without dots, got {names}")
@@ -95,13 +100,9 @@ class ConstrainedLoss(nn.Module):
             raise ValueError(f"reduction: takes 'sum' or 'mean', got {reduction!r}")
         if measure not in ("signed", "violation"):
             raise ValueError(f"measure: takes 'signed' or 'violation', got {measure!r}")
-        self.objective = objective
-        self.constraints = tuple(constraints)
-        self.lagrangian = lagrangian
-        self.counted = counted
-        self.reduction = reduction
-        self.measure = measure
-        self.rule = rule
+        self.objective, self.constraints = objective, tuple(constraints)
+        self.lagrangian, self.rule = lagrangian, rule
+        self.counted, self.reduction, self.measure = counted, reduction, measure
         self.duals = nn.ModuleDict({c.name: DualState(c, lagrangian) for c in self.constraints})
         self.observed = 0
         self._warned: set[str | None] = set()  # the constraints that a missing gradient was said of; None: objective
@@ -119,8 +120,7 @@ class ConstrainedLoss(nn.Module):
         """
         counted = None if self.counted is None else self.counted(output, target)
         parts = [objective_part(self.objective(output, target), counted)]
-        for constraint in self.constraints:
-            parts.append(self._constraint_part(constraint, output, target, counted))
+        parts += [self._constraint_part(constraint, output, target, counted) for constraint in self.constraints]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._warn_without_gradient(parts, output, target, counted)
         objective, *means = means_of(parts)
@@ -163,9 +163,8 @@ class ConstrainedLoss(nn.Module):
             self._warned.add(None)
             warn_of_objective()
         for constraint, has_gradient in zip(self.constraints, trained[1:]):
-            if has_gradient or constraint.name in self._warned:
-                continue
-            if is_violated(constraint, output, target, counted):
+            silent = has_gradient or constraint.name in self._warned
+            if not silent and is_violated(constraint, output, target, counted):
                 self._warned.add(constraint.name)
                 warn_of_constraint(constraint)
 
@@ -235,15 +234,11 @@ class ConstrainedLoss(nn.Module):
         batch = int(self.refused)
         self._forget()
         if not seen:
-            raise ValueError(
-                "nothing was observed: the validation loader is empty, or observe(output, target) was not called before"
-                " step()"
-            )
+            why = "the validation loader is empty, or observe(output, target) was not called before step()"
+            raise ValueError(f"nothing was observed: {why}")
         where = f"batch {batch} (counted from 0)" if batch >= 0 else "a batch of another process"
-        raise ValueError(
-            f"{where} has constraint values that are not finite (NaN or infinite outputs?): it is refused, and the"
-            " duals are unchanged"
-        )
+        why = "has constraint values that are not finite (NaN or infinite outputs?)"
+        raise ValueError(f"{where} {why}: it is refused, and the duals are unchanged")
 
     def _advance(self, constraint: TrainingConstraint, state: DualState, sums: Sums, allowed: Tensor) -> None:
         present = sums.count > 0

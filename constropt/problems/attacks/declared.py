@@ -14,7 +14,7 @@ from constropt.modes import normal_mode
 from constropt.problem import ConstrainedProblem, ProximableFunction
 from constropt.problems.attacks.aim import width_of
 from constropt.problems.distances import Distance
-from constropt.problems.distances.norms import DistanceLike
+from constropt.problems.distances.measures import DistanceLike
 from constropt.problems.model_calls import Model, ModelCall
 
 Z = TypeVar("Z")

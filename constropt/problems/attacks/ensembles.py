@@ -25,7 +25,7 @@ from constropt.problems.attacks.random_search import square
 from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.problems.attacks.remeasured import solution_at
 from constropt.problems.distances import as_distance
-from constropt.problems.distances.norms import DistanceLike
+from constropt.problems.distances.measures import DistanceLike
 from constropt.problems.model_calls import Model
 from constropt.solution import Solution, best_of
 from constropt.solvers.base import Callback, Loop, Method

@@ -17,7 +17,7 @@ from constropt.problems.attacks.declared import DeclaredProblem, Terms
 from constropt.problems.attacks.goals import as_constraint
 from constropt.problems.attacks.losses import Loss, as_loss
 from constropt.problems.distances import as_distance
-from constropt.problems.distances.norms import DistanceLike, Norm
+from constropt.problems.distances.measures import DistanceLike, Norm
 from constropt.problems.model_calls import Model, ModelCall
 from constropt.rows import per_row
 

@@ -6,7 +6,7 @@ The metrics that accumulate over batches and processes are in ``streaming`` (the
 
 from constropt.problems.calibration.cpc import CPC
 from constropt.problems.calibration.diagrams import multiplier_curves, reliability_diagram
-from constropt.problems.calibration.focal import FLSD, FocalLoss
+from constropt.problems.calibration.entrywise import ECP, FLSD, FocalLoss, LabelSmoothing
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS, logit_distance
 from constropt.problems.calibration.metrics import (
     accuracy,
@@ -18,10 +18,8 @@ from constropt.problems.calibration.metrics import (
     negative_log_likelihood,
 )
 from constropt.problems.calibration.mmce import MMCE
+from constropt.problems.calibration.samples import calibration_under_noise, gaussian_noise, held_out, long_tailed
 from constropt.problems.calibration.scaling import TemperatureScaling, VectorScaling
-from constropt.problems.calibration.shift import calibration_under_noise, gaussian_noise
-from constropt.problems.calibration.smoothing import ECP, LabelSmoothing
-from constropt.problems.calibration.splits import held_out, long_tailed
 
 __all__ = [
     "CALS", "CALSHR", "CPC", "ECP", "FLSD", "FocalLoss", "LabelSmoothing", "MMCE", "MbLS", "TemperatureScaling",

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from constropt.checks import require_number
-from constropt.problems.calibration.reduction import EntrywiseLoss, of_label
+from constropt.problems.calibration.entrywise import EntrywiseLoss, of_label
 
 _BLOCK = 2**20  # pairs that are worked on at once
 
@@ -92,9 +92,8 @@ class CPC(EntrywiseLoss):
     The weights are those of the thesis (appendix V-6). The code of its authors halves the second mean, and adds a
     constant: its gradients are those of half the weight ``exclusion`` here.
 
-    Time is O(K^2) per entry, memory O(K) per entry and some 20 MB for the work in hand.
-
-    Raises ``ValueError`` unless both weights are ``>= 0``, and as :class:`EntrywiseLoss`.
+    Time is O(K^2) per entry, memory O(K) per entry and some 20 MB for the work in hand. Raises ``ValueError`` unless
+    both weights are ``>= 0``, and as :class:`EntrywiseLoss`.
 
     >>> uniform, labels = torch.zeros(1, 5), torch.tensor([3])
     >>> round(CPC()(uniform, labels).item() - math.log(5), 4) == round(11 * math.log(2), 4)

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from constropt.checks import require_whole
 from constropt.plotting import figure_of, save_figure
-from constropt.problems.calibration.binning import BinStatistics, check_bins
-from constropt.problems.calibration.entries import summed
-from constropt.problems.calibration.metrics import require_entries, top_bins
+from constropt.problems.calibration.entries import BinStatistics, Entries, check_bins, summed
+from constropt.problems.calibration.metrics import require_entries
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +41,7 @@ def reliability_diagram(
     given, in the format of its suffix. Raises :class:`~constropt.checks.MissingExtra` without matplotlib.
     """
     check_bins(bins)
-    statistics = summed(partial(top_bins, bins=bins), scores, labels, from_logits, ignore_index)
+    statistics = summed(partial(Entries.top_bins, bins=bins), scores, labels, from_logits, ignore_index)
     require_entries(statistics.count.sum())
     figure = figure_of(4.6, 5.9)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -52,6 +51,10 @@ def reliability_diagram(
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     ece = f"ECE {100 * float(statistics.error()):.2f} %"
     upper.set_title(f"{title}: {ece}" if title else ece)
+    return _saved(figure, path)
+
+
+def _saved(figure: Figure, path: str | Path | None) -> Figure:
     if path is not None:
         save_figure(figure, path)
     return figure
@@ -80,7 +83,8 @@ def multiplier_curves(
     if classes is not None and len(classes) != number:
         raise ValueError(f"classes: takes {number} names, one per column of the history, got {len(classes)}")
     require_whole(count=count)
-    errors = {name: _numbers("ece", curve) for name, curve in _named(ece).items()}
+    given: Mapping[str, Any] = {} if ece is None else ece if isinstance(ece, Mapping) else {"ECE": ece}
+    errors = {name: _numbers("ece", curve) for name, curve in given.items()}
     for name, curve in errors.items():
         if curve.shape != (epochs,):
             raise ValueError(f"ece: takes {epochs} numbers, one per epoch of the history, got {curve.shape} of {name}")
@@ -94,9 +98,7 @@ def multiplier_curves(
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.margins(x=0.02)
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return _saved(figure, path)
 
 
 def _draw_gaps(axes: Any, statistics: BinStatistics) -> None:
@@ -125,14 +127,13 @@ def _draw_histogram(axes: Any, statistics: BinStatistics) -> None:
     accuracy, confidence = float(statistics.hits.sum()) / total, float(statistics.confidence.sum()) / total
     axes.axvline(accuracy, color=_ACCURACY, linewidth=1.5, label=f"accuracy {accuracy:.3f}")
     axes.axvline(confidence, color=_GAP, linestyle="--", linewidth=1.5, label=f"mean confidence {confidence:.3f}")
-    top = 1.1 * (count / total).max()
-    axes.set(ylim=(0, top), xlabel="confidence", ylabel="share of entries", axisbelow=True)
+    axes.set(ylim=(0, 1.1 * (count / total).max()), xlabel="confidence", ylabel="share of entries", axisbelow=True)
     axes.grid(alpha=0.3)
 
 
 def _draw_mean(axes: Any, epoch: np.ndarray, mean: np.ndarray, errors: Mapping[str, np.ndarray]) -> None:
     (line,) = axes.plot(epoch, mean, color="black", label="mean multiplier")
-    axes.set_ylabel("multiplier")
+    axes.set(ylabel="multiplier", title="mean over classes")
     lines = [line]
     if errors:
         right = axes.twinx()
@@ -142,7 +143,6 @@ def _draw_mean(axes: Any, epoch: np.ndarray, mean: np.ndarray, errors: Mapping[s
         right.set_ylabel("ECE on validation data (%)")
         right.set_ylim(bottom=0)
     _legend_below(axes, lines)
-    axes.set_title("mean over classes")
 
 
 def _draw_classes(axes: Any, epoch: np.ndarray, values: np.ndarray, classes: Sequence[str] | None, count: int) -> None:
@@ -153,8 +153,7 @@ def _draw_classes(axes: Any, epoch: np.ndarray, values: np.ndarray, classes: Seq
         axes.plot(epoch, values[:, number], color=f"C{position}", label=names[number])
     for position, number in enumerate(order[count:][-count:]):
         axes.plot(epoch, values[:, number], color=f"C{count + position}", linestyle="--", label=names[number])
-    axes.set_ylabel("multiplier")
-    axes.set_title("classes highest and lowest on average")
+    axes.set(ylabel="multiplier", title="classes highest and lowest on average")
     _legend_below(axes, axes.get_lines())
 
 
@@ -164,10 +163,6 @@ def _legend_below(axes: Any, lines: Sequence[Any]) -> None:
         for line in lines:
             line.set_marker("o")
     axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=8)
-
-
-def _named(ece: Mapping[str, Sequence[float]] | Sequence[float] | Tensor | None) -> Mapping[str, Any]:
-    return {} if ece is None else ece if isinstance(ece, Mapping) else {"ECE": ece}
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""Scores and labels, checked and flattened to one row per labelled entry: what every metric and scaling starts from."""
+"""Scores and labels, checked and flattened to one row per labelled entry, and their confidences in bins: where every
+metric and scaling starts from.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,115 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from constropt.checks import are_whole, require_below, require_one_of, require_whole
 from constropt.precision import at_least_float32
-from constropt.problems.calibration.binning import BinStatistics
+from constropt.problems.dense_metrics import confusion
 
+NORMS = ("l1", "l2", "max")
 _BLOCK = 2**22  # numbers worked on at once: 4,194 samples of 1,000 classes, or 200,000 pixels of 21
 _TOLERANCE = 1e-2  # of a sum of probabilities: those rounded to bfloat16 pass, a forgotten softmax does not
+
+
+@dataclass(frozen=True)
+class BinStatistics:
+    """``sums`` over the entries of each bin, float64: ``(3, bins)``, or ``(3, K, bins)`` with bins for every class.
+
+    They are the number of entries, the sum of their confidences and the number of hits, those that were right.
+    Statistics of several batches add up to those of all.
+    """
+
+    sums: Tensor
+
+    @property
+    def count(self) -> Tensor:
+        return self.sums[0]
+
+    @property
+    def confidence(self) -> Tensor:
+        return self.sums[1]
+
+    @property
+    def hits(self) -> Tensor:
+        return self.sums[2]
+
+    def __add__(self, other: BinStatistics) -> BinStatistics:
+        return BinStatistics(self.sums + other.sums)
+
+    def accuracy(self) -> Tensor:
+        """The fraction of hits in each bin (A_m of Eq. 6.14), NaN where it is empty."""
+        return self.hits / self.count
+
+    def mean_confidence(self) -> Tensor:
+        """The mean confidence in each bin (C_m of Eq. 6.14), NaN where it is empty."""
+        return self.confidence / self.count
+
+    def error(self, norm: str = "l1") -> Tensor:
+        """The calibration error ``()``, or ``(K,)`` per class; NaN without entries.
+
+        With the gap ``|A_m - C_m|`` and the share ``w_m = |B_m| / N`` of each bin: ``"l1"`` is the sum of ``w_m gap``
+        (Eq. 6.14), ``"l2"`` the root of the sum of ``w_m gap^2``, ``"max"`` the largest gap of bins with entries.
+
+        >>> statistics = BinStatistics(torch.tensor([[1.0, 3.0], [0.4, 2.4], [0.0, 3.0]]))
+        >>> statistics.error("l1"), statistics.error("max")
+        (tensor(0.2500), tensor(0.4000))
+        """
+        total = self.count.sum(-1)
+        excess = (self.hits - self.confidence).abs()  # |B_m| times the gap: 0 in an empty bin
+        if norm == "l1":
+            error = excess.sum(-1) / total
+        elif norm == "l2":
+            error = (excess.square() / self.count.clamp(min=1)).sum(-1).div(total).sqrt()
+        else:
+            error = (excess / self.count.clamp(min=1)).amax(-1)
+        return error.where(total > 0, torch.nan)
+
+
+def check_bins(bins: int, norm: str = "l1") -> None:
+    """``ValueError`` for a number of bins or a norm that there is not."""
+    require_whole(bins=bins)
+    require_one_of("norm", norm, NORMS)
+
+
+def bin_index(confidence: Tensor, bins: int) -> Tensor:
+    """The bin of each confidence, int32: bin m of 0 .. bins - 1 is ``(m / bins, (m + 1) / bins]``; 0 is in the first.
+
+    Edges are rounded to the dtype of the confidence, so that 0.2 lies on the edge 1/5 in every dtype.
+
+    >>> bin_index(torch.tensor([0.0, 0.2, 0.21, 1.0]), 5)
+    tensor([0, 0, 1, 4], dtype=torch.int32)
+    """
+    # k / bins is rounded once; linspace multiplies a rounded step. The ends are open: nothing lies outside of the bins.
+    edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
+    return torch.bucketize(confidence, edges.to(confidence.dtype), out_int32=True)
+
+
+def equal_count(confidence: Tensor, hits: Tensor, bins: int) -> BinStatistics:
+    """Statistics ``(bins,)`` of entries sorted by confidence and split into bins of as equal a count as can be.
+
+    The first ``entries % bins`` bins hold one entry more than the others, as ``numpy.array_split`` has it; with fewer
+    entries than bins the last ones are empty. Entries of one confidence may lie on both sides of an edge: each then
+    counts as a hit by the fraction of hits among all of them, the mean over the orders they could be sorted in. So the
+    result does not depend on the order of the data, and a constant confidence gives |accuracy - confidence|.
+
+    >>> equal_count(torch.tensor([0.6, 0.9, 0.6]), torch.tensor([True, True, False]), 2).hits
+    tensor([1., 1.], dtype=torch.float64)
+    """
+    entries = len(confidence)
+    confidence, order = confidence.double().sort()
+    _, group, size = confidence.unique_consecutive(return_inverse=True, return_counts=True)
+    tied = torch.zeros(len(size), dtype=torch.float64, device=confidence.device)
+    tied.index_add_(0, group, hits[order].double()).div_(size)
+    sizes = entries // bins + (torch.arange(bins, device=confidence.device) < entries % bins).long()
+    index = torch.arange(bins, device=confidence.device).repeat_interleave(sizes)
+    return _sums(index, confidence, tied[group], bins)
+
+
+def _sums(index: Tensor, confidence: Tensor, hits: Tensor, bins: int) -> BinStatistics:
+    sums = torch.zeros(3, bins, dtype=torch.float64, device=confidence.device)
+    sums[0] = torch.bincount(index, minlength=bins)
+    sums[1].index_add_(0, index, confidence.double())
+    sums[2].index_add_(0, index, hits.double())
+    return BinStatistics(sums)
 
 
 @dataclass(frozen=True)
@@ -22,7 +128,8 @@ class Entries:
     """Entries that count: ``scores`` ``(entries, K)`` and ``labels`` ``(entries,)``, int64.
 
     Logits are float32 or float64. Probabilities keep the dtype they came in, so that they are compared with edges of
-    bins as they are: 0.2 in half precision is not 0.2 in float32.
+    bins as they are: 0.2 in half precision is not 0.2 in float32. What a metric adds up over blocks of entries is a
+    method: a total is ``(2,)``, the sum over the entries and their number.
     """
 
     scores: Tensor
@@ -32,19 +139,6 @@ class Entries:
     def probabilities(self) -> Tensor:
         """``(entries, K)``, rows that sum to 1."""
         return self.scores.softmax(1) if self.from_logits else self.scores
-
-    def log_loss(self) -> Tensor:
-        """``(entries,)``: minus the logarithm of the label's probability, infinite where that is 0."""
-        label = self.labels[:, None]
-        if self.from_logits:
-            return -self.scores.log_softmax(1).gather(1, label).squeeze(1)
-        return -self.scores.gather(1, label).squeeze(1).double().log()
-
-    def squared_error(self) -> Tensor:
-        """``(entries,)``: the sum over classes of the squared difference to 1 for the label and 0 for the others."""
-        p = at_least_float32(self.probabilities())
-        difference = p.scatter_add(1, self.labels[:, None], p.new_full((len(p), 1), -1))
-        return difference.square().sum(1, dtype=torch.float64)
 
     def predictions(self) -> Tensor:
         """``(entries,)``: the class of the largest score, the first of equal ones."""
@@ -58,6 +152,48 @@ class Entries:
         """``(entries,)``: the probability of the prediction."""
         return self.probabilities().amax(1)
 
+    def top_bins(self, bins: int) -> BinStatistics:
+        """Statistics ``(bins,)`` of the predicted class in bins of equal width."""
+        confidence = self.confidence()
+        return _sums(bin_index(confidence, bins), confidence, self.hits(), bins)
+
+    def class_bins(self, bins: int) -> BinStatistics:
+        """Statistics ``(K, bins)`` in bins of equal width: for class k the confidence of an entry is its k-th
+        probability, a hit its label k.
+        """
+        probabilities, classes, device = self.probabilities(), self.scores.shape[1], self.labels.device
+        index = bin_index(probabilities, bins) + bins * torch.arange(classes, dtype=torch.int32, device=device)
+        sums = torch.zeros(3, classes * bins, dtype=torch.float64, device=device)
+        sums[0] = torch.bincount(index.flatten(), minlength=classes * bins)
+        sums[1].index_add_(0, index.flatten(), probabilities.flatten().double())
+        sums[2] = torch.bincount(index.gather(1, self.labels[:, None]).squeeze(1), minlength=classes * bins)
+        return BinStatistics(sums.reshape(3, classes, bins))
+
+    def brier_total(self) -> Tensor:
+        """Of the sum over classes of the squared difference to 1 for the label and 0 for the others."""
+        p = at_least_float32(self.probabilities())
+        difference = p.scatter_add(1, self.labels[:, None], p.new_full((len(p), 1), -1))
+        return _total(difference.square().sum(1, dtype=torch.float64))
+
+    def log_total(self) -> Tensor:
+        """Of minus the logarithm of the label's probability, infinite where that is 0."""
+        label = self.labels[:, None]
+        if self.from_logits:
+            return _total(-self.scores.log_softmax(1).gather(1, label))
+        return _total(-self.scores.gather(1, label).double().log())
+
+    def hit_total(self) -> Tensor:
+        """Of the hits."""
+        return _total(self.hits())
+
+    def confusion_counts(self) -> Tensor:
+        """Counts ``(K, K)``, int64: labels by predictions."""
+        return confusion(self.predictions(), self.labels, self.scores.shape[1], ignore_index=None)
+
+
+def _total(values: Tensor) -> Tensor:
+    return torch.stack([values.sum(dtype=torch.float64), values.new_tensor(len(values), dtype=torch.float64)])
+
 
 Sums = TypeVar("Sums", Tensor, BinStatistics)
 
@@ -68,11 +204,6 @@ def summed(
     """The sum of what ``measure`` makes of :func:`blocks` of entries."""
     parts = blocks(scores, labels, from_logits=from_logits, ignore_index=ignore_index)
     return functools.reduce(lambda done, part: done + part, map(measure, parts))
-
-
-def total(values: Tensor) -> Tensor:
-    """``(2,)``, float64: the sum of ``(entries,)`` values and their number, which add up over blocks."""
-    return torch.stack([values.sum(dtype=torch.float64), values.new_tensor(len(values), dtype=torch.float64)])
 
 
 def blocks(
@@ -92,7 +223,7 @@ def blocks(
         raise TypeError(f"from_logits: takes True for logits and False for probabilities, got {from_logits!r}")
     if not scores.is_floating_point():
         raise TypeError(f"{name}: takes floating point numbers, got {scores.dtype}")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+    if not are_whole(labels):
         raise TypeError(f"labels: takes the integers of classes, got {labels.dtype}")
     if scores.dim() < 2 or scores.shape[1] < 2:
         raise ValueError(
@@ -128,29 +259,19 @@ def _blocks(
 
 
 def _check(scores: Tensor, labels: Tensor, from_logits: bool, ignore_index: int | None, name: str) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= scores.shape[1]:
-        raise ValueError(
-            f"labels: take 0 to {scores.shape[1] - 1} since K = {scores.shape[1]}, got {low} to {high}; "
-            f"entries without a class are labelled ignore_index={ignore_index}"
-        )
+    cure = f" since K = {scores.shape[1]}; entries without a class are labelled ignore_index={ignore_index}"
+    require_below(scores.shape[1], labels, "labels: take", cure)
     largest = scores.amax(1)  # NaN where a row holds one
     if from_logits:
-        if not bool(largest.isfinite().all()):
-            raise ValueError(f"{name}: logits need a finite largest one, got {_first(largest, ~largest.isfinite())}")
-        return
-    smallest, sums = scores.amin(1), scores.sum(1, dtype=torch.float64)
-    for what, value, fits in (
-        ("lie in [0, 1]", smallest, smallest >= 0),  # written so that NaN fails
-        ("lie in [0, 1]", largest, largest <= 1 + _TOLERANCE),
-        ("sum to 1", sums, (sums - 1).abs() <= _TOLERANCE),
-    ):
+        tests = [("logits need a finite largest one", largest, largest.isfinite())]
+    else:
+        smallest, sums = scores.amin(1), scores.sum(1, dtype=torch.float64)
+        tests = [  # written so that NaN fails
+            ("probabilities must lie in [0, 1]", smallest, smallest >= 0),
+            ("probabilities must lie in [0, 1]", largest, largest <= 1 + _TOLERANCE),
+            ("probabilities must sum to 1", sums, (sums - 1).abs() <= _TOLERANCE),
+        ]
+    for takes, value, fits in tests:
         if not bool(fits.all()):
-            raise ValueError(
-                f"{name}: probabilities must {what}, got {_first(value, ~fits)}; from_logits=True takes logits"
-            )
-
-
-def _first(values: Tensor, wrong: Tensor) -> str:
-    row = int(wrong.nonzero()[0])
-    return f"{float(values[row]):.6g} in entry {row}"
+            row, cure = int((~fits).nonzero()[0]), "" if from_logits else "; from_logits=True takes logits"
+            raise ValueError(f"{name}: {takes}, got {float(value[row]):.6g} in entry {row}{cure}")

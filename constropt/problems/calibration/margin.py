@@ -24,7 +24,7 @@ from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.near_names import near_names
 from constropt.penalties import Penalty
 from constropt.precision import at_least_float32
-from constropt.problems.calibration.reduction import counted_labels
+from constropt.problems.calibration.entrywise import counted_labels
 from constropt.training import ConstrainedLoss, DualRule, samplewise
 
 
@@ -46,7 +46,7 @@ def _above_margin(logits: Tensor, labels: Tensor, *, margin: float, relative: bo
     return torch.sub(top, logits, alpha=scale).movedim(1, -1)
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, *, classes: int, ignore_index: int) -> Tensor:
+def _cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int) -> Tensor:
     """The cross-entropy of each sample, 0 where the label is ``ignore_index``."""
     return functional.cross_entropy(at_least_float32(logits), labels, ignore_index=ignore_index, reduction="none")
 
@@ -54,9 +54,8 @@ def _cross_entropy(logits: Tensor, labels: Tensor, *, classes: int, ignore_index
 def _labelled(logits: Tensor, labels: Tensor, *, classes: int, ignore_index: int) -> Tensor:
     """Which samples have a label; first of all, what is wrong with the arguments."""
     if logits.dim() < 2 or logits.shape[1] != classes:
-        raise ValueError(
-            f"logits: takes the shape (batch, K, ...) with K = num_classes = {classes}, got {tuple(logits.shape)}"
-        )
+        takes = f"the shape (batch, K, ...) with K = num_classes = {classes}"
+        raise ValueError(f"logits: takes {takes}, got {tuple(logits.shape)}")
     return counted_labels(logits, labels, ignore_index)
 
 
@@ -80,7 +79,7 @@ class _MarginLoss(ConstrainedLoss):
             raise ValueError(f"margin: must be > 0, in units of the logits, got {margin}; 10 is usual, 6 for text")
         value = partial(_above_margin, margin=float(margin), relative=relative)
         super().__init__(
-            partial(_cross_entropy, classes=num_classes, ignore_index=ignore_index),
+            partial(_cross_entropy, ignore_index=ignore_index),
             [samplewise(value, shape=(num_classes,), name="margin")],
             lagrangian=lagrangian,
             counted=partial(_labelled, classes=num_classes, ignore_index=ignore_index),
@@ -179,6 +178,10 @@ def _hinge_slope(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
 HINGE = Penalty("hinge", _hinge, _hinge_slope, formula="mu max(0, y)", reference="Liu et al., CVPR 2022")
 
 
+def _fixed_weight(weight: float) -> AugmentedLagrangian:
+    return AugmentedLagrangian(HINGE, MultiplierUpdate(), ConstantRho(), mu=weight)
+
+
 class MbLS(_MarginLoss):
     """Margin-based label smoothing: cross-entropy plus ``weight sum_k max(0, d_k - m)`` (Eq. 1.26), the multiplier
     fixed.
@@ -206,7 +209,7 @@ class MbLS(_MarginLoss):
         if not weight > 0:
             raise ValueError(f"weight: must be > 0, got {weight}")
         reduction = reduction or ("mean" if _is_official(preset) else "sum")
-        fixed = AugmentedLagrangian(HINGE, MultiplierUpdate(), ConstantRho(), mu=weight)
+        fixed = _fixed_weight(weight)
         super().__init__(
             num_classes, margin, fixed, relative=False, reduction=reduction, ignore_index=ignore_index, rule=keep
         )
@@ -257,21 +260,15 @@ class CALSHR(_MarginLoss):
         official = _is_official(preset)
         known = ("num_classes", "margin", "weight", "relative", "weighted", "ignore_index", "preset")
         _refuse_unknown("CALSHR", rule, (*known, *RuleOptions.__annotations__))
-        least, most = rule.get("mu_bounds", (1e-6, 1e6))
+        factor, ratio, bounds = rule.get("factor", 1.1), rule.get("ratio", 1.1), rule.get("mu_bounds", (1e-6, 1e6))
         super().__init__(
             num_classes,
             margin,
-            AugmentedLagrangian(HINGE, MultiplierUpdate(), ConstantRho(), mu=weight),
+            _fixed_weight(weight),
             relative=relative if relative is not None else not official,
             ignore_index=ignore_index,
             measure="violation",
-            rule=HeuristicMultipliers(
-                rule.get("factor", 1.1),
-                rule.get("ratio", 1.1),
-                least,
-                most,
-                weighted=official if weighted is None else weighted,
-            ),
+            rule=HeuristicMultipliers(factor, ratio, *bounds, weighted=official if weighted is None else weighted),
         )
 
 

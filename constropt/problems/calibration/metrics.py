@@ -17,27 +17,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from constropt.problems.calibration.binning import (
-    BinStatistics,
-    check_bins,
-    equal_count,
-    equal_width,
-    equal_width_per_class,
-)
-from constropt.problems.calibration.entries import Entries, blocks, summed, total
-from constropt.problems.dense_metrics import confusion, mean_iou_of
+from constropt.checks import require_one_of
+from constropt.problems.calibration.entries import BinStatistics, Entries, blocks, check_bins, equal_count, summed
+from constropt.problems.dense_metrics import mean_iou_of
 
 REDUCTIONS = ("mean", "sum", "none")
+Label = int | None  # of entries that do not count
 
 
 def expected_calibration_error(
-    scores: Tensor,
-    labels: Tensor,
-    *,
-    from_logits: bool,
-    bins: int = 15,
-    norm: str = "l1",
-    ignore_index: int | None = -100,
+    scores: Tensor, labels: Tensor, *, from_logits: bool, bins: int = 15, norm: str = "l1", ignore_index: Label = -100
 ) -> Tensor:
     """ECE ``()``: the gap between accuracy and mean confidence in bins of equal width (Eq. 6.14; Guo et al., 2017).
 
@@ -49,21 +38,15 @@ def expected_calibration_error(
     tensor(0.4000, dtype=torch.float64)
     """
     check_bins(bins, norm)
-    return _some(summed(partial(top_bins, bins=bins), scores, labels, from_logits, ignore_index)).error(norm)
+    return _some(summed(partial(Entries.top_bins, bins=bins), scores, labels, from_logits, ignore_index)).error(norm)
 
 
 def adaptive_calibration_error(
-    scores: Tensor,
-    labels: Tensor,
-    *,
-    from_logits: bool,
-    bins: int = 15,
-    norm: str = "l1",
-    ignore_index: int | None = -100,
+    scores: Tensor, labels: Tensor, *, from_logits: bool, bins: int = 15, norm: str = "l1", ignore_index: Label = -100
 ) -> Tensor:
     """AECE ``()``: the ECE over bins that hold as equal a number of entries as can be (Nguyen & O'Connor, 2015).
 
-    Counts are exact, as :func:`~constropt.problems.calibration.binning.equal_count` says; entries of equal confidence
+    Counts are exact, as :func:`~constropt.problems.calibration.entries.equal_count` says; entries of equal confidence
     share their hits, so that neither the order of the data nor of the batches matters. A constant confidence gives
     ``|accuracy - confidence|``.
 
@@ -82,7 +65,7 @@ def classwise_calibration_error(
     from_logits: bool,
     bins: int = 15,
     reduction: str = "mean",
-    ignore_index: int | None = -100,
+    ignore_index: Label = -100,
 ) -> Tensor:
     """CWCE: the ECE of every class against the rest, over all entries (Kull et al., 2019; Maier-Hein et al., 2022).
 
@@ -96,40 +79,38 @@ def classwise_calibration_error(
     """
     check_bins(bins)
     check_reduction(reduction)
-    statistics = _some(summed(partial(class_bins, bins=bins), scores, labels, from_logits, ignore_index))
+    statistics = _some(summed(partial(Entries.class_bins, bins=bins), scores, labels, from_logits, ignore_index))
     return reduced(statistics.error(), reduction)
 
 
-def brier_score(scores: Tensor, labels: Tensor, *, from_logits: bool, ignore_index: int | None = -100) -> Tensor:
+def brier_score(scores: Tensor, labels: Tensor, *, from_logits: bool, ignore_index: Label = -100) -> Tensor:
     """Brier score ``()``: the mean over entries of ``sum_k (p_k - [k = label])^2``, in [0, 2].
 
     >>> float(brier_score(torch.tensor([[0.5, 0.5]]), torch.tensor([1]), from_logits=False))
     0.5
     """
-    return _mean(summed(brier_total, scores, labels, from_logits, ignore_index))
+    return _mean(summed(Entries.brier_total, scores, labels, from_logits, ignore_index))
 
 
-def negative_log_likelihood(
-    scores: Tensor, labels: Tensor, *, from_logits: bool, ignore_index: int | None = -100
-) -> Tensor:
+def negative_log_likelihood(scores: Tensor, labels: Tensor, *, from_logits: bool, ignore_index: Label = -100) -> Tensor:
     """NLL ``()`` in nats: the mean over entries of ``-log p_label``; infinite where a label has probability 0.
 
     >>> negative_log_likelihood(torch.zeros(1, 2), torch.tensor([1]), from_logits=True)
     tensor(0.6931, dtype=torch.float64)
     """
-    return _mean(summed(log_total, scores, labels, from_logits, ignore_index))
+    return _mean(summed(Entries.log_total, scores, labels, from_logits, ignore_index))
 
 
-def accuracy(scores: Tensor, labels: Tensor, *, from_logits: bool, ignore_index: int | None = -100) -> Tensor:
+def accuracy(scores: Tensor, labels: Tensor, *, from_logits: bool, ignore_index: Label = -100) -> Tensor:
     """Accuracy ``()``: the fraction of entries whose largest score, the first of equal ones, is the label's.
 
     >>> float(accuracy(torch.tensor([[2.0, 1.0], [0.0, 0.0]]), torch.tensor([0, 1]), from_logits=True))
     0.5
     """
-    return _mean(summed(hit_total, scores, labels, from_logits, ignore_index))
+    return _mean(summed(Entries.hit_total, scores, labels, from_logits, ignore_index))
 
 
-def mean_iou(scores: Tensor, labels: Tensor, *, from_logits: bool, ignore_index: int | None = -100) -> Tensor:
+def mean_iou(scores: Tensor, labels: Tensor, *, from_logits: bool, ignore_index: Label = -100) -> Tensor:
     """mIoU ``()``: the mean over classes of intersection over union, the pixels of all images pooled.
 
     A class that is neither a label nor a prediction anywhere is left out of the mean.
@@ -137,45 +118,12 @@ def mean_iou(scores: Tensor, labels: Tensor, *, from_logits: bool, ignore_index:
     >>> float(mean_iou(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 0, 1]), from_logits=False))
     0.5
     """
-    counts = summed(confusion_counts, scores, labels, from_logits, ignore_index)
+    counts = summed(Entries.confusion_counts, scores, labels, from_logits, ignore_index)
     require_entries(counts.sum())
     return iou(counts)
 
 
-# What each metric sums over blocks of entries: shared with the streaming classes.
-
-
-def top_bins(entries: Entries, bins: int) -> BinStatistics:
-    """Statistics ``(bins,)`` of the predicted class in bins of equal width."""
-    return equal_width(entries.confidence(), entries.hits(), bins)
-
-
-def class_bins(entries: Entries, bins: int) -> BinStatistics:
-    """Statistics ``(K, bins)`` of every class in bins of equal width."""
-    return equal_width_per_class(entries.probabilities(), entries.labels, bins)
-
-
-def brier_total(entries: Entries) -> Tensor:
-    """``(2,)``: the sum of the entries' Brier scores, and their number."""
-    return total(entries.squared_error())
-
-
-def log_total(entries: Entries) -> Tensor:
-    """``(2,)``: the sum of the entries' negative log-likelihoods, and their number."""
-    return total(entries.log_loss())
-
-
-def hit_total(entries: Entries) -> Tensor:
-    """``(2,)``: how many entries are predicted right, and their number."""
-    return total(entries.hits())
-
-
-def confusion_counts(entries: Entries) -> Tensor:
-    """Counts ``(K, K)``, int64: labels by predictions."""
-    return confusion(entries.predictions(), entries.labels, entries.scores.shape[1], ignore_index=None)
-
-
-def outcomes(scores: Tensor, labels: Tensor, from_logits: bool, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+def outcomes(scores: Tensor, labels: Tensor, from_logits: bool, ignore_index: Label) -> tuple[Tensor, Tensor]:
     """``(entries,)`` confidences of the predicted class, and whether it is the label: the AECE has no sums."""
     parts = blocks(scores, labels, from_logits=from_logits, ignore_index=ignore_index)
     confidence, hits = zip(*((entries.confidence(), entries.hits()) for entries in parts))
@@ -189,8 +137,7 @@ def iou(counts: Tensor) -> Tensor:
 
 def check_reduction(reduction: str) -> None:
     """``ValueError`` for a reduction over classes that there is not."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: takes one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    require_one_of("reduction", reduction, REDUCTIONS)
 
 
 def reduced(errors: Tensor, reduction: str) -> Tensor:
@@ -198,7 +145,7 @@ def reduced(errors: Tensor, reduction: str) -> Tensor:
     return errors if reduction == "none" else errors.mean() if reduction == "mean" else errors.sum()
 
 
-def require_entries(count: Tensor) -> None:
+def require_entries(count: Tensor | int) -> None:
     """``ValueError`` unless the ``count`` of entries is positive."""
     if not bool(count > 0):
         raise ValueError("labels: no entry counts; give at least one whose label is not ignore_index")

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.checks import require_number
-from constropt.problems.calibration.reduction import checked_batch, mean_counted, of_label
+from constropt.checks import require_number, require_one_of
+from constropt.problems.calibration.entrywise import checked_batch, mean_counted, of_label
 
-_FORMS = ("thesis", "kumar")
 _NOTHING = 1e-14  # rounding of the statistic: its root has no direction below
 
 
@@ -50,10 +49,8 @@ class MMCE(nn.Module):
     Only ``r`` is differentiable, in the errors and in the kernel; ``c`` is a constant. The sum over pairs is exact and
     takes O(m log m) (:func:`laplacian_form`): no matrix of pairs is made, so that label maps need no sampling.
 
-    Called as ``loss(logits, labels)``: ``logits`` ``(batch, K)`` or ``(batch, K, *dims)``, ``labels`` int64 ``(batch,
-    *dims)`` where ``ignore_index`` does not count; a scalar, computed in float32 at least. Raises ``ValueError`` unless
-    ``weight >= 0``, ``width >= 0.01`` and ``form`` is one of the two; called, what
-    :func:`~constropt.problems.calibration.reduction.checked_batch` raises.
+    Called as :class:`~constropt.problems.calibration.entrywise.EntrywiseLoss` is. Raises ``ValueError`` unless
+    ``weight >= 0``, ``width >= 0.01`` and ``form`` is one of the two.
 
     >>> logits, labels = torch.tensor([[3.0, 0.0], [3.0, 0.0]]), torch.tensor([0, 1])
     >>> cross_entropy = functional.cross_entropy(logits, labels)
@@ -74,8 +71,7 @@ class MMCE(nn.Module):
         super().__init__()
         require_number(0, weight=weight)
         require_number(0.01, width=width)
-        if form not in _FORMS:
-            raise ValueError(f"form: takes one of {', '.join(_FORMS)}, got {form!r}")
+        require_one_of("form", form, ("thesis", "kumar"))
         self.weight, self.form, self.weighted, self.width = weight, form, weighted, width
         self.ignore_index = ignore_index
 
@@ -94,8 +90,7 @@ class MMCE(nn.Module):
     def _square(self, r: Tensor, correct: Tensor, counted: Tensor) -> Tensor:
         """MMCE^2 in float64 of confidences ``r``, all arguments of one shape."""
         r, correct, counted = r.flatten().double(), correct.flatten(), counted.flatten()
-        hits = (correct & counted).sum()
-        total = counted.sum()
+        hits, total = (correct & counted).sum(), counted.sum()
         size = torch.where(correct, hits, total - hits) if self.weighted else total
         errors = ((correct.double() - r) / size.clamp_min(1)).masked_fill(~counted, 0)
         return laplacian_form(errors, r, self.width)

@@ -7,10 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from constropt.checks import require_whole
-from constropt.problems.calibration.binning import check_bins
-from constropt.problems.calibration.entries import Entries, blocks
-from constropt.problems.calibration.metrics import expected_calibration_error
+from constropt.checks import require_one_of, require_whole
+from constropt.problems.calibration.entries import Entries, blocks, check_bins
+from constropt.problems.calibration.metrics import expected_calibration_error, require_entries
 
 METHODS = ("nll", "ece")
 _RANGE = (1e-2, 1e3)  # of the temperature: where every entry is right, or the logits say nothing, no optimum exists
@@ -41,12 +40,9 @@ class TemperatureScaling(nn.Module):
 
     def __init__(self, method: str = "nll", *, bins: int = 15, ignore_index: int | None = -100) -> None:
         super().__init__()
-        if method not in METHODS:
-            raise ValueError(f"method: takes one of {', '.join(METHODS)}, got {method!r}")
+        require_one_of("method", method, METHODS)
         check_bins(bins)
-        self.method = method
-        self.bins = bins
-        self.ignore_index = ignore_index
+        self.method, self.bins, self.ignore_index = method, bins, ignore_index
         self.register_buffer("temperature", torch.ones(()))
 
     @torch.no_grad()
@@ -56,10 +52,7 @@ class TemperatureScaling(nn.Module):
         Raises ``ValueError`` where no entry counts or a counted logit is not finite, and as the metrics do.
         """
         parts = _finite(logits, labels, self.ignore_index)
-        if self.method == "nll":
-            self.temperature.fill_(_least_nll(parts))
-        else:
-            self.temperature.fill_(self._least_ece(logits, labels))
+        self.temperature.fill_(_least_nll(parts) if self.method == "nll" else self._least_ece(logits, labels))
         return self
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -74,12 +67,9 @@ class TemperatureScaling(nn.Module):
 
         def error(temperature: float) -> float:
             # divided as forward does, so that confidences on edges of bins lie in the same one
-            scaled = logits / self.temperature.new_tensor(temperature)
-            return float(
-                expected_calibration_error(
-                    scaled, labels, from_logits=True, bins=self.bins, ignore_index=self.ignore_index
-                )
-            )
+            scaled, ignored = logits / self.temperature.new_tensor(temperature), self.ignore_index
+            ece = expected_calibration_error(scaled, labels, from_logits=True, bins=self.bins, ignore_index=ignored)
+            return float(ece)
 
         return min(_GRID, key=lambda temperature: (error(temperature), abs(math.log(temperature))))
 
@@ -105,17 +95,13 @@ class VectorScaling(nn.Module):
         super().__init__()
         require_whole(2, num_classes=num_classes)
         require_whole(steps=steps)
-        self.steps = steps
-        self.ignore_index = ignore_index
+        self.steps, self.ignore_index = steps, ignore_index
         self.register_buffer("scale", torch.ones(num_classes))
         self.register_buffer("bias", torch.zeros(num_classes))
 
     @torch.no_grad()
     def fit(self, logits: Tensor, labels: Tensor) -> VectorScaling:
-        """Set scale and bias from ``logits`` ``(batch, K, *dims)`` and ``labels`` ``(batch, *dims)``, and return self.
-
-        Raises ``ValueError`` where no entry counts or a counted logit is not finite, and as the metrics do.
-        """
+        """Set scale and bias, as :meth:`TemperatureScaling.fit` does its temperature, and return self."""
         parts = _finite(logits, labels, self.ignore_index)
         self._check_classes(logits)
         count = sum(len(part.labels) for part in parts)
@@ -160,17 +146,15 @@ def _finite(logits: Tensor, labels: Tensor, ignore_index: int | None) -> list[En
     parts = list(blocks(logits, labels, from_logits=True, ignore_index=ignore_index, name="logits"))
     if not all(bool(part.scores.isfinite().all()) for part in parts):
         raise ValueError("logits: takes finite numbers to fit to, got infinite ones; label their entries ignore_index")
-    if not any(len(part.labels) for part in parts):
-        raise ValueError("labels: no entry counts; give at least one whose label is not ignore_index")
+    require_entries(sum(len(part.labels) for part in parts))
     return parts
 
 
 def _least_nll(parts: list[Entries]) -> float:
     """The temperature of least NLL: the root of its slope in b = 1 / T, which grows with b."""
 
-    def slope(b: float) -> tuple[float, float]:
-        value, curvature = torch.stack([_slope_and_curvature(part, b) for part in parts]).sum(0).tolist()
-        return value, curvature
+    def slope(b: float) -> list[float]:
+        return torch.stack([_slope_and_curvature(part, b) for part in parts]).sum(0).tolist()
 
     b, (value, curvature) = 1.0, slope(1.0)
     if value == 0:  # constant logits too: leave them as they are
@@ -193,15 +177,10 @@ def _least_nll(parts: list[Entries]) -> float:
     return 1 / b
 
 
-def _centered(entries: Entries) -> Tensor:
-    """The logits in float64, the largest of each entry 0: sums of large ones lose nothing then."""
-    logits = entries.scores.double()
-    return logits - logits.amax(1, keepdim=True)
-
-
 def _slope_and_curvature(entries: Entries, b: float) -> Tensor:
     """``(2,)``: the first and second derivative in b of the sum over entries of ``-log softmax(b z)_label``."""
-    z = _centered(entries)
+    logits = entries.scores.double()
+    z = logits - logits.amax(1, keepdim=True)  # the largest of each entry is 0: sums of large ones lose nothing then
     p = (b * z).softmax(1)
     mean = (p * z).sum(1, keepdim=True)
     slope = mean - z.gather(1, entries.labels[:, None])

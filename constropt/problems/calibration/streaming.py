@@ -18,8 +18,7 @@ from torch import Tensor
 
 from constropt.checks import MissingExtra, require_whole
 from constropt.problems.calibration import metrics
-from constropt.problems.calibration.binning import BinStatistics, check_bins, equal_count
-from constropt.problems.calibration.entries import Entries, summed
+from constropt.problems.calibration.entries import BinStatistics, Entries, check_bins, equal_count, summed
 
 try:
     from torchmetrics import Metric
@@ -38,8 +37,7 @@ class _Scored(Metric):
         super().__init__(**options)
         if not isinstance(from_logits, bool):
             raise TypeError(f"from_logits: takes True for logits and False for probabilities, got {from_logits!r}")
-        self.from_logits = from_logits
-        self.ignore_index = ignore_index
+        self.from_logits, self.ignore_index = from_logits, ignore_index
 
     def _sum_state(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> None:
         # names differ between metrics: a MetricCollection lets metrics share states of equal name and content
@@ -49,7 +47,22 @@ class _Scored(Metric):
         return summed(measure, scores, labels, self.from_logits, self.ignore_index)
 
 
-class ExpectedCalibrationError(_Scored):
+class _Binned(_Scored):
+    """With the number of bins, and the norm of the error."""
+
+    def __init__(
+        self, *, from_logits: bool, bins: int = 15, norm: str = "l1", ignore_index: int | None = -100, **options: Any
+    ) -> None:
+        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
+        check_bins(bins, norm)
+        self.bins, self.norm = bins, norm
+        self._add_states()
+
+    def _add_states(self) -> None:
+        self._sum_state("top_bins", 3, self.bins)
+
+
+class ExpectedCalibrationError(_Binned):
     """:func:`~constropt.problems.calibration.metrics.expected_calibration_error` over batches.
 
     >>> metric = ExpectedCalibrationError(from_logits=False)
@@ -61,23 +74,14 @@ class ExpectedCalibrationError(_Scored):
 
     top_bins: Tensor
 
-    def __init__(
-        self, *, from_logits: bool, bins: int = 15, norm: str = "l1", ignore_index: int | None = -100, **options: Any
-    ) -> None:
-        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
-        check_bins(bins, norm)
-        self.bins = bins
-        self.norm = norm
-        self._sum_state("top_bins", 3, bins)
-
     def update(self, scores: Tensor, labels: Tensor) -> None:
-        self.top_bins = self.top_bins + self._summed(partial(metrics.top_bins, bins=self.bins), scores, labels).sums
+        self.top_bins = self.top_bins + self._summed(partial(Entries.top_bins, bins=self.bins), scores, labels).sums
 
     def compute(self) -> Tensor:
         return BinStatistics(self.top_bins).error(self.norm)
 
 
-class AdaptiveCalibrationError(_Scored):
+class AdaptiveCalibrationError(_Binned):
     """:func:`~constropt.problems.calibration.metrics.adaptive_calibration_error` over batches.
 
     Bins of exactly equal counts need all confidences: the state grows by 8 bytes an entry, and processes gather it.
@@ -91,13 +95,7 @@ class AdaptiveCalibrationError(_Scored):
 
     signed_confidence: list[Tensor] | Tensor
 
-    def __init__(
-        self, *, from_logits: bool, bins: int = 15, norm: str = "l1", ignore_index: int | None = -100, **options: Any
-    ) -> None:
-        super().__init__(from_logits=from_logits, ignore_index=ignore_index, **options)
-        check_bins(bins, norm)
-        self.bins = bins
-        self.norm = norm
+    def _add_states(self) -> None:
         # positive for a hit, negative for a miss: a confidence is never 0, and one list is gathered in one go
         self.add_state("signed_confidence", [], dist_reduce_fx="cat")
         self.set_dtype(torch.float64)  # of what a process without data contributes
@@ -140,16 +138,13 @@ class ClasswiseCalibrationError(_Scored):
         check_bins(bins)
         metrics.check_reduction(reduction)
         require_whole(2, num_classes=num_classes)
-        self.num_classes = num_classes
-        self.bins = bins
-        self.reduction = reduction
+        self.num_classes, self.bins, self.reduction = num_classes, bins, reduction
         self._sum_state("class_bins", 3, num_classes, bins)
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         _check_classes(scores, self.num_classes)
-        self.class_bins = (
-            self.class_bins + self._summed(partial(metrics.class_bins, bins=self.bins), scores, labels).sums
-        )
+        added = self._summed(partial(Entries.class_bins, bins=self.bins), scores, labels)
+        self.class_bins = self.class_bins + added.sums
 
     def compute(self) -> Tensor:
         return metrics.reduced(BinStatistics(self.class_bins).error(), self.reduction)
@@ -183,7 +178,7 @@ class BrierScore(_Mean):
     """
 
     brier_total: Tensor
-    total = staticmethod(metrics.brier_total)
+    total = staticmethod(Entries.brier_total)
 
 
 class NegativeLogLikelihood(_Mean):
@@ -196,7 +191,7 @@ class NegativeLogLikelihood(_Mean):
     """
 
     log_total: Tensor
-    total = staticmethod(metrics.log_total)
+    total = staticmethod(Entries.log_total)
 
 
 class Accuracy(_Mean):
@@ -210,7 +205,7 @@ class Accuracy(_Mean):
 
     higher_is_better = True
     hit_total: Tensor
-    total = staticmethod(metrics.hit_total)
+    total = staticmethod(Entries.hit_total)
 
 
 class MeanIoU(_Scored):
@@ -233,7 +228,7 @@ class MeanIoU(_Scored):
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         _check_classes(scores, self.num_classes)
-        self.confusion = self.confusion + self._summed(metrics.confusion_counts, scores, labels)
+        self.confusion = self.confusion + self._summed(Entries.confusion_counts, scores, labels)
 
     def compute(self) -> Tensor:
         return metrics.iou(self.confusion)

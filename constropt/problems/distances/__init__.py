@@ -1,10 +1,18 @@
 """Distances between a batch and its reference: per-row values whose gradients stay finite at equality."""
 
-from constropt.problems.distances.color import srgb_to_lab
-from constropt.problems.distances.color_difference import CIEDE2000, ciede2000
-from constropt.problems.distances.images import ImageDistance
+from constropt.problems.distances.color import CIEDE2000, ciede2000, srgb_to_lab
 from constropt.problems.distances.lpips import LPIPS
-from constropt.problems.distances.norms import L0, L0_PIXELS, L1, L2, Distance, DistanceLike, Linf, Norm
+from constropt.problems.distances.measures import (
+    L0,
+    L0_PIXELS,
+    L1,
+    L2,
+    Distance,
+    DistanceLike,
+    ImageDistance,
+    Linf,
+    Norm,
+)
 from constropt.problems.distances.registry import UnsupportedDistance, as_distance, names, with_gradient
 from constropt.problems.distances.ssim import MSSSIM, SSIM
 from constropt.problems.distances.wasserstein import Wasserstein

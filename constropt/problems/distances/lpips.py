@@ -1,4 +1,7 @@
-"""LPIPS v0.1 (Zhang, Isola, Efros, Shechtman & Wang, 2018): how far apart images are in the features of a network."""
+"""LPIPS v0.1 (Zhang, Isola, Efros, Shechtman & Wang, 2018): how far apart images are in the features of a network.
+
+The feature stacks are built layer by layer as torchvision has them, so that its weights fit.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,109 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from constropt.checks import MissingExtra
-from constropt.problems.distances.backbones import BACKBONES, Backbone
-from constropt.problems.distances.images import ImageDistance, root
+from constropt.checks import MissingExtra, require_one_of
+from constropt.problems.distances.measures import ImageDistance, root
+
+
+class Fire(nn.Module):
+    """SqueezeNet's module: a 1x1 convolution, then 1x1 and 3x3 ones side by side."""
+
+    def __init__(self, inputs: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(inputs, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.squeeze(x).relu()
+        return torch.cat([self.expand1x1(x), self.expand3x3(x)], 1).relu()
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, size, stride, padding), nn.ReLU()
+
+
+def alexnet() -> nn.Sequential:
+    """``features`` of AlexNet, to its last ReLU."""
+    return nn.Sequential(
+        *_convolution(3, 64, 11, stride=4, padding=2),
+        nn.MaxPool2d(3, 2),
+        *_convolution(64, 192, 5, padding=2),
+        nn.MaxPool2d(3, 2),
+        *_convolution(192, 384, 3, padding=1),
+        *_convolution(384, 256, 3, padding=1),
+        *_convolution(256, 256, 3, padding=1),
+    )
+
+
+def squeezenet1_1() -> nn.Sequential:
+    """``features`` of SqueezeNet 1.1."""
+    return nn.Sequential(
+        *_convolution(3, 64, 3, stride=2),
+        *(nn.MaxPool2d(3, 2, ceil_mode=True), Fire(64, 16, 64), Fire(128, 16, 64)),
+        *(nn.MaxPool2d(3, 2, ceil_mode=True), Fire(128, 32, 128), Fire(256, 32, 128)),
+        *(nn.MaxPool2d(3, 2, ceil_mode=True), Fire(256, 48, 192), Fire(384, 48, 192)),
+        *(Fire(384, 64, 256), Fire(512, 64, 256)),
+    )
+
+
+def vgg16() -> nn.Sequential:
+    """``features`` of VGG-16, to its last ReLU."""
+    layers: list[nn.Module] = []
+    before = 3
+    for stage, (width, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]):
+        if stage:
+            layers.append(nn.MaxPool2d(2, 2))
+        for _ in range(depth):
+            layers += _convolution(before, width, 3, padding=1)
+            before = width
+    return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """How to build a stack, and torchvision's weights and file for it."""
+
+    build: Callable[[], nn.Sequential]
+    weights: str
+    file: str
+    layers: tuple[int, ...]  # after which LPIPS looks
+    channels: tuple[int, ...]  # that it finds there
+    smallest: int  # pixels a side that the stack takes at least
+
+    def load(self, state: Mapping[str, Tensor]) -> nn.Sequential:
+        """The stack with these weights, frozen, in evaluation mode.
+
+        The names are those of torchvision's network or of its ``features``; weights of a classifier are left out.
+        ``ValueError`` for missing ones and other shapes. The weights are copied; no random number is drawn.
+        """
+        if any(name.startswith("features.") for name in state):
+            state = {n.removeprefix("features."): value for n, value in state.items() if n.startswith("features.")}
+        with torch.device("meta"):
+            stack = self.build()
+        needed = stack.state_dict()
+        wrong = [name for name, own in needed.items() if name not in state or state[name].shape != own.shape]
+        if wrong:
+            takes = f"the weights of torchvision's {self.weights.partition('_')[0]} ({self.file})"
+            without = f"{', '.join(wrong[:3])} of its shape"
+            raise ValueError(f"backbone: takes {takes}, got a state dict without {without}")
+        copies = {name: state[name].detach().clone() for name in needed}
+        stack.load_state_dict(copies, assign=True)
+        return stack.requires_grad_(False).eval()
+
+
+BACKBONES = {
+    "alex": Backbone(
+        alexnet, "AlexNet_Weights.IMAGENET1K_V1", "alexnet-owt-7be5be79.pth",
+        layers=(1, 4, 7, 9, 11), channels=(64, 192, 384, 256, 256), smallest=31),
+    "squeeze": Backbone(
+        squeezenet1_1, "SqueezeNet1_1_Weights.IMAGENET1K_V1", "squeezenet1_1-b8a52dc0.pth",
+        layers=(1, 4, 7, 9, 10, 11, 12), channels=(64, 128, 256, 384, 384, 512, 512), smallest=17),
+    "vgg": Backbone(
+        vgg16, "VGG16_Weights.IMAGENET1K_V1", "vgg16-397923af.pth",
+        layers=(3, 8, 15, 22, 29), channels=(64, 128, 256, 512, 512), smallest=16),
+}  # fmt: skip
+
 
 # What turns images in [0, 1] into what the networks were trained on.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -56,17 +159,14 @@ class LPIPS(ImageDistance):
     root: bool = True
 
     def __post_init__(self) -> None:
-        if self.net not in BACKBONES:
-            raise ValueError(f"net: takes one of {list(BACKBONES)}, got {self.net!r}")
+        require_one_of("net", self.net, BACKBONES)
 
     def check(self, reference: Tensor) -> None:
         smallest = BACKBONES[self.net].smallest
         if reference.shape[1] != 3 or min(reference.shape[2:]) < smallest:
-            raise ValueError(
-                f"distance: {self.name!r} with net={self.net!r} takes RGB images of at least {smallest} pixels a side,"
-                f" got shape {tuple(reference.shape)}; repeat a grey channel three times, or take another net of"
-                f" {list(BACKBONES)}"
-            )
+            takes = f"takes RGB images of at least {smallest} pixels a side, got shape {tuple(reference.shape)}"
+            cure = f"repeat a grey channel three times, or take another net of {list(BACKBONES)}"
+            raise ValueError(f"distance: {self.name!r} with net={self.net!r} {takes}; {cure}")
 
     def prepare(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
         stack, heads = self._network
@@ -113,16 +213,13 @@ def _weights(net: str, backbone: Backbone, given: Any) -> Mapping[str, Tensor]:
         return _tensors(given)
     if given is not None:
         raise TypeError(f"backbone: takes a file, a state dict, a module or None, got {type(given).__name__}")
-    cure = (
-        f"pass LPIPS(net={net!r}, backbone=...) the file {backbone.file} of torchvision's weights, its state dict or a"
-        " module that has them"
-    )
+    cure = f"pass LPIPS(net={net!r}, backbone=...) the file {backbone.file} of torchvision's weights, its state dict"
+    cure += " or a module that has them"
     try:
         from torchvision.models import get_weight  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError(
-            f"backbone: LPIPS needs a pretrained network and torchvision is not installed; {cure}"
-        ) from None
+        why = "LPIPS needs a pretrained network and torchvision is not installed"
+        raise ValueError(f"backbone: {why}; {cure}") from None
     try:
         return get_weight(backbone.weights).get_state_dict(progress=False, check_hash=True, weights_only=True)
     except OSError as error:
@@ -134,20 +231,16 @@ def _heads(net: str, given: Any) -> list[Tensor]:
     if given is None:
         package = importlib.util.find_spec("torchmetrics")
         if package is None or package.origin is None:
-            raise MissingExtra(
-                "heads: LPIPS takes its weights from torchmetrics: pip install 'constropt[metrics]', or pass"
-                f" LPIPS(net={net!r}, heads=...) the file {net}.pth of the LPIPS authors"
-            )
+            cure = f"pass LPIPS(net={net!r}, heads=...) the file {net}.pth of the LPIPS authors"
+            takes = "takes its weights from torchmetrics: pip install 'constropt[metrics]'"
+            raise MissingExtra(f"heads: LPIPS {takes}, or {cure}")
         given = Path(package.origin).parent / "functional" / "image" / "lpips_models" / f"{net}.pth"
     if isinstance(given, (str, Path)):
         given = [value for _, value in sorted(_tensors(given).items())]
     heads = [torch.as_tensor(value).detach().flatten() for value in given]
-    channels = BACKBONES[net].channels
-    if tuple(head.numel() for head in heads) != channels:
-        raise ValueError(
-            f"heads: net={net!r} takes {len(channels)} vectors of {channels} weights, got"
-            f" {tuple(head.numel() for head in heads)}"
-        )
+    channels, found = BACKBONES[net].channels, tuple(head.numel() for head in heads)
+    if found != channels:
+        raise ValueError(f"heads: net={net!r} takes {len(channels)} vectors of {channels} weights, got {found}")
     return heads
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import cache
 
 from constropt.near_names import near_names
-from constropt.problems.distances.color_difference import CIEDE2000
+from constropt.problems.distances.color import CIEDE2000
 from constropt.problems.distances.lpips import LPIPS
-from constropt.problems.distances.norms import L0, L0_PIXELS, L1, L2, Distance, DistanceLike, Linf
+from constropt.problems.distances.measures import L0, L0_PIXELS, L1, L2, Distance, DistanceLike, Linf
 from constropt.problems.distances.ssim import MSSSIM, SSIM
 from constropt.problems.distances.wasserstein import Wasserstein
 
@@ -19,17 +19,9 @@ class UnsupportedDistance(ValueError):
 
 # Built at first use: LPIPS reads files.
 _BY_NAME: dict[str, Callable[[], Distance]] = {
-    "l0": lambda: L0,
-    "l0_pixels": lambda: L0_PIXELS,
-    "l1": lambda: L1,
-    "l2": lambda: L2,
-    "linf": lambda: Linf,
-    "ssim": SSIM,
-    "ms_ssim": MSSSIM,
-    "ciede2000": CIEDE2000,
-    "lpips": LPIPS,
-    "wasserstein": Wasserstein,
-}
+    "l0": lambda: L0, "l0_pixels": lambda: L0_PIXELS, "l1": lambda: L1, "l2": lambda: L2, "linf": lambda: Linf,
+    "ssim": SSIM, "ms_ssim": MSSSIM, "ciede2000": CIEDE2000, "lpips": LPIPS, "wasserstein": Wasserstein,
+}  # fmt: skip
 
 
 def names() -> tuple[str, ...]:
@@ -81,8 +73,6 @@ def with_gradient(distance: DistanceLike) -> Distance:
     """
     measure = as_distance(distance)
     if not measure.smooth:
-        raise UnsupportedDistance(
-            f"distance: {measure.name!r} has no gradient, which this attack follows; fmn, sigma_zero, brendel_bethge"
-            " and jsma count entries"
-        )
+        cure = "fmn, sigma_zero, brendel_bethge and jsma count entries"
+        raise UnsupportedDistance(f"distance: {measure.name!r} has no gradient, which this attack follows; {cure}")
     return measure

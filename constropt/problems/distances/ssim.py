@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from constropt.checks import require_whole
-from constropt.problems.distances.images import ImageDistance
+from constropt.problems.distances.measures import ImageDistance
 
 # Wang, Simoncelli & Bovik (2003), Sec. 3.2: the exponents of scales 1 to 5.
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -46,19 +46,17 @@ class SSIM(ImageDistance):
         require_whole(3, window=self.window)
         if not self.window % 2:
             raise ValueError(f"window: takes an odd number of pixels >= 3, got {self.window!r}")
-        for name in ("sigma", "k1", "k2"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be > 0, got {getattr(self, name)!r}")
+        for name, value in (("sigma", self.sigma), ("k1", self.k1), ("k2", self.k2)):
+            if not value > 0:
+                raise ValueError(f"{name}: must be > 0, got {value!r}")
 
     def check(self, reference: Tensor) -> None:
         side = min(reference.shape[2:])
         if side < self.window:
             largest = side - 1 + side % 2
             cure = f"; pass SSIM(window={largest}), or a smaller odd one" if largest >= 3 else ""
-            raise ValueError(
-                f"distance: {self.name!r} takes images of at least {self.window} pixels a side (its window), got"
-                f" {tuple(reference.shape[2:])}{cure}"
-            )
+            takes = f"images of at least {self.window} pixels a side (its window)"
+            raise ValueError(f"distance: {self.name!r} takes {takes}, got {tuple(reference.shape[2:])}{cure}")
 
     def prepare(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
         differences = self.differences(reference)
@@ -77,10 +75,9 @@ class SSIM(ImageDistance):
         columns = kernel.view(1, 1, -1, 1).repeat(3 * channels, 1, 1, 1)
 
         def blur(maps: Tensor) -> Tensor:
-            weight = columns[: maps.shape[1]]
-            return functional.conv2d(
-                functional.conv2d(maps, weight, groups=maps.shape[1]), weight.mT, groups=maps.shape[1]
-            )
+            groups = maps.shape[1]
+            weight = columns[:groups]
+            return functional.conv2d(functional.conv2d(maps, weight, groups=groups), weight.mT, groups=groups)
 
         # a variance does not see an offset, but its rounding errors do
         centered = reference - 0.5
@@ -127,10 +124,8 @@ class MSSSIM(SSIM):
         fitting = [scales for scales in range(1, 6) if side >> (scales - 1) >= self.window]
         if self.scales not in fitting:
             cure = f"pass MSSSIM(scales={fitting[-1]})" if fitting else f"the window of {self.window} is too large"
-            raise ValueError(
-                f"distance: {self.name!r} with {self.scales} scales takes images of at least"
-                f" {self.window << (self.scales - 1)} pixels a side, got {tuple(reference.shape[2:])}; {cure}"
-            )
+            takes = f"{self.scales} scales takes images of at least {self.window << (self.scales - 1)} pixels a side"
+            raise ValueError(f"distance: {self.name!r} with {takes}, got {tuple(reference.shape[2:])}; {cure}")
 
     def prepare(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
         weights = torch.tensor(SCALE_WEIGHTS[: self.scales], dtype=torch.float64)

@@ -2,11 +2,7 @@
 retrieval.
 """
 
-from constropt.problems.metric_learning.base import PairwiseLoss, SplitLoss
-from constropt.problems.metric_learning.center import Center
-from constropt.problems.metric_learning.contrastive import Contrastive
-from constropt.problems.metric_learning.cross_entropy import CrossEntropy
-from constropt.problems.metric_learning.fastap import FastAP
+from constropt.problems.metric_learning.classifier import Center, CrossEntropy
 from constropt.problems.metric_learning.information import (
     MutualInformation,
     label_entropy,
@@ -16,8 +12,9 @@ from constropt.problems.metric_learning.information import (
     pairwise_entropy,
 )
 from constropt.problems.metric_learning.margins import all_triplets, contrastive_margins, triplet_margins
-from constropt.problems.metric_learning.multi_similarity import MultiSimilarity
-from constropt.problems.metric_learning.nca import NCA, ProxyNCA
+from constropt.problems.metric_learning.neighbours import NCA, SNCA, MemoryBank, ProxyNCA
+from constropt.problems.metric_learning.pairs import PairwiseLoss, SplitLoss
+from constropt.problems.metric_learning.pairwise import Contrastive, FastAP, MultiSimilarity, Triplet
 from constropt.problems.metric_learning.pairwise_cross_entropy import (
     PCE,
     SPCE,
@@ -31,8 +28,6 @@ from constropt.problems.metric_learning.retrieval import (
     recall_at_k,
     retrieval_metrics,
 )
-from constropt.problems.metric_learning.snca import SNCA, MemoryBank
-from constropt.problems.metric_learning.triplet import Triplet
 
 __all__ = [
     "NCA", "PCE", "SNCA", "SPCE", "BoundReport", "Center", "Contrastive", "CrossEntropy", "FastAP", "MemoryBank",

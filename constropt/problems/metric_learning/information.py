@@ -137,17 +137,13 @@ class MutualInformation:
         return self.embeddings - self.embeddings_given_labels
 
     def __str__(self) -> str:
-        lines = [
-            f"generative     I(Z;Y) = H(Z) - H(Z|Y) = {self.embeddings:.4f} - {self.embeddings_given_labels:.4f}"
-            f" = {self.generative:.4f}",
-            f"neighbours     I(Z;Y) = {self.nearest_neighbour:.4f}",
-        ]
+        terms = f"{self.embeddings:.4f} - {self.embeddings_given_labels:.4f} = {self.generative:.4f}"
+        text = f"generative     I(Z;Y) = H(Z) - H(Z|Y) = {terms}\n"
+        text += f"neighbours     I(Z;Y) = {self.nearest_neighbour:.4f}\n"
         if self.labels_given_embeddings is not None:
-            lines.append(
-                f"discriminative I(Z;Y) >= H(Y) - H(Y;Y'|Z) = {self.labels:.4f} - {self.labels_given_embeddings:.4f}"
-                f" = {self.discriminative:.4f}"
-            )
-        return "\n".join([*lines, "(nats)"])
+            terms = f"{self.labels:.4f} - {self.labels_given_embeddings:.4f} = {self.discriminative:.4f}"
+            text += f"discriminative I(Z;Y) >= H(Y) - H(Y;Y'|Z) = {terms}\n"
+        return text + "(nats)"
 
 
 @torch.no_grad()
@@ -172,24 +168,17 @@ def mutual_information(
     if logits is not None:
         check_embeddings(logits, "logits")
         if len(logits) != len(embeddings) or not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
-            raise ValueError(
-                f"logits: takes shape (n, K) = ({len(embeddings)}, more than the largest label {int(labels.max())}),"
-                f" got {tuple(logits.shape)}"
-            )
+            takes = f"shape (n, K) = ({len(embeddings)}, more than the largest label {int(labels.max())})"
+            raise ValueError(f"logits: takes {takes}, got {tuple(logits.shape)}")
         given = float(functional.cross_entropy(at_least_float32(logits), labels.long()))
-    return MutualInformation(
-        labels=float(label_entropy(labels)),
-        labels_given_embeddings=given,
-        embeddings=float(nearest_neighbour_entropy(embeddings, neighbours=neighbours)),
-        embeddings_given_labels=float(nearest_neighbour_entropy(embeddings, labels, neighbours=neighbours)),
-        nearest_neighbour=float(nearest_neighbour_information(embeddings, labels, neighbours=neighbours)),
-    )
+    whole = float(nearest_neighbour_entropy(embeddings, neighbours=neighbours))
+    within = float(nearest_neighbour_entropy(embeddings, labels, neighbours=neighbours))
+    near = float(nearest_neighbour_information(embeddings, labels, neighbours=neighbours))
+    return MutualInformation(float(label_entropy(labels)), given, whole, within, near)
 
 
 def _prepared(embeddings: Tensor, labels: Tensor | None, least: int) -> tuple[Tensor, Relations, Tensor]:
-    """Embeddings in full precision, the pairs that count as positive, and the size of every sample's class in
-    float64.
-    """
+    """Embeddings in float64, the pairs that count as positive, and the size of every sample's class in float64."""
     check_embeddings(embeddings)
     n = len(embeddings)
     if labels is None:
@@ -197,11 +186,9 @@ def _prepared(embeddings: Tensor, labels: Tensor | None, least: int) -> tuple[Te
     check_labels(labels, n)
     classes, own = labels.unique(return_inverse=True)
     sizes = class_sizes(own, len(classes))
-    if int(sizes.min()) < least:
-        raise ValueError(
-            f"embeddings: takes at least {least} samples a class here, got a class of {int(sizes.min())}; leave small"
-            " classes out"
-        )
+    if (smallest := int(sizes.min())) < least:
+        takes = f"at least {least} samples a class here, got a class of {smallest}"
+        raise ValueError(f"embeddings: takes {takes}; leave small classes out")
     # logarithms of small distances: what a float32 product rounds away would count
     return embeddings.double(), Relations.within(labels, n, negatives=False), sizes[own].double()
 

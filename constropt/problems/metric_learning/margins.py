@@ -13,18 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constropt.checks import got, require_below, require_positive
 from constropt.constraint import Constraint, inequality
 from constropt.domain import Domain, Reals
 from constropt.problem import ConstrainedProblem
-from constropt.problems.metric_learning.base import positive_number
 from constropt.problems.metric_learning.pairs import Relations, root, squared_distances
+
+Given = Tensor | None
 
 
 def contrastive_margins(
-    labels: Tensor, margin: float = 1.0, *, anchor: Tensor | None = None, domain: Domain | None = None
+    labels: Tensor, margin: float = 1.0, *, anchor: Given = None, domain: Domain | None = None
 ) -> ConstrainedProblem[Tensor]:
-    """The contrastive loss with its hinge as constraints: minimise its tightness (Eq. 2.2), every negative pair at
-    least ``margin`` apart.
+    """The contrastive loss, its hinge a constraint: least tightness (Eq. 2.2), negative pairs ``margin`` apart or more.
 
     ``labels`` are int64 ``(n,)``, or a boolean ``(n, n)`` matrix of positive pairs. ``anchor``, ``(n, d)`` or ``(batch,
     n, d)``, adds ``(1/2) ||z - a||^2``: how the given embeddings have to move. The constraint ``"margin"`` is
@@ -39,7 +40,7 @@ def contrastive_margins(
     >>> solution.x.flatten().round(decimals=3), solution.multipliers[0][0, 0, 1].round(decimals=3)
     (tensor([-0.2500,  0.7500], dtype=torch.float64), tensor(0.2500, dtype=torch.float64))
     """
-    positive_number(margin=margin)
+    require_positive(margin=margin)
     n = len(labels)
     positive, negative = Relations.within(labels, n).block(0, n)
     constraint = inequality(lambda z, squares: margin - root(squares), name="margin", mask=negative.triu(1))
@@ -47,15 +48,9 @@ def contrastive_margins(
 
 
 def triplet_margins(
-    labels: Tensor,
-    margin: float = 0.2,
-    *,
-    triplets: Tensor | None = None,
-    anchor: Tensor | None = None,
-    domain: Domain | None = None,
+    labels: Tensor, margin: float = 0.2, *, triplets: Given = None, anchor: Given = None, domain: Domain | None = None
 ) -> ConstrainedProblem[Tensor]:
-    """The triplet loss with its hinge as constraints: minimise the tightness, every triplet's ``D_ap^2 - D_an^2 + m <=
-    0``.
+    """The triplet loss, its hinge a constraint: least tightness, every triplet's ``D_ap^2 - D_an^2 + m <= 0``.
 
     ``triplets`` is int64 ``(T, 3)``, rows (a, p, n); :func:`all_triplets` of the labels by default, which are many. The
     constraint ``"margin"`` is ``(batch, T)``. The rest is as for :func:`contrastive_margins`.
@@ -63,31 +58,25 @@ def triplet_margins(
     >>> triplet_margins(torch.tensor([0, 0, 1])).constraints[0].name
     'margin'
     """
-    positive_number(margin=margin)
+    require_positive(margin=margin)
     n = len(labels)
     positive, _ = Relations.within(labels, n).block(0, n)
     triplets = all_triplets(labels) if triplets is None else triplets
     if triplets.dim() != 2 or triplets.shape[1] != 3 or not len(triplets) or triplets.is_floating_point():
-        raise ValueError(
-            f"triplets: takes whole numbers (anchor, positive, negative), shape (T, 3) with T >= 1, got"
-            f" {triplets.dtype} of shape {tuple(triplets.shape)}; a class of two samples and a second class give some"
-        )
-    if int(triplets.min()) < 0 or int(triplets.max()) >= n:
-        raise ValueError(
-            f"triplets: takes positions 0 to {n - 1} of the embeddings, got {int(triplets.min())} to"
-            f" {int(triplets.max())}"
-        )
+        takes = "whole numbers (anchor, positive, negative), shape (T, 3) with T >= 1"
+        cure = "a class of two samples and a second class give some"
+        raise ValueError(f"triplets: takes {takes}, got {got(triplets)}; {cure}")
+    require_below(n, triplets, "triplets: of the embeddings takes positions")
     a, p, other = triplets.unbind(1)
     constraint = inequality(lambda z, squares: squares[:, a, p] - squares[:, a, other] + margin, name="margin")
     return _problem(positive, anchor, constraint, domain)
 
 
 def _problem(
-    positive: Tensor, anchor: Tensor | None, constraint: Constraint[Tensor], domain: Domain | None
+    positive: Tensor, anchor: Given, constraint: Constraint[Tensor], domain: Domain | None
 ) -> ConstrainedProblem[Tensor]:
     """What both share: the tightness over the ``positive`` pairs, and one pass for all distances."""
-    objective = _Tightness(positive, anchor)
-    return ConstrainedProblem(objective, [constraint], _Squares(len(positive)), Reals() if domain is None else domain)
+    return ConstrainedProblem(_Tightness(positive, anchor), [constraint], _Squares(len(positive)), domain or Reals())
 
 
 def all_triplets(labels: Tensor) -> Tensor:
@@ -113,10 +102,8 @@ class _Squares:
 
     def __call__(self, z: Tensor) -> Tensor:
         if z.dim() != 3 or z.shape[1] != self.count:
-            raise ValueError(
-                f"x: takes embeddings of shape (batch, n, d) with n = {self.count} as many as labels, got"
-                f" {tuple(z.shape)}; add the batch dimension with x[None]"
-            )
+            takes = f"embeddings of shape (batch, n, d) with n = {self.count} as many as labels"
+            raise ValueError(f"x: takes {takes}, got {tuple(z.shape)}; add the batch dimension with x[None]")
         return squared_distances(z, z)
 
 

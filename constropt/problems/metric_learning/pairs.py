@@ -1,4 +1,4 @@
-"""Pairs of embeddings: who is similar to whom, how far apart they are, and the pair matrix a few rows at a time.
+"""Pairs of embeddings: who is similar to whom, how far apart they are, and the losses that are sums over them.
 
 Everything quadratic in metric learning goes through :func:`over_rows`, so no pair matrix is ever whole in memory once
 it is large: what a loss keeps alive at a time is at most about one ``n x n`` matrix, usually far less.
@@ -6,12 +6,17 @@ it is large: what a loss keeps alive at a time is at most about one ``n x n`` ma
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from constropt.checks import are_whole, got
+from constropt.precision import at_least_float32
 
 RowFunction = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -24,13 +29,11 @@ _CACHE, _MOST, _SHARE = 2**18, 2**24, 32
 def check_embeddings(embeddings: Tensor, name: str = "embeddings") -> None:
     """``ValueError``/``TypeError`` unless ``embeddings`` is a finite floating ``(n, d)`` tensor with n, d >= 1."""
     if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
-        got = embeddings.dtype if isinstance(embeddings, Tensor) else type(embeddings).__name__
-        raise TypeError(f"{name}: takes a floating point tensor of shape (n, d), got {got}; convert it with .float()")
+        takes = f"a floating point tensor of shape (n, d), got {got(embeddings)}"
+        raise TypeError(f"{name}: takes {takes}; convert it with .float()")
     if embeddings.dim() != 2 or embeddings.numel() == 0:
-        raise ValueError(
-            f"{name}: takes shape (n, d), n samples of d features, got {tuple(embeddings.shape)}; flatten what the"
-            " network returns with .flatten(1)"
-        )
+        takes = f"shape (n, d), n samples of d features, got {tuple(embeddings.shape)}"
+        raise ValueError(f"{name}: takes {takes}; flatten what the network returns with .flatten(1)")
     if not bool(embeddings.detach().isfinite().all()):
         rows = (~embeddings.detach().isfinite().all(1)).nonzero().flatten().tolist()
         raise ValueError(
@@ -41,12 +44,8 @@ def check_embeddings(embeddings: Tensor, name: str = "embeddings") -> None:
 
 def check_labels(labels: Tensor, count: int, name: str = "labels", of: str = "embeddings") -> None:
     """``ValueError``/``TypeError`` unless ``labels`` holds one whole number for each of ``count`` samples."""
-    whole = isinstance(labels, Tensor) and not (
-        labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
-    )
-    if not whole:
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"{name}: takes a tensor of whole numbers, one class a sample, got {got}")
+    if not are_whole(labels):
+        raise TypeError(f"{name}: takes a tensor of whole numbers, one class a sample, got {got(labels)}")
     if labels.shape != (count,):
         raise ValueError(
             f"{name}: takes one class for each of the {count} rows of {of}, shape ({count},), got"
@@ -62,14 +61,11 @@ def is_pair_matrix(labels: Tensor) -> bool:
 def check_pairs(pairs: Tensor, count: int) -> None:
     """``ValueError`` unless ``pairs`` is a symmetric ``(count, count)`` matrix."""
     if pairs.shape != (count, count):
-        raise ValueError(
-            f"labels: as a matrix of positive pairs takes shape ({count}, {count}), one row and column a sample, got"
-            f" {tuple(pairs.shape)}"
-        )
+        takes = f"shape ({count}, {count}), one row and column a sample"
+        raise ValueError(f"labels: as a matrix of positive pairs takes {takes}, got {tuple(pairs.shape)}")
     if not bool((pairs == pairs.T).all()):
-        raise ValueError(
-            "labels: a matrix of positive pairs must be symmetric, similar being mutual; pass labels | labels.T"
-        )
+        cure = "similar being mutual; pass labels | labels.T"
+        raise ValueError(f"labels: a matrix of positive pairs must be symmetric, {cure}")
 
 
 @dataclass(frozen=True)
@@ -94,13 +90,13 @@ class Relations:
         """
         if is_pair_matrix(labels):
             check_pairs(labels, count)
-            one_class = bool((labels | torch.eye(count, dtype=torch.bool, device=labels.device)).all())
+            one_class = (labels | torch.eye(count, dtype=torch.bool, device=labels.device)).all()
             relations = cls(pairs=labels, own=torch.arange(count, device=labels.device))
         else:
             check_labels(labels, count)
-            one_class = bool((labels == labels[0]).all())
+            one_class = (labels == labels[0]).all()
             relations = cls(rows=labels, columns=labels, own=torch.arange(count, device=labels.device))
-        if negatives and one_class:
+        if negatives and bool(one_class):
             raise ValueError(
                 f"labels: all {count} samples of the batch are of one class, and this loss needs negative pairs; draw"
                 " batches of at least two classes, or skip this one"
@@ -126,8 +122,7 @@ class Relations:
 
 
 def over_rows(function: RowFunction, queries: Tensor, gallery: Tensor, relations: Relations) -> tuple[Tensor, ...]:
-    """``function(queries, gallery, positive, negative)`` of every row, each result ``(n,)``, a block of rows at a
-    time.
+    """``function(queries, gallery, positive, negative)`` of every row, each result ``(n,)``, by blocks of rows.
 
     ``function`` may build the block of the pair matrix freely. Where there are several blocks nothing of one is kept
     for the backward pass: it is computed again there, so memory stays that of one block.
@@ -192,3 +187,74 @@ def class_sums(embeddings: Tensor, labels: Tensor, count: int) -> Tensor:
 def class_sizes(labels: Tensor, count: int) -> Tensor:
     """How many samples each class has, ``(count,)``."""
     return torch.bincount(labels, minlength=count)
+
+
+class SplitLoss(nn.Module):
+    """A loss ``loss(embeddings, labels)`` that is the sum of a tightness and a contrastive part (Table 2.2).
+
+    ``embeddings`` is ``(n, d)``, in any floating type, computed in float32 at least; ``labels`` int64 ``(n,)`` or, for
+    the pairwise losses, a boolean symmetric ``(n, n)`` matrix of positive pairs (its diagonal does not matter).
+    A subclass gives :meth:`split`, and ``needs_pairs`` where a batch should hold several samples of each class.
+    Non-finite embeddings and labels of another length raise ``ValueError``.
+    """
+
+    needs_pairs = False
+
+    @abstractmethod
+    def split(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The two parts of embeddings that are checked and in full precision."""
+
+    def parts(self, embeddings: Tensor, labels: Tensor, **context: Any) -> tuple[Tensor, Tensor]:
+        """Tightness and contrastive part, scalars, by one computation."""
+        check_embeddings(embeddings)
+        # pair sums in half precision lose everything: autocast has no say here
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.split(at_least_float32(embeddings), labels, **context)
+
+    def forward(self, embeddings: Tensor, labels: Tensor, **context: Any) -> Tensor:
+        tightness, contrastive = self.parts(embeddings, labels, **context)
+        return tightness + contrastive
+
+    def tightness(self, embeddings: Tensor, labels: Tensor, **context: Any) -> Tensor:
+        """The part that pulls samples of one class together, a scalar."""
+        return self.parts(embeddings, labels, **context)[0]
+
+    def contrastive(self, embeddings: Tensor, labels: Tensor, **context: Any) -> Tensor:
+        """The part that pushes samples apart, a scalar."""
+        return self.parts(embeddings, labels, **context)[1]
+
+
+class PairwiseLoss(SplitLoss):
+    """A loss that is a weighted mean over the rows of a pair matrix; a batch of one class raises ``ValueError``.
+
+    A subclass gives :meth:`rows`, and says with ``normalised`` whether it compares embeddings scaled to norm 1.
+    """
+
+    needs_pairs = True
+    normalised = False
+
+    @abstractmethod
+    def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
+        """For rows of the pair matrix: the sums of the two parts and the weight of each row, three times ``(rows,)``.
+
+        ``positive`` and ``negative`` say which pairs are what; a sample with itself is neither.
+        """
+
+    def split(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        compared = unit(embeddings) if self.normalised else embeddings
+        return self.mean(compared, compared, Relations.within(labels, len(embeddings)))
+
+    def mean(self, queries: Tensor, gallery: Tensor, relations: Relations) -> tuple[Tensor, Tensor]:
+        """The parts over the mean of the rows' weights; 0, differentiable, where no row has any."""
+        tightness, contrastive, weight = over_rows(self.rows, queries, gallery, relations)
+        total = weight.sum().clamp_min(1)
+        return tightness.sum() / total, contrastive.sum() / total
+
+
+def class_labels(labels: Tensor, loss: nn.Module) -> Tensor:
+    """``labels``, once it is sure that they are classes: ``ValueError`` for a pair matrix, with what takes one."""
+    if is_pair_matrix(labels):
+        takes = "one class a sample, shape (n,), got a matrix of positive pairs"
+        cure = "use a pairwise loss or SPCE, which take relative labels"
+        raise ValueError(f"labels: {type(loss).__name__} takes {takes}; {cure}")
+    return labels

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from constropt.checks import got, require_below, require_positive
 from constropt.precision import at_least_float32
-from constropt.problems.metric_learning.base import SplitLoss, class_labels, positive_number
-from constropt.problems.metric_learning.cross_entropy import check_classes
+from constropt.problems.metric_learning.classifier import check_classes
 from constropt.problems.metric_learning.pairs import (
     Relations,
+    SplitLoss,
     check_embeddings,
+    class_labels,
     class_sizes,
     class_sums,
     is_pair_matrix,
@@ -45,9 +47,7 @@ class PCE(SplitLoss):
     def __init__(self, classifier: nn.Linear, lam: float | str = 1.0, *, floor: float = 1e-3) -> None:
         super().__init__()
         if not isinstance(classifier, nn.Linear):
-            raise TypeError(
-                f"classifier: takes the nn.Linear from d features to K classes, got {type(classifier).__name__}"
-            )
+            raise TypeError(f"classifier: takes the nn.Linear from d features to K classes, got {got(classifier)}")
         _check_lam(lam, floor)
         self.classifier, self.lam, self.floor = classifier, lam, floor
 
@@ -58,11 +58,7 @@ class PCE(SplitLoss):
             embeddings, weight.to(embeddings.dtype), None if bias is None else bias.to(embeddings.dtype)
         )
         probabilities = logits.softmax(1)
-        if self.lam == EIGENVALUE:
-            lam = least_eigenvalue(embeddings, probabilities).clamp_min(self.floor)
-        else:
-            lam = float(self.lam)
-        return pce_parts(embeddings, labels, probabilities, lam)
+        return pce_parts(embeddings, labels, probabilities, _lam(self.lam, embeddings, probabilities, self.floor))
 
 
 def pce_parts(embeddings: Tensor, labels: Tensor, probabilities: Tensor, lam: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -86,10 +82,8 @@ def least_eigenvalue(embeddings: Tensor, probabilities: Tensor) -> Tensor:
     """
     n, dimension = embeddings.shape
     if n < dimension:
-        raise ValueError(
-            f"embeddings: the eigenvalue lambda takes at least as many samples as features, got n = {n} < d ="
-            f" {dimension}, where every A_k is singular; pass a constant lam, or more samples"
-        )
+        why = f"got n = {n} < d = {dimension}, where every A_k is singular; pass a constant lam, or more samples"
+        raise ValueError(f"embeddings: the eigenvalue lambda takes at least as many samples as features, {why}")
     z = embeddings.double()
     variance = (probabilities.double() * (1 - probabilities.double()) / n).mT
     least = [
@@ -134,7 +128,7 @@ class SPCE(SplitLoss):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        positive_number(temperature=temperature)
+        require_positive(temperature=temperature)
         self.temperature, self.class_mean, self.exclude_self = temperature, class_mean, exclude_self
         self.num_classes = num_classes
 
@@ -173,10 +167,8 @@ class SPCE(SplitLoss):
             )
             return _set_sums(sets, embeddings), sets.sum(1), own
         classes, own = labels.unique(return_inverse=True)
-        if self.num_classes is not None and not 0 <= int(classes[0]) <= int(classes[-1]) < self.num_classes:
-            raise ValueError(
-                f"labels: takes classes 0 to {self.num_classes - 1}, got {int(classes[0])} to {int(classes[-1])}"
-            )
+        if self.num_classes is not None:
+            require_below(self.num_classes, classes, "labels: takes classes")
         return class_sums(embeddings, own, len(classes)), class_sizes(own, len(classes)), own
 
 
@@ -247,12 +239,8 @@ def bound_report(
     (False, -0.423)
     """
     if not isinstance(classifier_weight, Tensor) or classifier_weight.dim() != 2:
-        got = (
-            tuple(classifier_weight.shape)
-            if isinstance(classifier_weight, Tensor)
-            else type(classifier_weight).__name__
-        )
-        raise ValueError(f"classifier_weight: takes theta of shape (K, d), such as linear.weight, got {got}")
+        takes = "theta of shape (K, d), such as linear.weight"
+        raise ValueError(f"classifier_weight: takes {takes}, got {got(classifier_weight)}")
     check_embeddings(embeddings)
     check_embeddings(classifier_weight, "classifier_weight")
     check_classes(labels, embeddings, classifier_weight)
@@ -260,21 +248,21 @@ def bound_report(
     z = at_least_float32(embeddings)
     logits = z @ classifier_weight.to(z.dtype).mT
     probabilities = logits.softmax(1)
-    used = least_eigenvalue(z, probabilities).clamp_min(floor) if lam == EIGENVALUE else float(lam)
+    used = _lam(lam, z, probabilities, floor)
     classes, dimension = classifier_weight.shape
-    spce = SPCE(temperature, num_classes=classes)
-    return BoundReport(
-        cross_entropy=float(functional.cross_entropy(logits, labels.long())),
-        pce=float(sum(pce_parts(z, labels, probabilities, used))),
-        spce=float(spce(z, labels)),
-        lam=float(used),
-        samples=len(z),
-        classes=classes,
-        dimension=dimension,
-    )
+    cross_entropy = float(functional.cross_entropy(logits, labels.long()))
+    pce = float(sum(pce_parts(z, labels, probabilities, used)))
+    spce = float(SPCE(temperature, num_classes=classes)(z, labels))
+    return BoundReport(cross_entropy, pce, spce, float(used), len(z), classes, dimension)
+
+
+def _lam(lam: float | str, embeddings: Tensor, probabilities: Tensor, floor: float) -> Tensor | float:
+    if isinstance(lam, str):
+        return least_eigenvalue(embeddings, probabilities).clamp_min(floor)
+    return float(lam)
 
 
 def _check_lam(lam: float | str, floor: float) -> None:
     if isinstance(lam, str) and lam != EIGENVALUE:
         raise ValueError(f"lam: takes a number > 0 or {EIGENVALUE!r}, got {lam!r}")
-    positive_number(floor=floor) if isinstance(lam, str) else positive_number(lam=lam)
+    require_positive(floor=floor) if isinstance(lam, str) else require_positive(lam=lam)

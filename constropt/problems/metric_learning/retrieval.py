@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constropt.checks import MissingExtra, require_whole
+from constropt.checks import MissingExtra, require_one_of, require_whole
 from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.pairs import check_embeddings, check_labels, unit
 
@@ -50,8 +50,7 @@ def recall_at_k(
     >>> recall_at_k(z, torch.tensor([0, 0, 1, 1]), ks=(1, 2, 3))
     {1: 0.75, 2: 0.75, 3: 1.0}
     """
-    if backend not in ("torch", "faiss"):
-        raise ValueError(f"backend: takes 'torch' or 'faiss', got {backend!r}")
+    require_one_of("backend", backend, ("torch", "faiss"))
     search = _Search.of(query, labels, gallery, gallery_labels, ks, distance, chunk)
     if backend == "faiss":
         found = torch.cat(list(search.nearest_by(_faiss_neighbours(search.gallery), max(ks))))
@@ -106,14 +105,9 @@ def retrieval_metrics(
         at = hits[:, torch.tensor([k - 1 for k in ks], device=hits.device)]
         parts.append(torch.cat([precise[:, None], within[:, None], at], dim=1))
     rows = torch.cat(parts)[search.positives > 0]
-    mean = rows.mean(0).tolist()
+    map_at_r, r_precision, *found = rows.mean(0).tolist()
     recall = (rows[:, 2:] > 0).double().mean(0).tolist()
-    return Retrieval(
-        recall=dict(zip(ks, recall)),
-        precision={k: hits / k for k, hits in zip(ks, mean[2:])},
-        map_at_r=mean[0],
-        r_precision=mean[1],
-    )
+    return Retrieval(dict(zip(ks, recall)), {k: hits / k for k, hits in zip(ks, found)}, map_at_r, r_precision)
 
 
 def normalized_mutual_information(
@@ -137,9 +131,8 @@ def normalized_mutual_information(
         from sklearn.cluster import KMeans
         from sklearn.metrics import normalized_mutual_info_score
     except ImportError as error:
-        raise MissingExtra(
-            "normalized_mutual_information clusters with scikit-learn: pip install 'constropt[data]'"
-        ) from error
+        cure = "pip install 'constropt[data]'"
+        raise MissingExtra(f"normalized_mutual_information clusters with scikit-learn: {cure}") from error
     points = at_least_float32(embeddings.detach()).cpu().numpy()
     kmeans = KMeans(count, n_init=1, random_state=seed)  # pyright: ignore[reportArgumentType]  ("auto" or a number)
     found = kmeans.fit_predict(points)
@@ -183,21 +176,16 @@ class _Search:
             check_labels(gallery_labels, len(gallery), "gallery_labels", "gallery")
             available = len(gallery)
             if gallery.shape[1] != query.shape[1]:
-                raise ValueError(
-                    f"gallery: takes {query.shape[1]} features like query, got {gallery.shape[1]}; embed both with the"
-                    " same network"
-                )
-        if distance not in DISTANCES:
-            raise ValueError(f"distance: takes one of {', '.join(DISTANCES)}, got {distance!r}")
+                takes = f"{query.shape[1]} features like query, got {gallery.shape[1]}"
+                raise ValueError(f"gallery: takes {takes}; embed both with the same network")
+        require_one_of("distance", distance, DISTANCES)
         if not ks:
             raise ValueError("ks: takes whole numbers >= 1, got none")
         for k in ks:
             require_whole(ks=k)
         if max(ks) > available:
-            raise ValueError(
-                f"ks: takes k up to the {available} samples there are to retrieve, got {max(ks)}; leave larger k out,"
-                " or pass a larger gallery"
-            )
+            takes = f"k up to the {available} samples there are to retrieve, got {max(ks)}"
+            raise ValueError(f"ks: takes {takes}; leave larger k out, or pass a larger gallery")
         require_whole(chunk=1 if chunk is None else chunk)
         alone = gallery is None or gallery_labels is None
         labels, order = labels.long().sort(stable=True)
@@ -210,10 +198,8 @@ class _Search:
         first, last = torch.searchsorted(columns, labels), torch.searchsorted(columns, labels, right=True)
         positives = last - first - int(alone)
         if not bool((positives > 0).any()):
-            raise ValueError(
-                "labels: no query has a sample of its class to find; check that the labels of queries and gallery"
-                " number the classes alike"
-            )
+            cure = "check that the labels of queries and gallery number the classes alike"
+            raise ValueError(f"labels: no query has a sample of its class to find; {cure}")
         if distance == "cosine":
             queries = unit(queries)
             searched = queries if alone else unit(searched)
@@ -254,16 +240,12 @@ class _Search:
             yield closer.long() - tied
 
     def nearest(self, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """By chunk: whether each of the ``depth`` nearest is of the query's class, nearest first, and how many of them
-        there are at all.
-        """
+        """By chunk: whether each of the ``depth`` nearest, nearest first, is of the query's class, and how many are."""
         for rows, similarity in self.similarities():
             yield self._same(similarity.topk(depth, dim=1).indices, rows), self.positives[rows]
 
     def nearest_by(self, neighbours: Callable[[Tensor, int], Tensor], depth: int) -> Iterator[Tensor]:
-        """By chunk: whether each of the ``depth`` nearest, the columns that ``neighbours`` finds, is of the query's
-        class.
-        """
+        """By chunk: whether each of the ``depth`` nearest, as ``neighbours`` finds them, is of the query's class."""
         for start in range(0, len(self.queries), self.chunk):
             rows = slice(start, min(start + self.chunk, len(self.queries)))
             found = neighbours(self.queries[rows], depth + int(self.alone)).to(self.first.device)

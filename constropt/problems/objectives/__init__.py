@@ -1,8 +1,12 @@
 """Constrained training problems that are not calibration, each a declaration on ``ConstrainedLoss``."""
 
-from constropt.problems.objectives.fairness import DemographicParity, EqualOpportunity
-from constropt.problems.objectives.neyman_pearson import NeymanPearson
-from constropt.problems.objectives.rates import binary_scores, straight_through
+from constropt.problems.objectives.rates import (
+    DemographicParity,
+    EqualOpportunity,
+    NeymanPearson,
+    binary_scores,
+    straight_through,
+)
 from constropt.problems.objectives.region_size import RegionSize, size_bounds
 
 __all__ = [

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from constropt.checks import require_whole
+from constropt.checks import got, require_whole
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.precision import at_least_float32
-from constropt.problems.calibration.reduction import counted_labels
+from constropt.problems.calibration.entrywise import counted_labels
 from constropt.training import TRAINING, ConstrainedLoss, samplewise
 
 Bound = float | Sequence[float] | Tensor | None
@@ -100,15 +100,12 @@ def _cross_entropy(logits: Tensor, target: Any, *, classes: int, ignore_index: i
     labels = target
     if paired:
         if not isinstance(target, (tuple, list)) or len(target) != 2:
-            raise TypeError(
-                f"target: takes a pair (labels, bounds) as neither lower nor upper was given, got"
-                f" {type(target).__name__}; size_bounds makes bounds"
-            )
+            takes = f"a pair (labels, bounds) as neither lower nor upper was given, got {got(target)}"
+            raise TypeError(f"target: takes {takes}; size_bounds makes bounds")
         labels = target[0]
     if logits.dim() < 3 or logits.shape[1] != classes:
-        raise ValueError(
-            f"logits: takes the shape (batch, K, *dims) with K = num_classes = {classes}, got {tuple(logits.shape)}"
-        )
+        takes = f"the shape (batch, K, *dims) with K = num_classes = {classes}"
+        raise ValueError(f"logits: takes {takes}, got {tuple(logits.shape)}")
     labelled = counted_labels(logits, labels, ignore_index)
     logits = at_least_float32(logits)
     return functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")[labelled]
@@ -120,8 +117,8 @@ def _outside(logits: Tensor, target: Any, *, fixed: Tensor | None) -> Tensor:
     if fixed is None:
         bounds = target[1]
         if not isinstance(bounds, Tensor) or bounds.shape != (*size.shape, 2):
-            got = tuple(bounds.shape) if isinstance(bounds, Tensor) else type(bounds).__name__
-            raise ValueError(f"bounds: takes a tensor of shape (batch, K, 2) = {(*size.shape, 2)}, got {got}")
+            found = tuple(bounds.shape) if isinstance(bounds, Tensor) else got(bounds)
+            raise ValueError(f"bounds: takes a tensor of shape (batch, K, 2) = {(*size.shape, 2)}, got {found}")
         if bounds.device.type == "cpu" and not torch.compiler.is_compiling():
             _check_order(bounds, "bounds")
     else:
@@ -140,7 +137,5 @@ def _per_class(name: str, bound: Bound, default: float, classes: int) -> Tensor:
 def _check_order(bounds: Tensor, name: str) -> None:
     least, largest = bounds.unbind(-1)
     if not bool(((least >= 0) & (least <= largest) & (largest <= 1)).all()):  # written so that NaN fails
-        raise ValueError(
-            f"{name}: need 0 <= lower <= upper <= 1, in fractions of the image's pixels, got lower from"
-            f" {float(least.min()):g} and upper up to {float(largest.max()):g}"
-        )
+        found = f"lower from {float(least.min()):g} and upper up to {float(largest.max()):g}"
+        raise ValueError(f"{name}: need 0 <= lower <= upper <= 1, in fractions of the image's pixels, got {found}")

@@ -11,7 +11,7 @@ from torch.nn import functional
 from constropt.lab.runs.specs import RecipeSpec
 from constropt.lab.studies.tables import Method, build, parse_method
 from constropt.problems import calibration as losses
-from constropt.problems.calibration.reduction import EntrywiseLoss, of_label
+from constropt.problems.calibration.entrywise import EntrywiseLoss, of_label
 
 MARGIN, TEXT_MARGIN = 10.0, 6.0  # of MbLS, CALS-HR and CALS-ALM, in units of the logits
 

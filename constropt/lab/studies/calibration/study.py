@@ -23,8 +23,8 @@ from constropt.lab.studies.epochs import History
 from constropt.lab.studies.kind import Setup
 from constropt.lab.studies.study import Run
 from constropt.problems.calibration import metrics
+from constropt.problems.calibration.samples import GAUSSIAN_NOISE, calibration_under_noise
 from constropt.problems.calibration.scaling import TemperatureScaling
-from constropt.problems.calibration.shift import GAUSSIAN_NOISE, calibration_under_noise
 from constropt.problems.model_calls import logits_of
 
 SCALINGS = ("nll", "ece")  # the temperature of least NLL, and of least ECE (the thesis), both on held-out data

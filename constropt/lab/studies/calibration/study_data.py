@@ -19,7 +19,7 @@ from constropt.lab.data.text import Vocabulary, load_newsgroups_splits
 from constropt.lab.models.calibration import deeplab, gpcn, small_resnet18
 from constropt.lab.runs.folder import fingerprint
 from constropt.lab.runs.specs import made_network, parse_recipe, reference_of
-from constropt.problems.calibration.splits import held_out, long_tailed
+from constropt.problems.calibration.samples import held_out, long_tailed
 
 # by kind of data
 _DEFAULT_NETWORKS = {"image": reference_of(small_resnet18), "dense": reference_of(deeplab), "text": reference_of(gpcn)}

@@ -19,9 +19,8 @@ from constropt.lab.models.embedders import small_embedder
 from constropt.lab.studies.epochs import TRAIN_LOSS, History, TrainingSettings, run_epochs, shuffled
 from constropt.lab.studies.metric_learning.training import embed
 from constropt.plotting import figure_of, save_figure
-from constropt.problems.metric_learning.base import SplitLoss
-from constropt.problems.metric_learning.cross_entropy import CrossEntropy
-from constropt.problems.metric_learning.pairs import check_embeddings, check_labels, class_sums
+from constropt.problems.metric_learning.classifier import CrossEntropy
+from constropt.problems.metric_learning.pairs import SplitLoss, check_embeddings, check_labels, class_sums
 from constropt.problems.metric_learning.pairwise_cross_entropy import SPCE
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from constropt.lab.studies.epochs import AUGMENTATIONS, OPTIMIZERS, History, Tra
 from constropt.lab.studies.metric_learning.methods import OnSphere
 from constropt.lab.studies.metric_learning.study_data import Images, Samples
 from constropt.modes import evaluating
+from constropt.problems.metric_learning.neighbours import SNCA, MemoryBank
 from constropt.problems.metric_learning.retrieval import recall_at_k
-from constropt.problems.metric_learning.snca import SNCA, MemoryBank
 
 RECALL = "recall"  # Recall@1 on the validation part, cosine
 

@@ -1,4 +1,6 @@
-"""Cross-entropy with its classifier, split in the two functions of Eq. 2.13."""
+"""Cross-entropy with its classifier, split in the two functions of Eq. 2.13, and the center loss (Wen, Zhang, Li & Qiao
+2016; Eq. 1.5) beside it.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.checks import require_number, require_whole
-from constropt.problems.metric_learning.base import SplitLoss, class_labels
-from constropt.problems.metric_learning.pairs import check_labels
+from constropt.checks import require_below, require_number, require_positive, require_whole
+from constropt.problems.metric_learning.pairs import SplitLoss, check_labels, class_labels, class_sizes, class_sums
 
 
 def check_classes(labels: Tensor, embeddings: Tensor, weight: Tensor) -> None:
-    """``ValueError``/``TypeError`` unless labels are classes of the ``(K, d)`` weight and the embeddings have d
-    features.
-    """
+    """``ValueError``/``TypeError`` unless labels are classes of the ``(K, d)`` weight, embeddings of d features."""
     check_labels(labels, len(embeddings))
     classes, dimension = weight.shape
-    if embeddings.shape[1] != dimension:
-        raise ValueError(
-            f"embeddings: takes {dimension} features, what the loss was built for, got {embeddings.shape[1]}; build it"
-            f" with dimension={embeddings.shape[1]}"
-        )
-    low, high = labels.min().item(), labels.max().item()
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"labels: takes classes 0 to {classes - 1}, got {low} to {high}; number the classes of the training set"
-            " from 0, or build the loss with more classes"
-        )
+    if (found := embeddings.shape[1]) != dimension:
+        takes = f"{dimension} features, what the loss was built for"
+        raise ValueError(f"embeddings: takes {takes}, got {found}; build it with dimension={found}")
+    cure = "; number the classes of the training set from 0, or build the loss with more classes"
+    require_below(classes, labels, "labels: takes classes", cure)
 
 
 class CrossEntropy(SplitLoss):
@@ -81,3 +74,38 @@ class CrossEntropy(SplitLoss):
             target = torch.lerp(target, off, self.label_smoothing)
         quadratic = self.lam / 2 * self.classifier.weight.to(logits.dtype).square().sum()
         return quadratic - target.mean(), logits.logsumexp(1).mean() - quadratic
+
+
+class Center(SplitLoss):
+    """``(w/2) sum_i ||z_i - c_{y_i}||^2 - (1/n) sum_i log p_{i y_i}`` (Table 2.2).
+
+    The first term, a *sum*, is the tightness; the second, the cross-entropy of the classifier ``cross_entropy``, the
+    contrastive part (it is zero at first, see :class:`CrossEntropy`). ``weight`` is w; Eq. 1.5, averaged over the n
+    samples, is ``weight = lambda / n``. c is the mean of the batch's samples of each class, which the gradient passes
+    through; with ``learned=True`` a parameter ``centers`` of one prototype a class. Raises ``ValueError`` for labels
+    outside ``[0, num_classes)``.
+
+    >>> loss = Center(num_classes=2, dimension=1)
+    >>> float(loss.tightness(torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1])))
+    1.0
+    """
+
+    def __init__(
+        self, num_classes: int, dimension: int, weight: float = 1.0, *, learned: bool = False, bias: bool = True
+    ) -> None:
+        super().__init__()
+        require_positive(weight=weight)
+        self.weight = weight
+        self.cross_entropy = CrossEntropy(num_classes, dimension, bias=bias)
+        self.centers = nn.Parameter(torch.randn(num_classes, dimension)) if learned else None
+
+    def split(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        check_classes(class_labels(labels, self), embeddings, self.cross_entropy.classifier.weight)
+        labels = labels.long()
+        if self.centers is None:
+            count = self.cross_entropy.classifier.out_features
+            centers = class_sums(embeddings, labels, count) / class_sizes(labels, count).clamp_min(1)[:, None]
+        else:
+            centers = self.centers.to(embeddings.dtype)
+        tightness = self.weight / 2 * (embeddings - centers[labels]).square().sum()
+        return tightness, self.cross_entropy(embeddings, labels)

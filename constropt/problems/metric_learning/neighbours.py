@@ -1,4 +1,6 @@
-"""Scalable neighbourhood component analysis (Wu, Efros & Yu 2018), within a batch or against a memory bank."""
+"""Neighbourhood component analysis (Goldberger et al. 2005; Eq. 1.4), Proxy-NCA (Movshovitz-Attias et al. 2017), and
+the scalable form (Wu, Efros & Yu 2018), within a batch or against a memory bank.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,82 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.checks import require_whole
+from constropt.checks import require_below, require_positive, require_whole
 from constropt.precision import at_least_float32
-from constropt.problems.metric_learning.base import PairwiseLoss, positive_number
-from constropt.problems.metric_learning.pairs import Relations, check_embeddings, check_labels, masked_logsumexp, unit
+from constropt.problems.metric_learning.classifier import check_classes
+from constropt.problems.metric_learning.pairs import (
+    PairwiseLoss,
+    Relations,
+    SplitLoss,
+    check_embeddings,
+    check_labels,
+    class_labels,
+    masked_logsumexp,
+    squared_distances,
+    unit,
+)
+
+
+class NCA(PairwiseLoss):
+    """``- sum_{i, j: y_ij = 1, j != i} log( exp(s_ij/t) / sum_{k != i} exp(s_ik/t) )``, s the cosine (Eq. 1.4).
+
+    The logarithm is inside the sum over positives, unlike :class:`SNCA`'s. ``temperature`` is t. ``reduction="sum"``
+    is the equation; ``"mean"`` divides by the number of positive pairs, which does not grow with the batch. The
+    tightness is ``-sum s_ij/t`` over positive pairs, the contrastive part the log partition functions.
+
+    >>> loss = NCA(temperature=1.0)
+    >>> round(float(loss(torch.eye(4), torch.tensor([0, 0, 1, 1]))), 4)      # 4 pairs, log 3 each
+    4.3944
+    """
+
+    normalised = True
+
+    def __init__(self, temperature: float = 0.1, *, reduction: str = "sum") -> None:
+        super().__init__()
+        require_positive(temperature=temperature)
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction: takes 'sum' (Eq. 1.4) or 'mean' (over positive pairs), got {reduction!r}")
+        self.temperature, self.reduction = temperature, reduction
+
+    def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
+        similarity = queries @ gallery.mT / self.temperature
+        partition, _ = masked_logsumexp(similarity, positive | negative)
+        pairs = positive.sum(1).to(similarity)
+        weight = pairs if self.reduction == "mean" else torch.zeros_like(pairs)
+        return -torch.where(positive, similarity, 0).sum(1), pairs * partition, weight
+
+
+class ProxyNCA(SplitLoss):
+    """The mean of ``-log( exp(-d(z, p_y)/t) / sum_{k != y} exp(-d(z, p_k)/t) )``, with learned proxies p.
+
+    d is the squared l2 distance of normalised embeddings and normalised proxies, a parameter ``(num_classes,
+    dimension)`` that needs to be given to the optimiser. The paper's sum leaves the own class out, so the loss has no
+    bound at 0; ``include_own=True`` takes it in (a softmax over proxies). The tightness is ``mean d(z, p_y)/t``, the
+    contrastive part the mean log of the sum. Raises ``ValueError`` for labels outside ``[0, num_classes)``.
+
+    >>> loss = ProxyNCA(num_classes=3, dimension=8)
+    >>> loss(torch.randn(4, 8), torch.tensor([0, 1, 2, 0])).shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self, num_classes: int, dimension: int, temperature: float = 1.0, *, include_own: bool = False
+    ) -> None:
+        super().__init__()
+        require_positive(temperature=temperature)
+        require_whole(2, num_classes=num_classes)
+        require_whole(dimension=dimension)
+        self.temperature, self.include_own = temperature, include_own
+        self.proxies = nn.Parameter(torch.randn(num_classes, dimension))
+
+    def split(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        check_classes(class_labels(labels, self), embeddings, self.proxies)
+        proxies = unit(self.proxies.to(embeddings.dtype))
+        distance = squared_distances(unit(embeddings), proxies) / self.temperature
+        own = labels.long()[:, None]
+        tightness = distance.gather(1, own).mean()
+        others = -distance if self.include_own else (-distance).scatter(1, own, -torch.inf)
+        return tightness, others.logsumexp(1).mean()
 
 
 class SNCA(PairwiseLoss):
@@ -33,7 +107,7 @@ class SNCA(PairwiseLoss):
 
     def __init__(self, sigma: float = 0.05, *, bank: MemoryBank | None = None) -> None:
         super().__init__()
-        positive_number(sigma=sigma)
+        require_positive(sigma=sigma)
         self.sigma, self.bank = sigma, bank
 
     def split(self, embeddings: Tensor, labels: Tensor, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -42,9 +116,7 @@ class SNCA(PairwiseLoss):
                 raise ValueError("indices: are positions in a memory bank, and there is none; pass SNCA(bank=...)")
             return super().split(embeddings, labels)
         if indices is None:
-            raise ValueError(
-                "indices: with a memory bank, takes the positions of the samples in the data set, got None"
-            )
+            raise ValueError("indices: with a memory bank, takes the samples' positions in the data set, got None")
         relations = self.bank.relations(indices, labels, len(embeddings))
         return self.mean(unit(embeddings), self.bank.embeddings.to(embeddings.dtype), relations)
 
@@ -101,17 +173,11 @@ class MemoryBank(nn.Module):
         check_labels(labels, count)
         self._check_indices(indices, count)
         if not bool((self.filled & (self.labels != labels[0])).any() | (labels != labels[0]).any()):
-            raise ValueError(
-                "labels: the batch and the memory bank hold one class, and this loss needs negative pairs; fill the"
-                " bank first, by bank.update(indices, embeddings, labels) on a pass over the data"
-            )
+            cure = "fill the bank first, by bank.update(indices, embeddings, labels) on a pass over the data"
+            raise ValueError(f"labels: batch and memory bank hold one class, this loss needs negative pairs; {cure}")
         return Relations(rows=labels, columns=self.labels, own=indices, counted=self.filled)
 
     def _check_indices(self, indices: Tensor, count: int) -> None:
         check_labels(indices, count, name="indices")
-        low, high = indices.min().item(), indices.max().item()
-        if low < 0 or high >= len(self.filled):
-            raise ValueError(
-                f"indices: takes positions 0 to {len(self.filled) - 1} of the memory bank, got {low} to {high}; build"
-                " it with the size of the data set"
-            )
+        cure = " of the memory bank; build it with the size of the data set"
+        require_below(len(self.filled), indices, "indices: takes positions", cure)

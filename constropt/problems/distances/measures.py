@@ -1,4 +1,4 @@
-"""What a distance is, and those of the lp family."""
+"""What a distance is, those of the lp family, and what distances between images have in common."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from constropt.checks import got
+from constropt.precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,58 @@ L2 = Norm(2.0, "l2", 0.1)
 Linf = Norm(torch.inf, "linf", 0.01)
 
 DistanceLike = str | Distance | Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDistance(Distance):
+    """A distance between images ``(batch, channels, height, width)``, whose bounds are taken to [0, 1] first.
+
+    Subclass with :meth:`prepare`, and with :meth:`check` for images that it does not take. Half precision is computed
+    in float32, autocast is off inside, and the result has the dtype of ``x``.
+    """
+
+    name: str = "image"
+
+    def check(self, reference: Tensor) -> None:
+        """Raise ``ValueError`` for images that the distance does not take."""
+
+    def prepare(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
+        """``x -> (batch,)`` for images in [0, 1], in float32 or float64; called without gradients."""
+        raise NotImplementedError  # abstract
+
+    def bind(self, reference: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> Callable[[Tensor], Tensor]:
+        """As of any distance; ``ValueError`` for what is no batch of images, or of some that the distance refuses."""
+        if reference.dim() != 4 or not reference.is_floating_point():
+            takes = "floating point images (batch, channels, height, width)"
+            raise ValueError(f"distance: {self.name!r} takes {takes}, got {got(reference)}")
+        self.check(reference)
+        shape, kind = reference.shape, reference.device.type
+        with torch.no_grad(), torch.autocast(kind, enabled=False):
+            measure = self.prepare(_unit(reference.detach(), bounds))
+
+        def bound(x: Tensor) -> Tensor:
+            if x.shape != shape:
+                shapes = f"{tuple(x.shape)} and {tuple(shape)}"
+                raise ValueError(f"distance: {self.name!r} compares images of one shape, got {shapes}")
+            with torch.autocast(kind, enabled=False):
+                return measure(_unit(x, bounds)).to(x.dtype)
+
+        return bound
+
+
+def root(t: Tensor) -> Tensor:
+    """The square root, with gradient 0 at 0 and below.
+
+    >>> t = torch.zeros(1, requires_grad=True)
+    >>> torch.autograd.grad(root(t), t)
+    (tensor([0.]),)
+    """
+    positive = t > 0
+    return torch.where(positive, torch.where(positive, t, 1.0).sqrt(), 0.0)
+
+
+def _unit(x: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """x within ``bounds`` taken to [0, 1], in float32 at least."""
+    x = at_least_float32(x)
+    lower, upper = bounds
+    return x if (lower, upper) == (0, 1) else (x - lower) / (upper - lower)
