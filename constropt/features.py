@@ -16,9 +16,9 @@ from constropt.problem import ConstrainedProblem
 
 @dataclass(frozen=True)
 class DomainKind:
-    """Domains that a solver takes: ``holds(domain, x0)`` says whether one is of the kind, ``needs`` describes it."""
+    """Domains that a solver takes: ``holds(domain, x0)`` says whether one is of the kind, ``words`` describe it."""
 
-    needs: str
+    words: str
     holds: Callable[[Domain, Tensor], bool]
 
 
@@ -31,11 +31,11 @@ def _is_finite_box(domain: Domain, x: Tensor) -> bool:
     return bounds is not None and bool(torch.stack(bounds).isfinite().all())
 
 
-ANY_DOMAIN = DomainKind("any domain", lambda domain, x: True)
-BOX = DomainKind("a Box", _is_box)
-FINITE_BOX = DomainKind("a finite Box", _is_finite_box)
+ANY_DOMAIN = DomainKind("takes any domain", lambda domain, x: True)
+BOX = DomainKind("needs a Box", _is_box)
+FINITE_BOX = DomainKind("needs a finite Box", _is_finite_box)
 NORM_BALL = DomainKind(
-    "a ball, of whose radius its steps are a part (LinfBall, L2Ball, L1Ball)",
+    "takes a ball, of whose radius its steps are a part",
     lambda domain, x: isinstance(domain, LinfBall | L2Ball | L1Ball),
 )
 
@@ -165,7 +165,7 @@ def require_features(
             raise ValueError(f"{asked}, but {solver} {feature.without}{having(feature.taken)}")
     if not takes.domains.holds(problem.domain, x0):
         raise ValueError(
-            f"problem.domain: {solver} needs {takes.domains.needs}, got {problem.domain}"
+            f"problem.domain: {solver} {takes.domains.words}, got {problem.domain}"
             + having(lambda declared: declared.domains.holds(problem.domain, x0))
         )
 

@@ -34,7 +34,7 @@ def table() -> str:
     for name, takes in sorted(declared_solvers()):
         if name in solvers.__all__:
             marks = ["yes" if taken(takes) else "" for _, taken in columns]
-            cells = [f"`{name}`", _number(takes), *marks, takes.domains.needs, _gradients(takes)]
+            cells = [f"`{name}`", _number(takes), *marks, takes.domains.words.partition(" ")[2], _gradients(takes)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

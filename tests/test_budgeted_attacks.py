@@ -351,9 +351,11 @@ def test_other_dtypes(recipe, dtype):
     assert torch.equal(model(solution.x).argmax(1) != labels, solution.feasible) and solution.feasible.any()
 
 
-def test_a_model_without_gradient_fails_honestly():
-    solution = pgd(lambda x: torch.tensor([[1.0, 0.0, 0.0]]).repeat(len(x), 1), torch.rand(3, 4),
-                   torch.zeros(3, dtype=torch.long), eps=0.1)  # fmt: skip
+def test_a_model_without_gradient_is_an_error_and_a_flat_one_fails_honestly():
+    x, labels, flat = torch.rand(3, 4), torch.zeros(3, dtype=torch.long), torch.tensor([[1.0, 0.0, 0.0]])
+    with pytest.raises(ValueError, match="objective: does not depend on x"):
+        pgd(lambda t: flat.repeat(len(t), 1), x, labels, eps=0.1)
+    solution = pgd(lambda t: flat + 0 * t.sum(1, keepdim=True), x, labels, eps=0.1)
     assert not solution.feasible.any() and solution.x.isfinite().all()
 
 

@@ -83,15 +83,20 @@ def test_what_does_not_depend_on_x_has_gradient_zero():
         assert torch.equal(jacobian(values, x, entries=1), torch.zeros(4, 2, 3))
 
 
+def at(x):
+    """The leaf x as an evaluated point."""
+    return ConstrainedProblem(None).evaluate(x, detach=False)
+
+
 def test_the_nearest_is_a_column_with_a_gradient():
     x = torch.tensor([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]], requires_grad=True)
     flat, lost = torch.tensor([0.0, 1.0, 1.0]), torch.tensor([0.0, 0.0, torch.nan])
     values = torch.stack([0.1 + 0 * x[:, 0], 3 * x[:, 0] + lost, x[:, 1] * flat], 1)
-    cut = nearest(values, x, 2.0)
+    cut = nearest(at(x), values, 2.0)
     assert cut.index.tolist() == [1, 1, 2]
     torch.testing.assert_close(cut.normal, torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     torch.testing.assert_close(cut.value, torch.tensor([1.0, 1.0, 2.0]))
-    nothing = nearest(torch.stack([x[:, 0] * 0 + lost, x[:, 0] * 0], 1), x, 2.0)
+    nothing = nearest(at(x), torch.stack([x[:, 0] * 0 + lost, x[:, 0] * 0], 1), 2.0)
     assert nothing.normal.isnan().any(1).tolist() == [False, False, True]
     assert bool((nothing.normal[:2] == 0).all())
 
@@ -101,7 +106,7 @@ def test_a_cut_is_met_from_both_sides(p):
     generator = torch.Generator().manual_seed(0)
     normal = torch.randn(8, 20, generator=generator, dtype=torch.float64)
     x = torch.randn(8, 20, generator=generator, dtype=torch.float64).requires_grad_()
-    cut = nearest((normal * x).sum(1, keepdim=True) - torch.linspace(-9, 9, 8).unsqueeze(1).double(), x, p)
+    cut = nearest(at(x), (normal * x).sum(1, keepdim=True) - torch.linspace(-9, 9, 8).unsqueeze(1).double(), p)
     side = torch.full_like(normal, 99.0)
     start = torch.rand(8, 20, generator=generator, dtype=torch.float64) * 2 - 1
     met = onto(cut, start, p, -side, side)
@@ -148,12 +153,12 @@ def test_only_the_candidates_are_linearised():
     assert bool((few.objective >= every.objective * (1 - 1e-9)).all()) and bool(few.feasible.all())
 
 
-def test_rows_that_have_ended_cost_nothing():
+def test_rows_that_have_ended_stay_and_their_last_gradients_are_counted():
     problem = linear(rows=4)
     labels = problem.labels.clone()
     labels[0] = (labels[0] + 1) % 10
     solution = deepfool(problem.model, problem.x, labels, bounds=FREE)
-    assert solution.backwards.tolist() == [0, 9, 9, 9]
+    assert solution.backwards.tolist() == [9, 9, 9, 9]  # the first row's last point is one of a batch
     assert torch.equal(solution.x[0], problem.x[0]) and solution.objective[0] == 0
 
 

@@ -217,10 +217,11 @@ def test_a_nan_row_is_lost_alone():
 def test_no_gradient_is_no_success_and_no_nan(distance):
     x, labels = torch.rand(4, 6), torch.zeros(4, dtype=torch.int64)
     flat = torch.tensor([[2.0, 1.0, 0.0]])
-    for model in (lambda t: flat.expand(4, 3), lambda t: flat + 0 * t.sum(1, keepdim=True)):
-        solution = minimal(model, x, labels, distance=distance, steps=20)
-        assert not bool(solution.feasible.any())
-        assert bool(solution.x.isfinite().all()) and torch.equal(solution.x, x)
+    with pytest.raises(ValueError, match="constraint 'misclassified': does not depend on x"):
+        minimal(lambda t: flat.expand(4, 3), x, labels, distance=distance, steps=20)
+    solution = minimal(lambda t: flat + 0 * t.sum(1, keepdim=True), x, labels, distance=distance, steps=20)
+    assert not bool(solution.feasible.any())
+    assert bool(solution.x.isfinite().all()) and torch.equal(solution.x, x)
 
 
 def test_misclassified_rows_stay():

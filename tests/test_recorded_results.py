@@ -31,8 +31,7 @@ from torch.nn.functional import conv2d, cross_entropy, one_hot
 
 import constropt
 from constropt import AugmentedLagrangian, Box, ConstrainedProblem, inequality, solve, solvers, training
-from constropt.problems import attacks, calibration, metric_learning
-from constropt.problems import objectives
+from constropt.problems import attacks, calibration, metric_learning, objectives
 from constropt.testing import known_problems
 
 FILE = Path(__file__).with_name("recorded_results.json")

@@ -122,11 +122,14 @@ def test_rows_stop_at_their_first_success_and_count_their_own_queries(small):
     radius = torch.tensor([0.0, 1.0, 1.0, 1.0, 0.01, 0.3])
     solution = square(model, small.inputs, small.labels, eps=radius, steps=50)
     assert (solution.backwards == 0).all() and solution.forwards.max() == calls
-    assert not solution.feasible[0] and solution.forwards[0] == 52
+    assert not solution.feasible[0] and (solution.forwards == 52).all()  # a function is asked for the whole batch
+    alone = square(small.model, small.inputs, small.labels, eps=radius, steps=50)
+    assert torch.equal(alone.feasible, solution.feasible) and alone.forwards[0] == 52
     done = solution.feasible
-    assert done.any() and (solution.forwards[done] <= solution.first_feasible[done] + 2).all()
+    # a network is not: rows that are done are left out from the check after the next on, every tenth step
+    assert done.any() and (alone.forwards[done] <= alone.first_feasible[done] + 22).all()
     all_wrong = square(model, small.inputs, (small.labels + 1) % 5, eps=0.1, steps=50)
-    assert (all_wrong.forwards == 2).all() and torch.equal(all_wrong.x, small.inputs)
+    assert (all_wrong.forwards == 11).all() and torch.equal(all_wrong.x, small.inputs)
 
 
 def test_targets_are_reached(small):
@@ -168,7 +171,7 @@ def test_constraints_stop_rows_only_on_demand():
     )
     going = solve(problem, SquareSearch(), problem.domain.center, steps=30)
     stopped = solve(problem, SquareSearch(stop=True), problem.domain.center, steps=30)
-    assert (going.forwards == 32).all() and (stopped.forwards == 2).all()
+    assert (going.forwards == 32).all() and (stopped.forwards == 11).all()
     assert (going.objective <= stopped.objective).all() and (going.objective < stopped.objective).any()
 
 

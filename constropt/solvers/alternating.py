@@ -26,7 +26,7 @@ class Alternating(Solver[None]):
     Raises ``ValueError`` unless the problem has exactly one constraint, an inequality, and no nonsmooth term, and for
     sizes that are not > 0.
 
-    >>> from constropt import inequality, solve
+    >>> from constropt import ConstrainedProblem, inequality, solve
     >>> problem = ConstrainedProblem(
     ...     objective=lambda x, _: x.norm(dim=1), constraints=[inequality(lambda x, _: 1.0 - x[:, 0])]
     ... )

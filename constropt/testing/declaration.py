@@ -45,7 +45,7 @@ def check_declaration(solver: Solver[Any], problem: Problem, start: Tensor, *, s
     """
     takes, where = solver.features(problem), str(solver)
     plain = solve(problem, solver, start, steps=steps)
-    for probe in _probes(problem, takes, plain):
+    for probe in _probes(problem, takes, plain, start):
         if not probe.taken:
             if not _refused(probe.needing, solver, start, before=True):
                 raise Counterexample("declaration", where, f"{probe.feature} is not declared, and not refused")
@@ -75,7 +75,7 @@ def _refused(problem: Problem, solver: Solver[Any], start: Tensor, *, before: bo
     return False
 
 
-def _probes(problem: Problem, takes: Takes, plain: Solution) -> Iterator[Probe]:
+def _probes(problem: Problem, takes: Takes, plain: Solution, start: Tensor) -> Iterator[Probe]:
     def differs(found: Solution) -> bool:
         return not torch.equal(plain.x, found.x) or not torch.equal(plain.feasible, found.feasible)
 
@@ -89,7 +89,7 @@ def _probes(problem: Problem, takes: Takes, plain: Solution) -> Iterator[Probe]:
     norm = NormAround("l1", torch.zeros_like(plain.x), lower, upper)
     yield Probe("nonsmooth", takes.nonsmooth, replace(problem, nonsmooth=norm), differs)
     yield Probe("one_problem", takes.one_problem, replace(problem, independent=False), together)
-    yield Probe("domains", takes.domains is ANY_DOMAIN, replace(problem, domain=_Diagonal()), differs)
+    yield Probe("domains", takes.domains is ANY_DOMAIN, replace(problem, domain=_Point(start)), differs)
     yield Probe("feasibility", takes.feasibility, replace(problem, objective=None), feasible)
     if takes.least:
         yield Probe("least", False, replace(problem, constraints=[]), differs)
@@ -128,12 +128,14 @@ def _with(problem: Problem, *constraints: Any) -> Problem:
     return replace(problem, constraints=list(constraints))
 
 
-@dataclass(frozen=True)
-class _Diagonal(Domain):
-    """The rows whose entries are all equal: no box and no ball."""
+@dataclass(frozen=True, eq=False)
+class _Point(Domain):
+    """The start alone: no box and no ball."""
+
+    point: Tensor
 
     def project(self, x: Tensor) -> Tensor:
-        return x.flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1)).expand_as(x)
+        return self.point.to(x).expand_as(x)
 
 
 def _without_gradients(problem: Problem, takes: Takes) -> Iterator[tuple[str, Problem]]:

@@ -64,7 +64,7 @@ def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Cons
 
     ``labels``: the true ones, 0 or 1, and ``flips``, booleans, both ``(batch, K)``; z are the logits, ``(batch, K)``,
     that predict a label where they are positive. With ``keep`` the others must stay what they are in ``labels``.
-    Values have a margin beyond the tie. The surrogate is the binary cross-entropy to the labels wanted.
+    Values have a margin beyond the tie.
 
     Raises ``TypeError``/``ValueError`` for shapes or values other than these, and for rows that flip nothing.
 
@@ -95,11 +95,7 @@ def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Cons
         margin = margin.clamp_min(torch.finfo(logits.dtype).tiny)
         return torch.where(wanted, -logits, logits) + margin
 
-    def surrogate(x: Tensor, output: Any) -> Tensor:
-        logits = logits_of(output)
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted.to(logits), reduction="none")
-
-    return inequality(value, name="labels flipped", mask=None if keep else flips, surrogate=surrogate)
+    return inequality(value, name="labels flipped", mask=None if keep else flips)
 
 
 def regression_error(references: Tensor, least: float | Tensor, *, direction: str = "any") -> Constraint[Any]:

@@ -61,7 +61,7 @@ class AutoProjectedGradient(Solver[AutoStepState]):
 
     Raises ``ValueError`` for a domain that is no ball, and for values out of range.
 
-    >>> from constropt import solve
+    >>> from constropt import ConstrainedProblem, solve
     >>> center = torch.zeros(1, 2)
     >>> problem = ConstrainedProblem(objective=lambda x, _: x @ torch.tensor([3.0, -4.0]), domain=L2Ball(5.0, center))
     >>> solve(problem, AutoProjectedGradient(), center, steps=10).x

@@ -45,7 +45,7 @@ class SquareSearch(Solver[SearchPoint]):
 
     Raises ``ValueError`` for a domain that is no ball, and for values out of range.
 
-    >>> from constropt import solve
+    >>> from constropt import ConstrainedProblem, solve
     >>> center = torch.zeros(1, 1, 4, 4)
     >>> problem = ConstrainedProblem(objective=lambda x, _: x.flatten(1).sum(1), domain=LinfBall(1.0, center))
     >>> solution = solve(problem, SquareSearch(), center, steps=200)

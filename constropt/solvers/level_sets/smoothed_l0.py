@@ -36,7 +36,7 @@ class SmoothedL0(Solver[SmoothedL0State]):
 
     Raises ``ValueError`` unless the problem has exactly one constraint, an inequality, and for values out of range.
 
-    >>> from constropt import Box, inequality, solve
+    >>> from constropt import ConstrainedProblem, Box, inequality, solve
     >>> weight = torch.tensor([1.0, 4.0, 2.0])
     >>> problem = ConstrainedProblem(
     ...     objective=lambda x, _: x.count_nonzero(1).float(),
