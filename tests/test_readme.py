@@ -1,6 +1,8 @@
 """The Python of the README and of the guide runs as it stands there, top to bottom, in one namespace per page."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,8 @@ def test_the_code_runs(page, monkeypatch, tmp_path):
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
     assert [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()] == []
+
+
+def test_the_table_of_solvers_is_that_of_their_declarations():
+    script = ROOT / "docs" / "solver_features.py"
+    subprocess.run([sys.executable, str(script), "--check"], check=True)
