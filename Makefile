@@ -15,7 +15,7 @@ demo: setup
 	OMP_NUM_THREADS=1 $(BIN)/constropt solve alma ddn minimal --data digits --samples 100 --steps 100 --out out/demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check
