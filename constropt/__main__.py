@@ -1,7 +1,5 @@
 """``python -m constropt`` and the script ``constropt``: the door of the command line, which needs the extra ``lab``."""
 
-from __future__ import annotations
-
 import sys
 from importlib.util import find_spec
 

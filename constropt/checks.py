@@ -1,7 +1,5 @@
 """Checks of arguments, what errors say of them, and optional dependencies."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any, TypeGuard

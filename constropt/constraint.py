@@ -1,7 +1,5 @@
 """Constraints as data: what must be ``<= 0`` or ``== 0``, which entries count, what stands in for the gradient."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar

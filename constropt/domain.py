@@ -4,8 +4,6 @@ Law (checked by :func:`constropt.testing.check_domain`): a projection is idempot
 input, leaves the points of the set where they are, is non-expansive, and no point of the set is nearer.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ The vocabulary: ``y`` value of a constraint, ``mu`` multiplier, ``rho`` penalty 
 shapes broadcast to ``y``; a dimension of size one in ``mu`` where ``y`` has more is a multiplier shared along it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Protocol
 

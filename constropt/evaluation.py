@@ -1,7 +1,5 @@
 """A problem evaluated at one point, and every gradient that is taken there."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

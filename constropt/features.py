@@ -1,7 +1,5 @@
 """What of a problem a solver takes, declared once and checked in one place: what is not used is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Files that are either complete or absent, and numbers that JSON can hold."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterator

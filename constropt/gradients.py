@@ -1,7 +1,5 @@
 """A gradient that is not there is an error, never a zero: does a term depend on x?"""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 

@@ -1,7 +1,5 @@
 """The gradients of many outputs of every row, by vector-Jacobian products that share one graph and one call."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -9,8 +9,6 @@ augmented Lagrangian: pure functions of constraint values, to be put between the
 (Rony, Pesquet & Ben Ayed, CVPR 2023, Sec. 5.4.1 of the thesis.)
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

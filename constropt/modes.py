@@ -1,7 +1,5 @@
 """The modes that results must not depend on: whether modules train, and whether the caller records gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

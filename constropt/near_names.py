@@ -1,7 +1,5 @@
 """The hint of an error message at a name that is unknown: the known ones that are most like it."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Figures as files, drawn without a display. They need the extra ``plot``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

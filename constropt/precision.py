@@ -1,7 +1,5 @@
 """The precision that values are computed in, whatever the model's is."""
 
-from __future__ import annotations
-
 from torch import Tensor, float64
 
 

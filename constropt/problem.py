@@ -5,8 +5,6 @@
 Nothing here solves anything, and nothing here changes: multipliers, penalty parameters and iterates are a solver's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol

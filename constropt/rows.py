@@ -1,7 +1,5 @@
 """Batches seen row by row: one problem a row, ``(batch, *event)``, and one number a row, ``(batch,)``."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

@@ -1,7 +1,5 @@
 """``solve``: the one loop. It evaluates, keeps the best point of every row, and lets the solver propose the next."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Every step ends in ``prox(point, size, metric)``, which the solver hands over: t
 proximity operator of the problem's nonsmooth term. ``size`` is the step size per row, ``(batch, 1, ...)``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar

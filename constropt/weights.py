@@ -1,7 +1,5 @@
 """Tensors by name from a file, and into a module, without executing anything."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A penalty P(y, rho, mu) as a formulation of Cooper: primal term P, dual steps towards dP/dy."""
 
-from __future__ import annotations
-
 import copyreg
 from abc import ABCMeta
 from functools import cache

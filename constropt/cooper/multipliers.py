@@ -1,7 +1,5 @@
 """What Cooper lacks around a constraint: multipliers of any shape, shared, safeguarded; entries that don't count."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

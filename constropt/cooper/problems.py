@@ -1,7 +1,5 @@
 """Our problems as Cooper's: a declared problem over a tensor, and the loss of a constrained training."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

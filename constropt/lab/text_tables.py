@@ -1,7 +1,5 @@
 """Tables of texts: for a terminal, and in Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Sequence
 
 from rich.markup import escape

@@ -5,8 +5,6 @@ where it is undefined and autograd stays finite on both sides. `relu` has gradie
 at a junction exactly one side contributes, and the gradient there is right too.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

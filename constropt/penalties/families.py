@@ -6,8 +6,6 @@ slope is 0 at 0, P5 to P8 with those whose slope covers (0, infinity), P9 with t
 docs/penalties.md for the others and the axiom that each fails.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -10,8 +10,6 @@ value, slope and curvature; its slope still grows without bound, which Axiom 3 n
 rho*y up to 1e6. A cosh continues in the same way beyond |t| = 30.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

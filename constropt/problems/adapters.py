@@ -1,7 +1,5 @@
 """Models as attacks take them: inputs in [0, 1], logits out, whatever a library's model takes and returns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

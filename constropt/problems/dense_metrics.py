@@ -1,7 +1,5 @@
 """What is measured on predicted label maps: the attack's success over pixels, confusion counts, mIoU, accuracy."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """How a model is called: in which mode, and what is taken of its output."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

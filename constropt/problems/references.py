@@ -1,7 +1,5 @@
 """From a name that the user typed to the Python object: recipes by entry point, anything else as ``module:name``."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

@@ -8,8 +8,6 @@ over entries that are not listed but known to be larger than beta, the root of
 is sought in ``[low, high]``, or the jump of h across ``step``. What a row gets does not depend on others, bit by bit.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

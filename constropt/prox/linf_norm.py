@@ -10,8 +10,6 @@ where Newton's method alone stalls. Short rows are bracketed and what the bracke
 is sorted.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

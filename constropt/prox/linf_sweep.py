@@ -4,8 +4,6 @@ They go over tiles that stay in the cache, since on a CPU memory, not arithmetic
 reason comparisons are written to numbers, not to booleans, and the bracket's entries are looked for block by block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import repeat

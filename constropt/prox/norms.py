@@ -8,8 +8,6 @@ that holds a NaN gives a row of them and leaves the others alone, and ``ValueErr
 given as a number and for shapes that do not fit x.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

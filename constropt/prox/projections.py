@@ -4,8 +4,6 @@ All take ``d`` of shape ``(batch, *event)`` and a radius that is a number or ``(
 are not modified. They raise ``ValueError`` for a negative radius given as a number.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """What the operators share: steps and bounds in the form of rows, exact sums, and where results are written."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import repeat
 from typing import TypedDict

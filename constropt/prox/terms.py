@@ -1,7 +1,5 @@
 """Nonsmooth terms of a problem, each a value and its prox: a norm around a centre, group sparsity, multiples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """Projection of images on a Wasserstein ball by entropic local transport: the projected Sinkhorn iteration."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Alternating steps: where a row is infeasible reduce its constraint, where feasible its objective (PerC-AL)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What solvers that follow a direction share: norms of rows, and rows of unit norm."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Augmented Lagrangian with first-order primal steps: nested (Alg. 4.1, 6.1) and joint (Alg. 4.2) loops in one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

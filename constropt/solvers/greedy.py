@@ -1,7 +1,5 @@
 """Greedy accumulation of the gradient of what is still unmet: DAG (Alg. IV-1), ASMA."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

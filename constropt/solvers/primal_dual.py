@@ -1,7 +1,5 @@
 """Primal-dual (proximal) gradient with the weights of objective and constraints on one simplex: PDGD and PDPGD."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Greedy moves of single entries to a side of the box, the most salient first: JSMA (Alg. 1.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

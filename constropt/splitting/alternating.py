@@ -1,7 +1,5 @@
 """Splittings that need the two proximity operators and nothing else: Douglas-Rachford and ADMM."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Linear maps L of rows, their adjoints by automatic differentiation where not given, and their norms."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

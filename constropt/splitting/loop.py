@@ -11,8 +11,6 @@ the distance to the solution only through the problem's conditioning and the ste
 allows make small residuals anywhere.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 

@@ -14,8 +14,6 @@ The dual function is smooth with the constant ``||L S^-1/2||^2``, whatever f is.
 taken in the metric 1/S, where the constant is 1 however far apart the entries of S are.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

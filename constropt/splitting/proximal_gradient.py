@@ -8,8 +8,6 @@ The method is data and a pure update, for whatever operator T is handed over:
 In a dual problem T acts on the dual variable, and the primal point that it passes is kept as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple

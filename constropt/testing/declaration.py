@@ -1,7 +1,5 @@
 """The law of declarations: what a solver says it takes changes what it does, and what it does not say is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any

@@ -12,8 +12,6 @@ The laws of ``P = domain.project``, in the order in which they are searched, eac
 - *rows independent*: a row's projection does not depend on what the other rows hold, be it NaN.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -16,8 +16,6 @@ least as much in each step as before, while a bounded one stops gaining; likewis
 by a factor (1/2 for 1/log rho), while one that tends to anything else stops.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

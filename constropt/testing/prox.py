@@ -17,8 +17,6 @@ row by row. The laws, in the order in which they are searched, to rounding where
 - *warm start*: a guess changes nothing; *half precision*: what float32 gives, rounded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict

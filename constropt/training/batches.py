@@ -1,7 +1,5 @@
 """What is made of a batch: a dual pass' output, means over all processes, and what is said of missing gradients."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any

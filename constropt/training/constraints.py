@@ -1,7 +1,5 @@
 """Constraints on what a network puts out over a data set, and what training keeps of each in buffers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

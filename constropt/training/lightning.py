@@ -1,7 +1,5 @@
 """A Lightning callback that takes the dual step of a constrained loss after each epoch of training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 

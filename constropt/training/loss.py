@@ -1,7 +1,5 @@
 """``ConstrainedLoss``: the augmented Lagrangian of a training problem as a loss module, in a loop of one's own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 

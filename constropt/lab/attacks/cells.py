@@ -1,7 +1,5 @@
 """What a run consists of: each recipe on each model, at each distance that it supports, towards each goal."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence

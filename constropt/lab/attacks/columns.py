@@ -1,7 +1,5 @@
 """What is said of each sample, from clean forward passes on the inputs and on what a recipe returned."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Model passes counted from outside, so that what a solver reports of its own work can be checked, and timed."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterator

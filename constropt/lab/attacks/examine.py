@@ -2,8 +2,6 @@
 perturbed inputs that another run found.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

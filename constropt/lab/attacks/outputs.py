@@ -1,7 +1,5 @@
 """The figures of a run for people and programs: terminal, Markdown, JSON, Parquet, CSV and pictures."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Figures as files: curves of robustness, grids of adversarial images and label maps. They need the extra ``plot``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

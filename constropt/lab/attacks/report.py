@@ -4,8 +4,6 @@ side in a terminal, and on disk: per-sample tables as Parquet, perturbed inputs 
 Every file is written under a temporary name beside its own and renamed when complete: a killed run leaves no half file.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The figures of a run: per model, distance and recipe, the worst case over recipes, the mean over models."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

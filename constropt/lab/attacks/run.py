@@ -2,8 +2,6 @@
 takes is declared by the recipe itself, or read from the signature of a function of the user's own.
 """
 
-from __future__ import annotations
-
 import inspect
 import time
 from collections.abc import Callable, Mapping

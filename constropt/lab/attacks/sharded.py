@@ -1,7 +1,5 @@
 """Run recipes on models over a data set into a folder: batch by batch, resumable, by several processes at once."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import re

@@ -3,8 +3,6 @@
 Each function looks for one of them and returns a :class:`Sign` or ``None``. None proves that a model is robust.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Run a table of the thesis and lay it out as it stands there, with the published figures beside the found ones."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Which class a targeted attack should reach: for every sample, or for every pixel of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

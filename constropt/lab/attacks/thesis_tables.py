@@ -4,8 +4,6 @@ Published figures stand beside the rows, as far as their data sets go; they are 
 ones that run here by default, and tell the order of magnitude. Recipes are named, not imported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -2,8 +2,6 @@
 that train methods x seeds: where data is, seeds, options of the training, tables.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import os

@@ -1,7 +1,5 @@
 """Data sets by a short specification: images as float32 in [0, 1] and integer labels, all in memory."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Omniglot: handwritten characters of many alphabets, many classes with twenty images each, read from its archives."""
 
-from __future__ import annotations
-
 import io
 import re
 import zipfile

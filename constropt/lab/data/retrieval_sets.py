@@ -2,8 +2,6 @@
 as Sec. 2.5.3.3 does), and batches for pairwise losses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Data with a label per pixel: scenes of digits made from what scikit-learn embeds, and CamVid from a folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

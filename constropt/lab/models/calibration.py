@@ -4,8 +4,6 @@ generator.
 Images lie in [0, 1] and are normalised inside. Every network works in half precision and under autocast.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,8 +5,6 @@ Those for CIFAR-10 take images ``(batch, 3, 32, 32)`` and have published weights
 theirs.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Ordinary (not robust) training of a small classifier or segmentation network on tensors in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar

@@ -6,8 +6,6 @@ weights file to fill its parameters with.
 model wants.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -2,8 +2,6 @@
 its shards, one batch of one cell in one file: complete or absent, and recognised as this run's or computed again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -2,8 +2,6 @@
 never code), a factory that is called with the arguments found for it by their names, a table of the thesis.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence

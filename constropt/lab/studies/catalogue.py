@@ -1,7 +1,5 @@
 """The kinds of study that there are, by name."""
 
-from __future__ import annotations
-
 from constropt.lab.studies.calibration.kind import CALIBRATION
 from constropt.lab.studies.kind import StudyKind
 from constropt.lab.studies.metric_learning.kind import RETRIEVAL

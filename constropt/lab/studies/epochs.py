@@ -1,7 +1,5 @@
 """The epochs of a training: one loop over batches, seeded anew each time so that a killed run continues bit for bit."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

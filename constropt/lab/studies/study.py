@@ -1,7 +1,5 @@
 """A study's folder: methods x seeds, a folder for each run, what is finished is not repeated."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

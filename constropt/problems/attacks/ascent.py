@@ -1,7 +1,5 @@
 """Gradient ascent of a loss in a ball: FGSM, BIM or I-FGSM, MI-FGSM, PGD (Goodfellow, Kurakin, Dong, Madry et al.)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """ALMA (Alg. 4.2; Rony et al., ICCV 2021) and ALMA prox (Alg. IV-2; Rony et al., CVPR 2023): augmented Lagrangians."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import log10
 from typing import Any, ClassVar

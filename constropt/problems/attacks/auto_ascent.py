@@ -1,7 +1,5 @@
 """APGD (Croce & Hein, ICML 2020; l1: Croce & Hein, ICML 2021): projected gradient ascent without a step size."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The Brendel & Bethge attack (NeurIPS 2019): from a far adversarial point along the decision boundary."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 

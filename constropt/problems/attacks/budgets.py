@@ -1,7 +1,5 @@
 """How budgeted methods run: within the problem's radius, or at the smallest radius where they succeed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar

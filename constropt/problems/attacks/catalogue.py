@@ -1,7 +1,5 @@
 """All recipes by name, and what any function that is called like one takes."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from functools import partial

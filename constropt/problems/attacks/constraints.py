@@ -4,8 +4,6 @@ Logits are ``(batch, K)`` of a classifier or ``(batch, K, *pixels)`` of a dense 
 ``(batch, *pixels)``.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Problems that are declared by a model and its inputs: their terms are made of that, and made anew by ``replace``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar

@@ -1,7 +1,5 @@
 """Several recipes on the same samples: the worst case, and a standard evaluation in the manner of AutoAttack."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial

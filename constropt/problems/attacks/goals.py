@@ -1,7 +1,5 @@
 """What an attack on a classifier has to reach beside misclassification: constraints by choice, met iff <= 0."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Greedy attacks: DAG (Alg. IV-1; Xie et al.), ASMA (Ozbulak et al.) and JSMA (Alg. 1.1; Papernot et al.)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Attacks on level sets of the distance: DDN (Alg. 3.1), FMN (Alg. 1.6), sigma-zero (Cina et al., ICLR 2025)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

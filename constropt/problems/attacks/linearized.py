@@ -1,7 +1,5 @@
 """Attacks that linearise the decision boundary: ``minimal``, DeepFool, SuperDeepFool, FAB and the trust region."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 

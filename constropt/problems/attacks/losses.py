@@ -4,8 +4,6 @@ Every loss is called ``loss(logits, aim)`` with logits ``(batch, K)`` or ``(batc
 ``(batch,)`` or ``(batch, *pixels)``: untargeted it rises away from the true classes, targeted towards the targets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

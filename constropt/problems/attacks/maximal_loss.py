@@ -1,7 +1,5 @@
 """The budgeted attack (Eq. 0.3): within a ball around the inputs, the point where a model errs most."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """What the published attacks have in common beside being a :class:`~constropt.solvers.Method`."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Attacks by a penalty of searched weight: C&W (Eq. 1.10), EAD (Eq. 1.11), StrAttack and the first L-BFGS attack."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Attacks in perceptual distances: PerC-AL (Zhao, Liu & Larson, 2020), LPA (Laidlaw, Singla & Feizi, 2021)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar

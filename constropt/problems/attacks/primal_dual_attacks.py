@@ -1,7 +1,5 @@
 """PDPGD and PDGD (Matyasko & Chau, 2021): primal-dual proximal gradient and primal-dual gradient attacks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

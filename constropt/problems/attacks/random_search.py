@@ -1,7 +1,5 @@
 """Square Attack (Andriushchenko et al., ECCV 2020): a black-box attack by random search, from forward passes alone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 

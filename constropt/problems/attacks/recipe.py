@@ -7,8 +7,6 @@ What a call means is written here once for all: :class:`MinimalRecipe` and :clas
 checked before the first model call, and what a recipe does not take is refused by name, never ignored.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass

@@ -1,7 +1,5 @@
 """What given points, such as the solution of another problem, are worth in a problem, by one forward pass."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Minimal perturbations of models that are no classifiers: multi-label, regression, detection, any score."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The Wasserstein attack (Wong, Schmidt & Kolter, ICML 2019): PGD in a ball of images that moving mass reaches."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 

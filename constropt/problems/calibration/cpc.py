@@ -1,7 +1,5 @@
 """Calibration by pairwise constraints (Cheng & Vasconcelos 2022), in memory that does not grow with pairs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Losses that are a mean over labelled entries, what is checked of these, focal losses, smoothed labels, entropy."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

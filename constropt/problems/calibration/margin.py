@@ -7,8 +7,6 @@
 above exp(-m) times the largest: the network can't become arbitrarily confident.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import partial
 from typing import TypedDict

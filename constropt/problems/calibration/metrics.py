@@ -10,8 +10,6 @@ NaN, probabilities that are none, and data in which no entry counts. For data in
 :mod:`~constropt.problems.calibration.streaming`.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

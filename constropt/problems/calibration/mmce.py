@@ -1,7 +1,5 @@
 """Maximum mean calibration error: a kernel statistic of confidence against correctness, beside the cross-entropy."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """What calibration is fitted and measured on: a part held out for the duals, long-tailed subsets, noisier inputs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

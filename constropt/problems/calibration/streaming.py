@@ -7,8 +7,6 @@ data, and processes add theirs: the result is that of all data in one call of th
 result is NaN. Needs the extra ``metrics``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

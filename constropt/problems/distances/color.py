@@ -2,8 +2,6 @@
 2005), accumulated over the pixels of images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import pi

@@ -3,8 +3,6 @@
 The feature stacks are built layer by layer as torchvision has them, so that its weights fit.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a distance is, those of the lp family, and what distances between images have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

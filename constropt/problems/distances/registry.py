@@ -1,7 +1,5 @@
 """The distances by name, and what makes any callable a distance."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 

@@ -1,7 +1,5 @@
 """1 - SSIM (Wang, Bovik, Sheikh & Simoncelli, 2004) and 1 - MS-SSIM (Wang, Simoncelli & Bovik, 2003)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The entropic 1-Wasserstein distance between images as masses on the pixel grid."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -2,8 +2,6 @@
 2016; Eq. 1.5) beside it.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

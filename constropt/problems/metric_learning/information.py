@@ -3,8 +3,6 @@
 All in nats. Differential entropies may be negative. Pairs are visited a block of rows at a time.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@
 The unknowns are the embeddings themselves, ``(batch, n, d)``: every row of the batch is one set of n embeddings.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

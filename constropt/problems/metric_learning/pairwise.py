@@ -3,8 +3,6 @@
 FastAP (Cakir, He, Xia, Kulis & Sclaroff 2019) in the logarithmic form that splits (Eq. A I-21, A I-22).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Pairwise cross-entropy (PCE, Eq. 2.12) and its simplification (SPCE, Eq. 2.15), both in O(nKd)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -13,8 +13,6 @@ over the parameters of a network with score s, is Neyman-Pearson classification 
 where the likelihood ratio is above a threshold, and that threshold is the multiplier.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -6,8 +6,6 @@ with size_k the sum over pixels of the softmax (Kervadec et al., *Constrained-CN
 segmentation*, Medical Image Analysis 2019), who add ``weight max(0, a - size)^2 + weight max(0, size - b)^2``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Projected gradient with an automatic step size on a norm ball: APGD in l2 and linf, and its sparse form in l1."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

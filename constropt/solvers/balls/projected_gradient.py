@@ -1,7 +1,5 @@
 """Projected gradient on a norm ball, along the steepest direction of that norm: FGSM, BIM, MI-FGSM, PGD."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

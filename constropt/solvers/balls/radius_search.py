@@ -1,7 +1,5 @@
 """The smallest radius at which a budgeted solver succeeds, by bisection in every row: minimal from budgeted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Random search by local windows on a norm ball, without gradients: Square Attack."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Projected steepest descent of fixed length on any domain, whose radius may grow as the steps go on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A ball that grows or shrinks with feasibility, and a normalised step projected on it: FMN (Alg. 1.6)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

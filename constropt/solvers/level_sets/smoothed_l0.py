@@ -1,7 +1,5 @@
 """Gradient descent on a smooth l0 norm, small entries pruned by a threshold that feasibility drives: sigma-zero."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A constraint that is met iff one of several functions is <= 0: linearise them all, find the nearest, move onto it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Projection of the point and of the start on the nearest linearised boundary, from both sides of it: FAB."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -5,8 +5,6 @@
 All take tables ``(batch, n)`` and ``target``, ``radius`` of shape ``(batch,)``; 0 and ``start`` lie in the box.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A walk along the boundary of the constraint to its point nearest to x0, from a feasible start: Brendel & Bethge."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Projection on the nearest of several linearised constraints, until one is met: DeepFool and SuperDeepFool."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ All take tables ``(batch, n)`` and ``target`` ``(batch,)``, with ``lower <= star
 box. A cut that no point of the box meets is approached as far as the box allows. Nothing here waits for a device.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Where a constraint becomes met on the way from the start to a feasible point: bisection or the secant method."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """First-order steps towards one linearised constraint, in a trust region that adapts (Alg. 1.3; Yao et al., 2019)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Penalty of fixed weight, minimised again and again while the weight is searched: C&W, EAD, LPA, StrAttack."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace

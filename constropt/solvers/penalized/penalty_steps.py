@@ -1,7 +1,5 @@
 """Primal steps whose state has one row per row of x, so that a row may start anew while the others go on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

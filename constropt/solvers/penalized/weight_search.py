@@ -4,8 +4,6 @@ A rule is data; its state, one entry per row, is outside it. Rules that tighten 
 the set of entries that may change) go on from where the last minimisation ended, bisection starts each one anew.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, TypeVar
 

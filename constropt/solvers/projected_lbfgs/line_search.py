@@ -1,7 +1,5 @@
 """The inner iterations of the default solver: accept or shrink a trial point, then the next direction; row by row."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

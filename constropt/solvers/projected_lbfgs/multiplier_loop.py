@@ -1,7 +1,5 @@
 """The outer iterations of the default solver: multipliers, rho, certificates, and what is tried where these fail."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -4,8 +4,6 @@ The nested loops of the method are unrolled: one step evaluates every row once, 
 evaluation is for (its *phase*), so that a row that rejects a trial point holds up no other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -6,8 +6,6 @@ Newsgroups; here stand in Omniglot's characters (many classes, few samples each)
 Newsgroups, with networks that a CPU trains in a minute. They tell the order of methods, not of magnitude.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The calibration losses by name, with the hyper-parameters of the thesis (appendix V-6 and Table V-4)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Data of a calibration study: one split into training, held-out and test part by seed, the same for every method."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What a study found: the columns of its tables, one sentence per comparison, and its figures."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

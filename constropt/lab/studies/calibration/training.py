@@ -1,7 +1,5 @@
 """Train a network on tensors in memory with a calibration loss and dual steps on held-out data; resumable."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -2,8 +2,6 @@
 is, the published cross-entropy rows beside ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The losses by name, with the hyper-parameters of their papers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

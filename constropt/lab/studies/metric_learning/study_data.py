@@ -1,7 +1,5 @@
 """Data of a retrieval study: classes to train on, to look at between epochs, and unseen ones to search at the end."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

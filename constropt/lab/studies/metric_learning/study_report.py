@@ -1,7 +1,5 @@
 """What a study of retrieval found: the columns of its tables, one sentence per comparison, a map for every loss."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Train an embedding network by the recipe of Sec. 2.5.3: any loss on embeddings, validated by Recall@1."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
