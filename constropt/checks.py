@@ -34,14 +34,32 @@ def require_whole(least: int = 1, /, **values: int) -> None:
             raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
 
 
-def require_positive(**values: float) -> None:
-    """``ValueError`` that names the first of ``values`` that is no number > 0.
+def require_positive(what: str = "a number", /, **values: float) -> None:
+    """``ValueError`` that names the first of ``values`` that is not > 0, and ``what`` it takes.
 
     >>> require_positive(margin=0.5, weight=1)
     """
     for name, value in values.items():
         if not value > 0:
-            raise ValueError(f"{name}: takes a number > 0, got {value!r}")
+            raise ValueError(f"{name}: takes {what} > 0, got {value!r}")
+
+
+def require_within(interval: str, what: str = "", cure: str = "", /, **values: float) -> None:
+    """``ValueError`` that names the first of ``values`` outside the ``interval``, ``what`` it is, and the ``cure``.
+
+    >>> require_within("[0, 1)", "the weight ", "; 0 forgets at once", ema=1.0)
+    Traceback (most recent call last):
+    ValueError: ema: the weight must lie in [0, 1), got 1.0; 0 forgets at once
+    """
+    low, high = (float(side) for side in interval[1:-1].split(","))
+    for name, value in values.items():
+        if not low <= value <= high or value == low and interval[0] == "(" or value == high and interval[-1] == ")":
+            raise ValueError(f"{name}: {what}must lie in {interval}, got {value!r}{cure}")
+
+
+def given(**values: float | None) -> dict[str, float]:
+    """Those that are not None: ``require_positive(**given(size=None))`` takes None as well."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def require_one_of(name: str, value: object, choices: Iterable[str]) -> None:

@@ -32,17 +32,13 @@ def jacobian_blocks(values: Tensor, x: Tensor, *, entries: int | None = None) ->
     chosen = torch.eye(columns, dtype=values.dtype, device=values.device)
     for first in range(0, columns, width):
         weights = chosen[first : first + width].unsqueeze(1).expand(-1, *values.shape)
-        several = len(weights) > 1
+        several, more = len(weights) > 1, first + width < columns
+        weights = weights if several else weights[0]
         (block,) = torch.autograd.grad(
-            values,
-            x,
-            weights if several else weights[0],
-            retain_graph=first + width < columns,
-            allow_unused=True,
-            is_grads_batched=several,
+            values, x, weights, retain_graph=more, allow_unused=True, is_grads_batched=several
         )
         if block is None:
-            block = x.new_zeros(len(weights), *x.shape)
+            block = x.new_zeros(min(width, columns - first), *x.shape)
         yield first, block if several else block.view(1, *x.shape)
 
 

@@ -506,7 +506,7 @@ def test_an_equality_under_a_penalty_without_its_form_is_refused_before_the_mode
     ("keywords", "message"),
     [
         ({"objective": lambda x, z: z.sum()}, r"objective: must return a tensor of shape \(batch,\) = \(3,\)"),
-        ({"constraints": [inequality(lambda x, z: z.T, name="t")]}, r"constraint 't': .* batch = 3, got \(2, 3\)"),
+        ({"constraints": [inequality(lambda x, z: z.T, name="t")]}, r"constraint 't': .* batch = 3, got .*\(2, 3\)"),
     ],
 )
 def test_what_the_model_gives_away_is_refused_at_its_first_call(keywords, message):
