@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def got(value: object) -> str:
@@ -57,7 +59,7 @@ def require_within(interval: str, what: str = "", cure: str = "", /, **values: f
             raise ValueError(f"{name}: {what}must lie in {interval}, got {value!r}{cure}")
 
 
-def given(**values: float | None) -> dict[str, float]:
+def given(**values: T | None) -> dict[str, T]:
     """Those that are not None: ``require_positive(**given(size=None))`` takes None as well."""
     return {name: value for name, value in values.items() if value is not None}
 

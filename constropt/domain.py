@@ -6,6 +6,7 @@ input, leaves the points of the set where they are, is non-expansive, and no poi
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -200,9 +201,7 @@ class WassersteinBall(Domain):
     def project(self, x: Tensor) -> Tensor:
         center = self.center.to(x)
         lower, upper = self.box.bounds(center)
-        options = {"kernel": self.kernel, "iterations": self.iterations, "p": self.p}
-        moved = project_wasserstein(
-            x - lower, center - lower, self.radius, upper=upper - lower, regularization=self.regularization, **options
-        )
+        project = partial(project_wasserstein, kernel=self.kernel, iterations=self.iterations, p=self.p)
+        moved = project(x - lower, center - lower, self.radius, upper=upper - lower, regularization=self.regularization)
         same = (x == center).flatten(1).all(1).view(-1, 1, 1, 1)
         return torch.where(same, center, self.box.project(lower + moved))

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from constropt import Box, ConstrainedProblem, L2Ball, Status, inequality, solve
 from constropt.problems.attacks import minimal
 from constropt.problems.attacks.boundary import brendel_bethge
-from constropt.solvers.linearized.boundary_step import step_on_cut
-from constropt.solvers.linearized.boundary_walk import BoundaryWalk
+from constropt.solvers.linearized.boundary_walk import BoundaryWalk, step_on_cut
 from constropt.solvers.linearized.cuts import meet_l0
 
 P = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": torch.inf}

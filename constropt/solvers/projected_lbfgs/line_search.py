@@ -1,15 +1,20 @@
-"""The inner iterations of the default solver: accept or shrink a trial point, then the next direction; row by row."""
+"""The inner iterations of the default solver: accept or shrink a trial point, then the next direction; row by row.
+
+Spectral fallback: Birgin, Martinez & Raydan, Nonmonotone spectral projected gradient methods on convex sets, SIAM J.
+Optim. 10 (2000).
+"""
 
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from constropt.solvers.projected_lbfgs.lbfgs_direction import SPECTRAL_RANGE, spectral_length
+from constropt.rows import mixed
 from constropt.solvers.projected_lbfgs.scaling import row_max
 from constropt.solvers.projected_lbfgs.search_state import SearchState, Visited
 
 SMALLEST_STEP = 1e-12
+SPECTRAL_RANGE = (1e-12, 1e12)
 SUFFICIENT_DECREASE = 1e-4
 # L-BFGS directions that descend less than this (cosine) are replaced by the spectral one
 DESCENT_COSINE = 1e-6
@@ -61,12 +66,19 @@ def advance(state: SearchState, seen: Visited, accepted: Tensor, fresh: Tensor) 
     merits = torch.where(begun, seen.merit, torch.where(moved, shifted, state.merits))
     return replace(
         state,
-        current=state.current.take(accepted, seen),
+        current=mixed(accepted, seen, state.current),
         spectral_step=torch.where(moved, spectral_length(s, y, length), length),
         merits=merits,
         pairs=state.pairs.push(s, y, moved),
         inner=torch.where(begun, 0, torch.where(moved, state.inner + 1, state.inner)),
     )
+
+
+def spectral_length(s: Tensor, y: Tensor, previous: Tensor) -> Tensor:
+    """Barzilai-Borwein ``s's / s'y`` per row, its upper limit where there is no curvature, ``previous`` where s = 0."""
+    ss, sy = (s * s).sum(1), (s * y).sum(1)
+    length = torch.where(sy > 0, ss / torch.where(sy > 0, sy, 1), SPECTRAL_RANGE[1])
+    return torch.where((ss > 0) & length.isfinite(), length.clamp(*SPECTRAL_RANGE), previous)
 
 
 def aim(state: SearchState, rows: Tensor, most_pairs: int) -> SearchState:
