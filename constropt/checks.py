@@ -36,27 +36,27 @@ def require_whole(least: int = 1, /, **values: int) -> None:
             raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
 
 
-def require_positive(what: str = "a number", /, **values: float) -> None:
-    """``ValueError`` that names the first of ``values`` that is not > 0, and ``what`` it takes.
+def require_positive(what: str = "a number", rest: str = "", /, **values: float) -> None:
+    """``ValueError`` that names the first of ``values`` that is not > 0, and ``what`` it takes, to the ``rest``.
 
     >>> require_positive(margin=0.5, weight=1)
     """
     for name, value in values.items():
         if not value > 0:
-            raise ValueError(f"{name}: takes {what} > 0, got {value!r}")
+            raise ValueError(f"{name}: takes {what} > 0{rest}, got {value!r}")
 
 
-def require_within(interval: str, what: str = "", cure: str = "", /, **values: float) -> None:
-    """``ValueError`` that names the first of ``values`` outside the ``interval``, ``what`` it is, and the ``cure``.
+def require_within(interval: str, what: str = "must lie", rest: str = "", /, **values: float) -> None:
+    """``ValueError`` that names the first of ``values`` outside the ``interval``; ``what`` and ``rest`` surround it.
 
-    >>> require_within("[0, 1)", "the weight ", "; 0 forgets at once", ema=1.0)
+    >>> require_within("[0, 1)", "takes a weight", " (0 forgets at once)", ema=1.0)
     Traceback (most recent call last):
-    ValueError: ema: the weight must lie in [0, 1), got 1.0; 0 forgets at once
+    ValueError: ema: takes a weight in [0, 1) (0 forgets at once), got 1.0
     """
     low, high = (float(side) for side in interval[1:-1].split(","))
     for name, value in values.items():
         if not low <= value <= high or value == low and interval[0] == "(" or value == high and interval[-1] == ")":
-            raise ValueError(f"{name}: {what}must lie in {interval}, got {value!r}{cure}")
+            raise ValueError(f"{name}: {what} in {interval}{rest}, got {value!r}")
 
 
 def given(**values: T | None) -> dict[str, T]:

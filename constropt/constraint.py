@@ -36,7 +36,7 @@ class Constraint(Generic[Z]):
 
     def __post_init__(self) -> None:
         name = f"Constraint {self.name!r}"
-        require_within("(0, 1]", "of the entries that must be met, ", "", **{f"{name}: fraction": self.fraction})
+        require_within("(0, 1]", "of the entries that must be met, lies", **{f"{name}: fraction": self.fraction})
         if not callable(self.value):
             raise TypeError(f"{name}: value must be a callable of (x, z), got {got(self.value)}")
         if not (self.mask is None or callable(self.mask) or isinstance(self.mask, Tensor)):

@@ -4,9 +4,10 @@ Law (checked by :func:`constropt.testing.check_domain`): a projection is idempot
 input, leaves the points of the set where they are, is non-expansive, and no point of the set is nearer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -89,6 +90,8 @@ class _Ball(Domain):
     ``radius``: a number or ``(batch,)``. The projection on the intersection is exact, no composition of two.
     """
 
+    _projection: ClassVar[Callable[..., Tensor]]  # of x - center, with the radius and the sides of the box
+
     radius: Bound = 1.0
     center: Bound = 0.0
     box: Box | None = None
@@ -105,20 +108,16 @@ class _Ball(Domain):
     def _sides(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         if self.box is None:
             return None, None
-        lower, upper = self.box.bounds(x)
-        center = self._center(x)
-        return lower - center, upper - center
+        lower, upper = (side - self._center(x) for side in self.box.bounds(x))
+        return lower, upper
 
     def _center(self, x: Tensor) -> Bound:
         return self.center.to(x) if isinstance(self.center, Tensor) else self.center
 
-    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
-        raise NotImplementedError  # abstract
-
     def project(self, x: Tensor) -> Tensor:
-        center = self._center(x)
+        center, (lower, upper) = self._center(x), self._sides(x)
         d = x - center
-        p = self._project_centered(d, *self._sides(x))
+        p = self._projection(d, self.radius, lower=lower, upper=upper)
         # the sum with the centre rounds: entries that need not move stay as they are, and the box is met exactly
         projected = torch.where(p == d, x, center + p)
         return projected if self.box is None else self.box.project(projected)
@@ -128,24 +127,21 @@ class _Ball(Domain):
 class L1Ball(_Ball):
     """``{x : ||x - center||_1 <= radius}``, optionally within a ``box``; ``radius`` a number or ``(batch,)``."""
 
-    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
-        return project_l1(d, self.radius, lower=lower, upper=upper)
+    _projection = staticmethod(project_l1)
 
 
 @dataclass(frozen=True, eq=False)
 class L2Ball(_Ball):
     """``{x : ||x - center||_2 <= radius}``, optionally within a ``box``; ``radius`` a number or ``(batch,)``."""
 
-    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
-        return project_l2(d, self.radius, lower=lower, upper=upper)
+    _projection = staticmethod(project_l2)
 
 
 @dataclass(frozen=True, eq=False)
 class LinfBall(_Ball):
     """``{x : ||x - center||_inf <= radius}``, optionally within a ``box``; ``radius`` a number or ``(batch,)``."""
 
-    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
-        return project_linf(d, self.radius, lower=lower, upper=upper)
+    _projection = staticmethod(project_linf)
 
 
 @dataclass(frozen=True)

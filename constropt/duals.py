@@ -122,7 +122,7 @@ class MultiplierUpdate:
     maximum: float = 1e12
 
     def __post_init__(self) -> None:
-        require_within("[0, 1)", "", "; 0 is the exact update, 0.9 a slow one", ema=self.ema)
+        require_within("[0, 1)", "must lie", " (0 is the exact update, 0.9 a slow one)", ema=self.ema)
         if not 0 <= (least := self.minimum) <= self.maximum:
             raise ValueError(f"minimum and maximum: need 0 <= minimum <= maximum, got {least} and {self.maximum}")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from constropt.checks import got
 from constropt.constraint import Constraint
-from constropt.jacobian import jacobian_blocks
+from constropt.gradients import jacobian_blocks
 from constropt.masking import row_quantile
 from constropt.rows import by_row
 
@@ -126,7 +126,7 @@ class Evaluation:
         return self.pull_back((self.objective, weight), *terms, keep_graph=keep_graph)
 
     def jacobian_blocks(self, values: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """:func:`~constropt.jacobian.jacobian_blocks` of ``values``, ``(batch, m)``: m backward passes."""
+        """:func:`~constropt.gradients.jacobian_blocks` of ``values``, ``(batch, m)``: m backward passes."""
         for first, block in jacobian_blocks(values, self.x):
             self.spend(len(block) if values.requires_grad else 0)
             yield first, block

@@ -71,8 +71,7 @@ class Takes:
 
 @dataclass(frozen=True)
 class Feature:
-    """A field of :class:`Takes`, by ``name``: what of a problem ``asks`` for it, if anything, in words, what a solver
-    does ``without`` it, and whether it is ``taken``."""
+    """A field of :class:`Takes`: what of a problem ``asks`` for it, in words, what a solver does ``without`` it."""
 
     name: str
     asks: Callable[[ConstrainedProblem[Any]], str | None]

@@ -80,7 +80,7 @@ class ConstraintScale:
     initial: float = 1.0
 
     def __post_init__(self) -> None:
-        require_within("[0, 1)", "", "; the published value is 0.02", rate=self.rate)
+        require_within("[0, 1)", "must lie", " (the published value is 0.02)", rate=self.rate)
         if not 0 < self.minimum <= self.initial <= self.maximum:
             found = f"{self.minimum}, {self.initial} and {self.maximum}"
             raise ValueError(f"ConstraintScale: needs 0 < minimum <= initial <= maximum, got {found}")

@@ -140,9 +140,7 @@ class _Loop:
 def _finish(
     run: Run, best: BestPoint, status: Tensor, broken: Tensor, duals: Any, trace: dict[str, Tensor] | None
 ) -> Solution:
-    """The solution, its claims re-checked by one clean forward pass on the very tensor that is returned; rows that
-    ``broken`` marks have left the finite numbers.
-    """
+    """The solution, re-checked by one clean pass on the very tensor returned; ``broken`` rows were not finite."""
     run.rows = None
     status = torch.where(broken, int(Status.DIVERGED), status)
     clean = run.evaluate(best.x, grad=False)

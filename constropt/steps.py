@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from constropt.checks import given, require_positive
+from constropt.precision import least
 
 S = TypeVar("S")
 Prox = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -47,11 +48,6 @@ class Gradient(PrimalStep[None]):
         self, gradient: Tensor, state: None, x: Tensor, size: Tensor, prox: Prox, closure: Closure
     ) -> tuple[Tensor, None]:
         return prox(x - size * gradient, size, None), None
-
-
-def least(floor: float, like: Tensor) -> float:
-    """The floor, or the least normal number of the dtype: 1e-8 is 0 in float16, and 0 / 0 is NaN."""
-    return max(floor, torch.finfo(like.dtype).tiny)
 
 
 @dataclass(frozen=True)

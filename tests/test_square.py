@@ -191,7 +191,7 @@ GOOD = {"inputs": torch.full((2, 12), 0.5), "labels": torch.zeros(2, dtype=torch
 BAD = {
     "no steps": ({"steps": 0}, "steps: takes a whole number"),
     "no restarts": ({"restarts": 0}, "restarts: takes a whole number"),
-    "no area": ({"area": 0.0}, "area: the part of the image"),
+    "no area": ({"area": 0.0}, "area: takes the part of the image"),
     "a negative seed": ({"seed": -1}, "seed: takes a whole number >= 0"),
     "an unknown distance": ({"distance": "l0"}, "distance: takes one of"),
     "targets equal to labels": ({"targets": torch.tensor([1, 0])}, "targets: must differ"),

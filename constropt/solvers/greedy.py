@@ -39,7 +39,7 @@ class GreedyAccumulation(Solver[Tensor]):
 
     def __post_init__(self) -> None:
         if not callable(self.size):
-            require_positive("a function of the point, or a step", size=self.size)
+            require_positive("a step", ", or a function of the point", size=self.size)
 
     def init(self, run: Run, point: Evaluation) -> Tensor:
         return torch.zeros_like(point.x.detach())

@@ -10,10 +10,11 @@ from torch import Tensor
 from constropt.checks import require_positive, require_within
 from constropt.evaluation import Evaluation
 from constropt.features import Takes
+from constropt.precision import least
 from constropt.problem import ConstrainedProblem
 from constropt.rows import by_row, per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.steps import Closure, PrimalStep, Prox, least, no_closure
+from constropt.steps import Closure, PrimalStep, Prox, no_closure
 
 
 @dataclass(frozen=True)

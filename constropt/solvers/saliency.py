@@ -51,7 +51,7 @@ class Saliency(Solver[Tensor]):
     def __post_init__(self) -> None:
         if not self.size != 0:
             raise ValueError(f"size: takes the change of an entry, positive or negative, got {self.size}")
-        require_within("(0, 1]", "the fraction of the entries that may change ", limit=self.limit)
+        require_within("(0, 1]", "takes the fraction", " of the entries that may change", limit=self.limit)
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
         if self.pairs and self.outputs is not None and x0[0].numel() > MOST_ENTRIES:

@@ -36,10 +36,8 @@ def check_declaration(solver: Solver[Any], problem: Problem, start: Tensor, *, s
     Each feature, on a form of the problem that needs it: declared, it changes the result; undeclared, it is refused
     with a ``ValueError`` before the model is called. A term that the solver says it differentiates must depend on x,
     else :func:`constropt.solve` says so; one that differentiates nothing spends no backward pass. (``alternatives`` is
-    a hint that may stay unused.) Give a problem with one constraint, if the solver takes any.
-
-    Raises:
-        LawViolation: (an AssertionError) naming the feature.
+    a hint that may stay unused.) Give a problem with one constraint, if the solver takes any. Raises ``LawViolation``
+    (an AssertionError) naming the feature.
     """
     takes, where = solver.features(problem), str(solver)
     plain = solve(problem, solver, start, steps=steps)

@@ -75,10 +75,9 @@ def known_problems(dtype: torch.dtype = torch.float64, *, equalities: bool = Tru
 
     plane = a - (a.sum(1, keepdim=True) - 1) / 3
     flat = KnownProblem("plane", _plane, (a,), torch.zeros_like(a), plane)
-    problems = (half, ball, flat) if equalities else (half, ball)
     return tuple(
         replace(p, data=tuple(d.to(dtype) for d in p.data), start=p.start.to(dtype), optimum=p.optimum.to(dtype))
-        for p in problems
+        for p in ((half, ball, flat) if equalities else (half, ball))
     )
 
 
@@ -101,8 +100,7 @@ def check_solver(
         dtype: of x; torch.float64 or torch.float32.
         equalities: whether problems with equalities are among them; by default where the solver declares to take them.
 
-    Raises:
-        LawViolation: (an AssertionError) naming the law, the problem, the row and the numbers.
+    Raises ``LawViolation`` (an AssertionError) naming the law, the problem, the row and the numbers.
     """
     declared = ProjectedLBFGS() if solver is None or isinstance(solver, AugmentedLagrangian) else solver
     if problems is None:
@@ -200,5 +198,4 @@ def _plane(a: Tensor) -> ConstrainedProblem:
 
 def _nearest(a: Tensor, constraint: Constraint, domain: Domain | None = None) -> ConstrainedProblem:
     """The point nearest to a."""
-    objective = lambda x, _: (x - a).square().sum(1) / 2  # noqa: E731
-    return ConstrainedProblem(objective=objective, constraints=[constraint], domain=domain or Reals())
+    return ConstrainedProblem(lambda x, _: (x - a).square().sum(1) / 2, [constraint], domain=domain or Reals())

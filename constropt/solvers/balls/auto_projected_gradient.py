@@ -76,10 +76,10 @@ class AutoProjectedGradient(Solver[AutoStepState]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        require_within("(0, 1]", "the weight of the new direction ", "; 1 is without momentum", momentum=self.momentum)
-        require_within("[0, 1]", "the fraction of steps that have to improve ", rho=self.rho)
-        moves = "None, or the fraction of entries that an l1 step moves "
-        require_within("(0, 1]", moves, **given(density=self.density))
+        weight, fraction = "takes the weight of the new direction", "takes the fraction of entries"
+        require_within("(0, 1]", weight, " (1 is without momentum)", momentum=self.momentum)
+        require_within("[0, 1]", "takes the fraction of steps", " that have to improve", rho=self.rho)
+        require_within("(0, 1]", fraction, " that an l1 step moves, or None", **given(density=self.density))
 
     def init(self, run: Run, point: Evaluation) -> AutoStepState:
         domain, x = run.problem.domain, point.x.detach()

@@ -42,10 +42,10 @@ class ProjectedGradient(Solver[Tensor]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        require_positive("a step, relative to the radius,", size=self.size)
+        require_positive("a step", " relative to the radius", size=self.size)
         if self.momentum is not None and not self.momentum >= 0:
             raise ValueError(f"momentum: takes a decay >= 0, or None, got {self.momentum}; the published one is 1")
-        require_within("(0, 1]", "the fraction of entries that an l1 step moves ", dense=self.dense)
+        require_within("(0, 1]", "takes the fraction of entries", " that an l1 step moves", dense=self.dense)
 
     def init(self, run: Run, point: Evaluation) -> Tensor:
         return torch.zeros_like(point.x.detach())

@@ -63,7 +63,7 @@ class SquareSearch(Solver[SearchPoint]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        require_within("(0, 1]", "the part of the image that a window has ", area=self.area)
+        require_within("(0, 1]", "takes the part of the image", " that a window has", area=self.area)
         require_whole(0, seed=self.seed)
 
     def init(self, run: Run, point: Evaluation) -> SearchPoint:

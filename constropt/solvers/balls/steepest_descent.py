@@ -43,10 +43,10 @@ class SteepestDescent(Solver[None]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        require_positive("a step, in the units of x,", size=self.size)
+        require_positive("a step", " in the units of x", size=self.size)
         if self.p not in (2, torch.inf):
             raise ValueError(f"p: takes 2 or inf, got {self.p!r}")
-        require_positive("None, or a radius", **given(first=self.first))
+        require_positive("a radius", ", or None", **given(first=self.first))
         if not self.growth > 1:
             raise ValueError(f"growth: takes a factor > 1, got {self.growth}")
         require_whole(period=self.period)

@@ -15,7 +15,7 @@ from constropt.prox import project_l0
 from constropt.rows import by_row, per_row
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import row_norm
-from constropt.solvers.linearized.alternatives import room
+from constropt.solvers.linearized.alternatives import require_norm, room
 from constropt.solvers.linearized.cuts import meet_l0, meet_l1, meet_l2, meet_linf
 
 # Halvings of the multiplier of the trust region, and for each Newton passes on the multiplier of the cut.
@@ -67,12 +67,11 @@ class BoundaryWalk(Solver[WalkState]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        if self.p not in _MEET:
-            raise ValueError(f"p: takes 0, 1, 2 or inf, got {self.p!r}")
-        require_positive("None, or a length", **given(radius=self.radius))
+        require_norm(self.p, tuple(_MEET))
+        require_positive("a length", ", or None", **given(radius=self.radius))
         if not 0 < self.decay <= 1 or self.decays < 1:
             raise ValueError(f"decay, decays: need 0 < decay <= 1 and decays >= 1, got {self.decay}, {self.decays}")
-        require_within("[1, 2)", "", "; 1 aims at the boundary itself", overshoot=self.overshoot)
+        require_within("[1, 2)", "must lie", " (1 aims at the boundary itself)", overshoot=self.overshoot)
         require_within("[0, 1)", momentum=self.momentum)
         if self.searches < 0:
             raise ValueError(f"searches: takes a number of bisections >= 0, got {self.searches}")

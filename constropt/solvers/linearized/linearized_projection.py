@@ -19,7 +19,7 @@ from constropt.prox import project_l1
 from constropt.rows import mixed
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import DUAL
-from constropt.solvers.linearized.alternatives import alternatives, room
+from constropt.solvers.linearized.alternatives import alternatives, require_norm, room
 from constropt.solvers.linearized.cuts import meet_l1, meet_l2, meet_linf
 
 _MEET = {1.0: meet_l1, 2.0: meet_l2, torch.inf: meet_linf}
@@ -136,10 +136,9 @@ class LinearizedProjection(Solver[CutState]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        if self.p not in _MEET:
-            raise ValueError(f"p: takes 1, 2 or inf, got {self.p!r}")
-        require_within("[0, 1)", "", "; 0 uses the last cut alone", **given(average=self.average))
-        require_within("[0, 1]", "", "; 0 moves the largest entry first", spread=self.spread)
+        require_norm(self.p)
+        require_within("[0, 1)", "must lie", " (0 uses the last cut alone)", **given(average=self.average))
+        require_within("[0, 1]", "must lie", " (0 moves the largest entry first)", spread=self.spread)
         if self.explore < 1 or self.runs not in (None, 1, 2, 3, 4, 5):
             raise ValueError(f"explore, runs: need explore >= 1 and 1 to 5 runs, got {self.explore} and {self.runs}")
 

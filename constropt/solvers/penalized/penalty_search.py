@@ -107,7 +107,7 @@ class PenaltySearch(Solver[PenaltySearchState]):
         require_whole(searches=self.searches)
         if not bool((torch.as_tensor(self.size) > 0).all()):
             raise ValueError(f"size: takes a step > 0, got {self.size}")
-        require_within("[0, 1)", "None, to end no search early, or a fraction ", **given(abort=self.abort))
+        require_within("[0, 1)", "takes a fraction", ", or None to end no search early", **given(abort=self.abort))
 
     def features(self, problem: ConstrainedProblem[Any]) -> Takes:
         # a function to minimise in the objective's place is what is differentiated

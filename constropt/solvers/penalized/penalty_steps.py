@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from constropt.domain import Domain
+from constropt.precision import least
 from constropt.rows import beside, per_row
-from constropt.steps import Closure, PrimalStep, Prox, least
+from constropt.steps import Closure, PrimalStep, Prox
 
 # x is shrunk by so much towards the middle before its w is taken: at the sides w is infinite.
 _SHRINK = 1e-6
