@@ -162,14 +162,11 @@ def advance(
     level = shared_mean(y, duals.shared, counted, duals.mu) if duals.shared else y
     met = duals.met | (present & (level == 0 if duals.equality else level <= 0))
     rho, violation, met = schedule(level, replace(duals, met=met))
-    return replace(
-        duals,
-        mu=torch.where(present, multiplier(candidate, duals), duals.mu),
-        rho=rho if rho is duals.rho else torch.where(present, rho, duals.rho),
-        violation=violation if violation is duals.violation else torch.where(present, violation, duals.violation),
-        met=met,
-        updates=duals.updates + 1,
-    )
+    mu = torch.where(present, multiplier(candidate, duals), duals.mu)
+    rho = rho if rho is duals.rho else torch.where(present, rho, duals.rho)
+    if violation is not duals.violation:
+        violation = torch.where(present, violation, duals.violation)
+    return replace(duals, mu=mu, rho=rho, violation=violation, met=met, updates=duals.updates + 1)
 
 
 def keep(level: Tensor, candidate: Tensor, duals: Duals, present: Tensor) -> Duals:
@@ -201,9 +198,5 @@ class HeuristicMultipliers:
         P, before = (duals.mu * level if self.weighted else level), duals.violation
         rises, falls = self.ratio * before < P, (before > self.ratio * P) & before.isfinite()
         mu = torch.where(rises, duals.mu * self.factor, torch.where(falls, duals.mu / self.factor, duals.mu))
-        return replace(
-            duals,
-            mu=torch.where(present, mu.clamp(self.minimum, self.maximum), duals.mu),
-            violation=torch.where(present, P, before),
-            updates=duals.updates + 1,
-        )
+        mu = torch.where(present, mu.clamp(self.minimum, self.maximum), duals.mu)
+        return replace(duals, mu=mu, violation=torch.where(present, P, before), updates=duals.updates + 1)

@@ -57,8 +57,7 @@ class Evaluation:
 
     def violation(self) -> Tensor:
         """``(batch,)``: the largest violation of a counted entry, beside those that ``fraction`` lets go; NaN when one
-        is NaN. It is 0 iff the row is feasible; of rows that are one problem, iff all are. Cached.
-        """
+        is NaN. It is 0 iff the row is feasible; of rows that are one problem, iff all are. Cached."""
         return self._violation
 
     @cached_property

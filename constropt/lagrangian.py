@@ -62,15 +62,9 @@ class AugmentedLagrangian:
             # half precision would lose the small steps of an average and the large values of rho
             return y.new_full(shape, value, dtype=torch.promote_types(y.dtype, torch.float32))
 
-        mu = self.mu if self.mu is not None else (0.0 if equality else 1.0)
-        return Duals(
-            mu=full(mu),
-            rho=full(1.0 if self.rho is None else self.rho),
-            violation=full(torch.inf),
-            met=torch.zeros(shape, dtype=torch.bool, device=y.device),
-            equality=equality,
-            shared=tuple(shared),
-        )
+        mu, rho = self.mu if self.mu is not None else (0.0 if equality else 1.0), 1.0 if self.rho is None else self.rho
+        met = torch.zeros(shape, dtype=torch.bool, device=y.device)
+        return Duals(full(mu), full(rho), full(torch.inf), met, equality=equality, shared=tuple(shared))
 
     def term(self, y: Tensor, duals: Duals) -> Tensor:
         """P(y, rho, mu), elementwise: the part of the loss that stands for the constraint."""

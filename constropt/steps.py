@@ -164,8 +164,7 @@ _LARGEST, _HALVINGS = 2.0**52, 26
 def first_step_size(
     measure: Callable[[Tensor], Tensor], move: Callable[[Tensor], Tensor], base: Tensor, increase: Tensor | float
 ) -> Tensor:
-    """``(batch,)``: the size s with ``measure(move(s)) - measure(move(0)) = increase``, by bisection over the octaves
-    above ``base``.
+    """``(batch,)``: s with ``measure(move(s)) - measure(move(0)) = increase``, bisected over octaves above ``base``.
 
     ``move(s)`` is the point that a step of size s reaches (projection included). Where the increase cannot be reached
     inside the domain, half of what can be is taken instead, so the search always ends.

@@ -27,12 +27,10 @@ class _CMP(ConstrainedMinimizationProblem):
 
     def _declare(self, constraint: AnyConstraint, lagrangian: AugmentedLagrangian, duals: Duals, dual: Dual) -> None:
         limits = lagrangian.multiplier if isinstance(lagrangian.multiplier, MultiplierUpdate) else MultiplierUpdate()
-        declared = CooperConstraint(
-            constraint_type=ConstraintType.EQUALITY if constraint.equality else ConstraintType.INEQUALITY,
-            formulation_type=formulation(lagrangian.penalty, dual=dual),
-            multiplier=ShapedMultiplier(duals.mu, minimum=limits.minimum, maximum=limits.maximum),
-            penalty_coefficient=DensePenaltyCoefficient(duals.rho.flatten()),
-        )
+        kind = ConstraintType.EQUALITY if constraint.equality else ConstraintType.INEQUALITY
+        multiplier = ShapedMultiplier(duals.mu, minimum=limits.minimum, maximum=limits.maximum)
+        rho, made = DensePenaltyCoefficient(duals.rho.flatten()), formulation(lagrangian.penalty, dual=dual)
+        declared = CooperConstraint(kind, made, multiplier=multiplier, penalty_coefficient=rho)
         self._register_constraint(constraint.name, declared)
 
     def __getattr__(self, name: str) -> Any:
@@ -46,7 +44,6 @@ class _CMP(ConstrainedMinimizationProblem):
         return {**super().state_dict(), "initial_penalty_coefficients": initial}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of what :meth:`state_dict` returned."""
         super().load_state_dict(state_dict)
         for name, coefficient in self.named_penalty_coefficients():
             coefficient.init = state_dict["initial_penalty_coefficients"][name]
@@ -90,7 +87,6 @@ class ProblemCMP(_CMP):
         return {**super().state_dict(), "x": self.x.detach()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of what :meth:`state_dict` returned."""
         super().load_state_dict(state_dict)
         with torch.no_grad():
             self.x.copy_(state_dict["x"])

@@ -109,8 +109,7 @@ class Penalty:
 
 class _BySlope(torch.autograd.Function):
     """P, differentiated in y by its closed form: autograd keeps more tensors, and on a CPU the branches of its
-    backward passes (maximum, clamp, where) take several times as long for a million entries.
-    """
+    backward passes (maximum, clamp, where) take several times as long for a million entries."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, rho: Tensor, mu: Tensor, value: Formula, slope: Formula) -> Tensor:
@@ -126,8 +125,7 @@ class _BySlope(torch.autograd.Function):
 
 def _in_y_alone(y: Tensor, rho: Tensor, mu: Tensor) -> bool:
     """Whether P will be differentiated in y alone, by plain autograd: a compiler fuses the passes itself, and the
-    transforms of torch.func (vmap, jvp) take no function like the above.
-    """
+    transforms of torch.func (vmap, jvp) take no function like the above."""
     return (
         y.requires_grad
         and torch.is_grad_enabled()

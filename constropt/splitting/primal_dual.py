@@ -229,18 +229,10 @@ def accelerated_dual_forward_backward(
 
 @torch.no_grad()
 def _dual(
-    f: Proximable,
-    g: Proximable,
-    z: Tensor,
-    momentum: Momentum | None,
-    restart: bool = False,
-    *,
-    linear: Linear = None,
-    metric: Tensor | None = None,
-    step: Step | None = None,
-    norm: Step | None = None,
+    f: Proximable, g: Proximable, z: Tensor, momentum: Momentum | None, restart: bool = False, *,
+    linear: Linear = None, metric: Tensor | None = None, step: Step | None = None, norm: Step | None = None,
     **stop: Unpack[StopOptions],
-) -> SplittingResult:
+) -> SplittingResult:  # fmt: skip
     z = rows("z", z).detach()
     weights = None if metric is None else diagonal("metric", metric, z)
     prox_f = as_operator("f", f, metric=weights is not None)

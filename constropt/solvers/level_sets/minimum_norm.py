@@ -97,8 +97,7 @@ class MinimumNorm(Solver[MinimumNormState]):
 
     def _project(self, run: Run, delta: Tensor, radius: Tensor) -> Tensor:
         """On the ball; for p = 1 on ball and box at once: what a later clip takes from the few entries of a sparse
-        delta, no other entry would get, and the row would be stuck.
-        """
+        delta, no other entry would get, and the row would be stuck."""
         bounds = run.problem.domain.bounds(delta) if self.p == 1 else None
         if bounds is None:
             return _PROJECTIONS[self.p](delta, radius)

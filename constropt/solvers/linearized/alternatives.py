@@ -87,8 +87,7 @@ def nearest(point: Evaluation, values: Tensor, p: float, by_value: Tensor | None
 
 def onto(cut: Linearisation, start: Tensor, p: float, lower: Tensor, upper: Tensor) -> Tensor:
     """The point nearest to ``start`` in the p-norm with ``value + normal . d = 0`` and lower <= d <= upper, from either
-    side of the cut; as near to the cut as the box allows where it does not reach it. Tables ``(batch, n)``.
-    """
+    side of the cut; as near to the cut as the box allows where it does not reach it. Tables ``(batch, n)``."""
     normal, target = cut.normal, -cut.value
     if p == 1:
         # for meet_l1 a start below the cut is to be scaled towards 0, which is another point

@@ -17,8 +17,7 @@ from constropt.solvers.linearized.alternatives import alternatives, nearest, ont
 @dataclass(frozen=True, eq=False)
 class BoundaryState:
     """``order``: the columns of the alternatives in play, ``(batch, m)``; ``best``: the least norm of a feasible point
-    (infinite: none); ``done``: rows whose start is feasible.
-    """
+    (infinite: none); ``done``: rows whose start is feasible."""
 
     order: Tensor
     best: Tensor

@@ -16,8 +16,7 @@ from constropt.solvers.linearized.alternatives import alternatives, beyond, near
 @dataclass(frozen=True, eq=False)
 class NearestState:
     """``order``: the columns of the alternatives in play, ``(batch, m)``; ``done``: rows that have ended; ``aligned``:
-    rows whose present point came from an alignment; ``base``: what the next alignment adds to, in the shape of x.
-    """
+    rows whose present point came from an alignment; ``base``: what the next alignment adds to, in the shape of x."""
 
     order: Tensor
     done: Tensor

@@ -4,8 +4,6 @@ Of the family of DeepFool, FAB and trust-region attacks: the constraint is repla
 the point of least norm on it is approached. Averaging the normalised cuts replaces the line search.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
@@ -63,10 +61,6 @@ class Cut:
 
     normal: Tensor
     offset: Tensor
-
-    def where(self, rows: Tensor, other: Cut) -> Cut:
-        """This cut where ``rows``, the other one elsewhere."""
-        return mixed(rows, self, other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,8 +234,8 @@ class LinearizedProjection(Solver[CutState]):
         runner_up = closer | (distance < next_)
         next_ = torch.where(closer, first, torch.where(runner_up, distance, next_))
         distances = torch.where(closer, distance, first), next_
-        second = state.nearest.where(closer, cut.where(runner_up, state.second))
-        return replace(state, nearest=cut.where(closer, state.nearest), second=second, distances=distances)
+        second = mixed(closer, state.nearest, mixed(runner_up, cut, state.second))
+        return replace(state, nearest=mixed(closer, cut, state.nearest), second=second, distances=distances)
 
     def _cut(self, point: Evaluation, delta: Tensor, chosen: Tensor | None) -> Cut:
         """The normalised linearisation at the point: of the ``chosen`` alternatives, else of the smallest."""

@@ -17,8 +17,7 @@ from constropt.solvers.linearized.alternatives import alternatives
 @dataclass(frozen=True, eq=False)
 class SegmentState:
     """The fractions of the way between which the boundary lies, ``(batch,)``; the alternatives' values there,
-    ``(batch, m)``; the fraction under trial, and the rows that have ended.
-    """
+    ``(batch, m)``; the fraction under trial, and the rows that have ended."""
 
     low: Tensor
     high: Tensor

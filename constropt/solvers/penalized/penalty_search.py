@@ -45,8 +45,7 @@ def squared_distance(x: Tensor, x0: Tensor) -> Tensor:
 class PenaltySearchState:
     """Per row: the ``variable`` and the ``step``'s own state; the ``rule``'s; how many steps the search has (``age``)
     and how many searches are over (``number``); what it has come to; its ``least`` loss, now and when it was last
-    ``looked`` at. ``decays``: the factor of the size at every step of a search.
-    """
+    ``looked`` at. ``decays``: the factor of the size at every step of a search."""
 
     variable: Tensor
     step: Any

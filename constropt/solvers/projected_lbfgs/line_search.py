@@ -64,14 +64,10 @@ def advance(state: SearchState, seen: Visited, accepted: Tensor, fresh: Tensor) 
     length = torch.where(begun & (state.spectral_step == 0), first, state.spectral_step)
     shifted = torch.cat([seen.merit.unsqueeze(0), state.merits[:-1]])
     merits = torch.where(begun, seen.merit, torch.where(moved, shifted, state.merits))
-    return replace(
-        state,
-        current=mixed(accepted, seen, state.current),
-        spectral_step=torch.where(moved, spectral_length(s, y, length), length),
-        merits=merits,
-        pairs=state.pairs.push(s, y, moved),
-        inner=torch.where(begun, 0, torch.where(moved, state.inner + 1, state.inner)),
-    )
+    length = torch.where(moved, spectral_length(s, y, length), length)
+    inner = torch.where(begun, 0, torch.where(moved, state.inner + 1, state.inner))
+    current, pairs = mixed(accepted, seen, state.current), state.pairs.push(s, y, moved)
+    return replace(state, current=current, spectral_step=length, merits=merits, pairs=pairs, inner=inner)
 
 
 def spectral_length(s: Tensor, y: Tensor, previous: Tensor) -> Tensor:
@@ -85,9 +81,8 @@ def aim(state: SearchState, rows: Tensor, most_pairs: int) -> SearchState:
     """A new direction from the current point for the given ``rows``, with the full step along it as the next trial."""
     x, gradient, variables = state.current.x, state.current.gradient, state.scaling.variables
     scaled = gradient * variables
-    length = state.spectral_step.unsqueeze(1)
-    spectral = state.domain.project(x - length * variables * scaled) - x
-    direction, use = spectral, torch.zeros_like(rows)
+    direction = state.domain.project(x - state.spectral_step.unsqueeze(1) * variables * scaled) - x
+    use = torch.zeros_like(rows)
     if state.pairs.s.shape[0]:
         free = state.domain.free(x, gradient)
         reduced = torch.where(free, scaled, 0)
@@ -96,14 +91,11 @@ def aim(state: SearchState, rows: Tensor, most_pairs: int) -> SearchState:
         slope = (gradient * newton).sum(1)
         steep = reduced.square().sum(1).sqrt() * (newton / variables).square().sum(1).sqrt()
         use = usable & (slope <= -DESCENT_COSINE * steep) & (slope < 0) & newton.isfinite().all(1)
-        direction = torch.where(use.unsqueeze(1), newton, spectral)
+        direction = torch.where(use.unsqueeze(1), newton, direction)
     limit = 10 * row_max(x / variables).clamp_min(1)
     longest = row_max(direction / variables).clamp_min(torch.finfo(x.dtype).tiny)
     direction = direction * (limit / longest).clamp_max(1).unsqueeze(1)
-    return replace(
-        state,
-        direction=torch.where(rows.unsqueeze(1), direction, state.direction),
-        slope=torch.where(rows, (gradient * direction).sum(1), state.slope),
-        alpha=torch.where(rows, 1, state.alpha),
-        spectral=torch.where(rows, ~use, state.spectral),
-    )
+    slope = torch.where(rows, (gradient * direction).sum(1), state.slope)
+    direction = torch.where(rows.unsqueeze(1), direction, state.direction)
+    alpha, spectral = torch.where(rows, 1, state.alpha), torch.where(rows, ~use, state.spectral)
+    return replace(state, direction=direction, slope=slope, alpha=alpha, spectral=spectral)

@@ -104,15 +104,10 @@ def kkt_report(state: SearchState, tolerance: float, feasibility: float) -> KKTR
     products = (current.candidate * current.y).abs().sum(1) / state.scaling.objective
     lagrangian = current.gradient / state.scaling.objective.unsqueeze(1)
     gap = state.domain.frank_wolfe_gap(current.x, lagrangian, neighbourhood(state))
-    return KKTReport(
-        projected_gradient=length,
-        products=products,
-        stationary=length <= tolerance,
-        feasible=current.violation <= feasibility,
-        complementary=violation_measure(current.y, current.candidate, state.layout.inequalities) <= tolerance,
-        product=products <= tolerance * size,
-        gap=gap <= 10 * tolerance * size,
-    )
+    met = violation_measure(current.y, current.candidate, state.layout.inequalities) <= tolerance
+    stationary, feasible = length <= tolerance, current.violation <= feasibility
+    product, flat = products <= tolerance * size, gap <= 10 * tolerance * size
+    return KKTReport(length, products, stationary, feasible, complementary=met, product=product, gap=flat)
 
 
 def update_duals(

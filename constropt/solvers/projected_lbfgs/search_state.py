@@ -59,12 +59,10 @@ class Pairs:
         """With the pair ``(s, y)``, ``(batch, n)`` each, added for the given ``rows``; the oldest is dropped."""
         if not self.s.shape[0]:
             return self
-        chosen = rows.view(1, -1, 1)
-        return Pairs(
-            torch.where(chosen, torch.cat([s.unsqueeze(0), self.s[:-1]]), self.s),
-            torch.where(chosen, torch.cat([y.unsqueeze(0), self.y[:-1]]), self.y),
-            torch.where(rows, (self.count + 1).clamp_max(self.s.shape[0]), self.count),
-        )
+        count = torch.where(rows, (self.count + 1).clamp_max(self.s.shape[0]), self.count)
+        chosen, both = rows.view(1, -1, 1), ((s, self.s), (y, self.y))
+        s, y = (torch.where(chosen, torch.cat([new.unsqueeze(0), old[:-1]]), old) for new, old in both)
+        return Pairs(s, y, count)
 
     def clear(self, rows: Tensor) -> Pairs:
         """Without the pairs of the given ``rows``."""

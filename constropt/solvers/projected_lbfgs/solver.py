@@ -97,7 +97,6 @@ class ProjectedLBFGS(Solver[SearchState]):
         return self._begin(run, point, None)
 
     def resume(self, run: Run, point: Evaluation, duals: Sequence[Duals]) -> SearchState:
-        """The state at a start with the multipliers and rho of an earlier solution's ``duals``, one per constraint."""
         return self._begin(run, point, duals)
 
     def duals(self, state: SearchState) -> tuple[Duals, ...]:
