@@ -105,17 +105,9 @@ class _Ball(Domain):
             if not bool(((lower <= center) & (center <= upper)).all()):
                 raise ValueError(f"{type(self).__name__}: center must lie in the box; move it there, or drop the box")
 
-    def _sides(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        if self.box is None:
-            return None, None
-        lower, upper = (side - self._center(x) for side in self.box.bounds(x))
-        return lower, upper
-
-    def _center(self, x: Tensor) -> Bound:
-        return self.center.to(x) if isinstance(self.center, Tensor) else self.center
-
     def project(self, x: Tensor) -> Tensor:
-        center, (lower, upper) = self._center(x), self._sides(x)
+        center = self.center.to(x) if isinstance(self.center, Tensor) else self.center
+        lower, upper = (None, None) if self.box is None else (side - center for side in self.box.bounds(x))
         d = x - center
         p = self._projection(d, self.radius, lower=lower, upper=upper)
         # the sum with the centre rounds: entries that need not move stay as they are, and the box is met exactly

@@ -116,7 +116,8 @@ def _solve(
                 multipliers = proposal.multipliers
             best.update(point, tolerance, run.steps, multipliers)
 
-    return _finish(run, best, status, broken, solver.duals(state), _stack(records))
+    stacked = {name: torch.stack([record[name] for record in records]) for name in (records[0] if records else ())}
+    return _finish(run, best, status, broken, solver.duals(state), stacked if records else None)
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,6 @@ def _finish(
     passes = run.forwards, run.backwards
     known = best.x, objective, feasible, violation, status, best.multipliers
     return Solution(run.problem, *known, duals, *passes, best.first_feasible, trace)
-
-
-def _stack(records: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
-    return {name: torch.stack([record[name] for record in records]) for name in records[0]} if records else None
 
 
 def require_gradients(point: Evaluation, features: Takes) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 Map = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Theta:
     """theta(t), theta'(t), the t at which theta' equals a given number, c = 1/theta'(0) and theta(0).
 
