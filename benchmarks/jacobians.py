@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from constropt.jacobian import jacobian
+from constropt.gradients import jacobian
 from constropt.lab.models.small import small_cnn
 from constropt.problems.attacks.constraints import class_gaps
 

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def got(value: object) -> str:
@@ -34,14 +36,32 @@ def require_whole(least: int = 1, /, **values: int) -> None:
             raise ValueError(f"{name}: takes a whole number >= {least}, got {value!r}")
 
 
-def require_positive(**values: float) -> None:
-    """``ValueError`` that names the first of ``values`` that is no number > 0.
+def require_positive(what: str = "a number", rest: str = "", /, **values: float) -> None:
+    """``ValueError`` that names the first of ``values`` that is not > 0, and ``what`` it takes, to the ``rest``.
 
     >>> require_positive(margin=0.5, weight=1)
     """
     for name, value in values.items():
         if not value > 0:
-            raise ValueError(f"{name}: takes a number > 0, got {value!r}")
+            raise ValueError(f"{name}: takes {what} > 0{rest}, got {value!r}")
+
+
+def require_within(interval: str, what: str = "must lie", rest: str = "", /, **values: float) -> None:
+    """``ValueError`` that names the first of ``values`` outside the ``interval``; ``what`` and ``rest`` surround it.
+
+    >>> require_within("[0, 1)", "takes a weight", " (0 forgets at once)", ema=1.0)
+    Traceback (most recent call last):
+    ValueError: ema: takes a weight in [0, 1) (0 forgets at once), got 1.0
+    """
+    low, high = (float(side) for side in interval[1:-1].split(","))
+    for name, value in values.items():
+        if not low <= value <= high or value == low and interval[0] == "(" or value == high and interval[-1] == ")":
+            raise ValueError(f"{name}: {what} in {interval}{rest}, got {value!r}")
+
+
+def given(**values: T | None) -> dict[str, T]:
+    """Those that are not None: ``require_positive(**given(size=None))`` takes None as well."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def require_one_of(name: str, value: object, choices: Iterable[str]) -> None:

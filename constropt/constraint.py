@@ -6,6 +6,8 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
+from constropt.checks import got, require_within
+
 Z = TypeVar("Z")
 
 
@@ -33,20 +35,12 @@ class Constraint(Generic[Z]):
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(
-                f"Constraint {self.name!r}: fraction, of the entries that must be met, must lie in (0, 1], got"
-                f" {self.fraction}"
-            )
+        name = f"Constraint {self.name!r}"
+        require_within("(0, 1]", "of the entries that must be met, lies", **{f"{name}: fraction": self.fraction})
         if not callable(self.value):
-            raise TypeError(
-                f"Constraint {self.name!r}: value must be a callable of (x, z), got {type(self.value).__name__}"
-            )
+            raise TypeError(f"{name}: value must be a callable of (x, z), got {got(self.value)}")
         if not (self.mask is None or callable(self.mask) or isinstance(self.mask, Tensor)):
-            raise TypeError(
-                f"Constraint {self.name!r}: mask must be a tensor or a callable of (x, z), got"
-                f" {type(self.mask).__name__}"
-            )
+            raise TypeError(f"{name}: mask must be a tensor or a callable of (x, z), got {got(self.mask)}")
 
 
 def inequality(

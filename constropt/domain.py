@@ -4,11 +4,15 @@ Law (checked by :func:`constropt.testing.check_domain`): a projection is idempot
 input, leaves the points of the set where they are, is non-expansive, and no point of the set is nearer.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from constropt.checks import got, require_positive
 from constropt.prox import project_l1, project_l2, project_linf, project_simplex
 from constropt.prox.wasserstein_ball import check_sinkhorn, project_wasserstein
 
@@ -23,9 +27,7 @@ class Domain:
         raise NotImplementedError  # abstract
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Elementwise ``(lower, upper)`` of the shape of ``x`` when the set *is* a box (infinite sides allowed), else
-        None.
-        """
+        """Elementwise ``(lower, upper)``, shaped like ``x``, of a set that *is* a box, maybe infinite; else None."""
         return None
 
     def contains(self, x: Tensor, tolerance: float = 0.0) -> Tensor:
@@ -64,26 +66,31 @@ class Box(Domain):
 
     def __post_init__(self) -> None:
         if not bool((torch.as_tensor(self.lower) <= torch.as_tensor(self.upper)).all()):
-            raise ValueError(
-                f"Box: lower must not exceed upper (and neither be NaN), got lower={self.lower} and upper={self.upper}"
-            )
+            sides = f"lower={self.lower} and upper={self.upper}"
+            raise ValueError(f"Box: lower must not exceed upper (and neither be NaN), got {sides}")
 
     def project(self, x: Tensor) -> Tensor:
         if isinstance(self.lower, Tensor) or isinstance(self.upper, Tensor):
-            lower, upper = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in (self.lower, self.upper))
+            lower, upper = self._sides(x)
             return torch.minimum(torch.maximum(x, lower), upper)
         return x.clamp(self.lower, self.upper)
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        lower, upper = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in (self.lower, self.upper))
+        lower, upper = self._sides(x)
         return lower.expand_as(x), upper.expand_as(x)
+
+    def _sides(self, x: Tensor) -> Iterator[Tensor]:
+        return (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in (self.lower, self.upper))
 
 
 @dataclass(frozen=True, eq=False)
 class _Ball(Domain):
-    """``{x : ||x - center||_p <= radius}``, intersected with ``box`` if one is given (exact, not the composition of
-    two projections).
+    """``{x : ||x - center||_p <= radius}``, optionally within a :class:`Box` that contains the centre.
+
+    ``radius``: a number or ``(batch,)``. The projection on the intersection is exact, no composition of two.
     """
+
+    _projection: ClassVar[Callable[..., Tensor]]  # of x - center, with the radius and the sides of the box
 
     radius: Bound = 1.0
     center: Bound = 0.0
@@ -98,23 +105,11 @@ class _Ball(Domain):
             if not bool(((lower <= center) & (center <= upper)).all()):
                 raise ValueError(f"{type(self).__name__}: center must lie in the box; move it there, or drop the box")
 
-    def _sides(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        if self.box is None:
-            return None, None
-        lower, upper = self.box.bounds(x)
-        center = self._center(x)
-        return lower - center, upper - center
-
-    def _center(self, x: Tensor) -> Bound:
-        return self.center.to(x) if isinstance(self.center, Tensor) else self.center
-
-    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
-        raise NotImplementedError  # abstract
-
     def project(self, x: Tensor) -> Tensor:
-        center = self._center(x)
+        center = self.center.to(x) if isinstance(self.center, Tensor) else self.center
+        lower, upper = (None, None) if self.box is None else (side - center for side in self.box.bounds(x))
         d = x - center
-        p = self._project_centered(d, *self._sides(x))
+        p = self._projection(d, self.radius, lower=lower, upper=upper)
         # the sum with the centre rounds: entries that need not move stay as they are, and the box is met exactly
         projected = torch.where(p == d, x, center + p)
         return projected if self.box is None else self.box.project(projected)
@@ -122,32 +117,23 @@ class _Ball(Domain):
 
 @dataclass(frozen=True, eq=False)
 class L1Ball(_Ball):
-    """``{x : ||x - center||_1 <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a
-    number or ``(batch,)``.
-    """
+    """``{x : ||x - center||_1 <= radius}``, optionally within a ``box``; ``radius`` a number or ``(batch,)``."""
 
-    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
-        return project_l1(d, self.radius, lower=lower, upper=upper)
+    _projection = staticmethod(project_l1)
 
 
 @dataclass(frozen=True, eq=False)
 class L2Ball(_Ball):
-    """``{x : ||x - center||_2 <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a
-    number or ``(batch,)``.
-    """
+    """``{x : ||x - center||_2 <= radius}``, optionally within a ``box``; ``radius`` a number or ``(batch,)``."""
 
-    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
-        return project_l2(d, self.radius, lower=lower, upper=upper)
+    _projection = staticmethod(project_l2)
 
 
 @dataclass(frozen=True, eq=False)
 class LinfBall(_Ball):
-    """``{x : ||x - center||_inf <= radius}``, optionally within a :class:`Box` that contains the centre; ``radius`` a
-    number or ``(batch,)``.
-    """
+    """``{x : ||x - center||_inf <= radius}``, optionally within a ``box``; ``radius`` a number or ``(batch,)``."""
 
-    def _project_centered(self, d: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
-        return project_linf(d, self.radius, lower=lower, upper=upper)
+    _projection = staticmethod(project_linf)
 
 
 @dataclass(frozen=True)
@@ -161,8 +147,7 @@ class Simplex(Domain):
     total: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.total > 0:
-            raise ValueError(f"Simplex: total must be > 0, got {self.total}")
+        require_positive(total=self.total)
 
     def project(self, x: Tensor) -> Tensor:
         return project_simplex(x, self.total)
@@ -170,8 +155,7 @@ class Simplex(Domain):
 
 @dataclass(frozen=True, eq=False)
 class WassersteinBall(Domain):
-    """Images that local transport of ``center``'s mass reaches at a cost within ``radius``, by
-    :func:`project_wasserstein`.
+    """Images that local transport of ``center``'s mass reaches at a cost within ``radius`` (``project_wasserstein``).
 
     ``center``: ``(batch, channels, height, width)`` within ``box``, over whose lower side the mass is counted and
     whose upper side no pixel exceeds. ``radius``: a number or ``(batch,)``, in pixels times the part of the mass. The
@@ -198,23 +182,14 @@ class WassersteinBall(Domain):
         if not bool((torch.as_tensor(self.radius) >= 0).all()):
             raise ValueError(f"radius: takes numbers >= 0, in pixels times the part of the mass, got {self.radius}")
         if not isinstance(self.center, Tensor) or self.center.dim() != 4:
-            got = tuple(self.center.shape) if isinstance(self.center, Tensor) else type(self.center).__name__
-            raise ValueError(f"center: takes images (batch, channels, height, width), got {got}")
+            raise ValueError(f"center: takes images (batch, channels, height, width), got {got(self.center)}")
         if not bool(self.box.contains(self.center).all()) or not bool(self.box.bounds(self.center)[0].isfinite().all()):
             raise ValueError(f"center: must lie in the box, which must be finite below, got {self.box}")
 
     def project(self, x: Tensor) -> Tensor:
         center = self.center.to(x)
         lower, upper = self.box.bounds(center)
-        moved = project_wasserstein(
-            x - lower,
-            center - lower,
-            self.radius,
-            upper=upper - lower,
-            kernel=self.kernel,
-            regularization=self.regularization,
-            iterations=self.iterations,
-            p=self.p,
-        )
+        project = partial(project_wasserstein, kernel=self.kernel, iterations=self.iterations, p=self.p)
+        moved = project(x - lower, center - lower, self.radius, upper=upper - lower, regularization=self.regularization)
         same = (x == center).flatten(1).all(1).view(-1, 1, 1, 1)
         return torch.where(same, center, self.box.project(lower + moved))

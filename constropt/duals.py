@@ -10,8 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from constropt.checks import require_within
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Duals:
     """The dual state of one constraint.
 
@@ -110,11 +112,9 @@ def _grown(rho: Tensor, grows: Tensor, factor: float, maximum: float) -> Tensor:
 
 @dataclass(frozen=True)
 class MultiplierUpdate:
-    """``mu <- clip(ema mu + (1 - ema) candidate, minimum, maximum)`` (Eq. 4.8 and 4.9); ``ema = 0`` is the exact
-    update.
+    """``mu <- clip(ema mu + (1 - ema) candidate, minimum, maximum)`` (Eq. 4.8, 4.9); ``ema = 0`` is the exact update.
 
-    The safeguards keep multipliers of inequalities positive; those of equalities are clipped to ``[-maximum,
-    maximum]``.
+    The safeguards keep multipliers of inequalities positive; those of equalities lie in ``[-maximum, maximum]``.
     """
 
     ema: float = 0.0
@@ -122,12 +122,9 @@ class MultiplierUpdate:
     maximum: float = 1e12
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: must lie in [0, 1), got {self.ema}; 0 is the exact update, 0.9 a slow one")
-        if not 0 <= self.minimum <= self.maximum:
-            raise ValueError(
-                f"minimum and maximum: need 0 <= minimum <= maximum, got {self.minimum} and {self.maximum}"
-            )
+        require_within("[0, 1)", "must lie", " (0 is the exact update, 0.9 a slow one)", ema=self.ema)
+        if not 0 <= (least := self.minimum) <= self.maximum:
+            raise ValueError(f"minimum and maximum: need 0 <= minimum <= maximum, got {least} and {self.maximum}")
 
     def __call__(self, candidate: Tensor, duals: Duals) -> Tensor:
         mixed = torch.lerp(candidate, duals.mu, self.ema) if self.ema else candidate
@@ -135,9 +132,8 @@ class MultiplierUpdate:
 
 
 def shared_mean(value: Tensor, shared: tuple[int, ...], mask: Tensor, absent: Tensor) -> Tensor:
-    """The mean of the counted entries along the ``shared`` dimensions (kept, of size one), ``absent`` where none
-    counts; ``value`` itself where nothing is shared.
-    """
+    """The mean of the counted entries along the ``shared`` dimensions (kept, of size one; none: ``value`` itself), and
+    ``absent`` where none counts."""
     if not shared:
         return value
     count = mask.sum(shared, keepdim=True)
@@ -166,14 +162,11 @@ def advance(
     level = shared_mean(y, duals.shared, counted, duals.mu) if duals.shared else y
     met = duals.met | (present & (level == 0 if duals.equality else level <= 0))
     rho, violation, met = schedule(level, replace(duals, met=met))
-    return replace(
-        duals,
-        mu=torch.where(present, multiplier(candidate, duals), duals.mu),
-        rho=rho if rho is duals.rho else torch.where(present, rho, duals.rho),
-        violation=violation if violation is duals.violation else torch.where(present, violation, duals.violation),
-        met=met,
-        updates=duals.updates + 1,
-    )
+    mu = torch.where(present, multiplier(candidate, duals), duals.mu)
+    rho = rho if rho is duals.rho else torch.where(present, rho, duals.rho)
+    if violation is not duals.violation:
+        violation = torch.where(present, violation, duals.violation)
+    return replace(duals, mu=mu, rho=rho, violation=violation, met=met, updates=duals.updates + 1)
 
 
 def keep(level: Tensor, candidate: Tensor, duals: Duals, present: Tensor) -> Duals:
@@ -197,17 +190,13 @@ class HeuristicMultipliers:
     weighted: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("factor", "ratio"):
-            if not getattr(self, name) > 1:
-                raise ValueError(f"{name}: must be > 1, got {getattr(self, name)}")
+        for name, value in (("factor", self.factor), ("ratio", self.ratio)):
+            if not value > 1:
+                raise ValueError(f"{name}: must be > 1, got {value}")
 
     def __call__(self, level: Tensor, candidate: Tensor, duals: Duals, present: Tensor) -> Duals:
         P, before = (duals.mu * level if self.weighted else level), duals.violation
         rises, falls = self.ratio * before < P, (before > self.ratio * P) & before.isfinite()
         mu = torch.where(rises, duals.mu * self.factor, torch.where(falls, duals.mu / self.factor, duals.mu))
-        return replace(
-            duals,
-            mu=torch.where(present, mu.clamp(self.minimum, self.maximum), duals.mu),
-            violation=torch.where(present, P, before),
-            updates=duals.updates + 1,
-        )
+        mu = torch.where(present, mu.clamp(self.minimum, self.maximum), duals.mu)
+        return replace(duals, mu=mu, violation=torch.where(present, P, before), updates=duals.updates + 1)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import got
 from constropt.constraint import Constraint
-from constropt.jacobian import jacobian_blocks
+from constropt.gradients import jacobian_blocks
 from constropt.masking import row_quantile
 from constropt.rows import by_row
 
@@ -17,7 +18,7 @@ from constropt.rows import by_row
 Term = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """Objective and constraints at one ``x``, with the graph that gradients are taken through.
 
@@ -35,7 +36,7 @@ class Evaluation:
     nonsmooth: Tensor | None = None
     independent: bool = True
     has_objective: bool = True
-    count: Callable[[int], None] | None = field(default=None, repr=False, compare=False)
+    count: Callable[[int], None] | None = field(default=None, repr=False)
 
     @property
     def equalities(self) -> tuple[bool, ...]:
@@ -56,8 +57,7 @@ class Evaluation:
 
     def violation(self) -> Tensor:
         """``(batch,)``: the largest violation of a counted entry, beside those that ``fraction`` lets go; NaN when one
-        is NaN. It is 0 iff the row is feasible; of rows that are one problem, iff all are. Cached.
-        """
+        is NaN. It is 0 iff the row is feasible; of rows that are one problem, iff all are. Cached."""
         return self._violation
 
     @cached_property
@@ -88,20 +88,15 @@ class Evaluation:
         with torch.enable_grad():
             surrogate = constraint.surrogate(self.x, self.output)
         if not isinstance(surrogate, Tensor) or surrogate.shape != value.shape:
-            got = tuple(surrogate.shape) if isinstance(surrogate, Tensor) else type(surrogate).__name__
-            raise ValueError(
-                f"constraint {constraint.name!r}: surrogate must have the shape of the value, {tuple(value.shape)}, got"
-                f" {got}"
-            )
+            takes = f"surrogate must have the shape of the value, {tuple(value.shape)}"
+            raise ValueError(f"constraint {constraint.name!r}: {takes}, got {got(surrogate)}")
         return surrogate
 
     def alternatives(self, index: int) -> Tensor | None:
         """The functions of which one suffices, ``(batch, m)``, with their graph; None where none are declared."""
         alternatives = self.constraints[index].alternatives
-        if alternatives is None:
-            return None
         with torch.enable_grad():
-            return alternatives(self.x, self.output)
+            return None if alternatives is None else alternatives(self.x, self.output)
 
     def pull_back(self, *terms: Term, keep_graph: bool = False) -> Tensor:
         """One vector-Jacobian product: the gradient in x of ``sum_i (weights_i * output_i).sum()``, shape of ``x``.
@@ -130,7 +125,7 @@ class Evaluation:
         return self.pull_back((self.objective, weight), *terms, keep_graph=keep_graph)
 
     def jacobian_blocks(self, values: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """:func:`~constropt.jacobian.jacobian_blocks` of ``values``, ``(batch, m)``: m backward passes."""
+        """:func:`~constropt.gradients.jacobian_blocks` of ``values``, ``(batch, m)``: m backward passes."""
         for first, block in jacobian_blocks(values, self.x):
             self.spend(len(block) if values.requires_grad else 0)
             yield first, block

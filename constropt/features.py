@@ -20,18 +20,15 @@ class DomainKind:
     holds: Callable[[Domain, Tensor], bool]
 
 
-def _is_box(domain: Domain, x: Tensor) -> bool:
-    return domain.bounds(x) is not None
-
-
-def _is_finite_box(domain: Domain, x: Tensor) -> bool:
+def is_finite_box(domain: Domain, x: Tensor) -> bool:
+    """Whether the domain is a box, and all its sides are finite."""
     bounds = domain.bounds(x)
     return bounds is not None and bool(torch.stack(bounds).isfinite().all())
 
 
 ANY_DOMAIN = DomainKind("takes any domain", lambda domain, x: True)
-BOX = DomainKind("needs a Box", _is_box)
-FINITE_BOX = DomainKind("needs a finite Box", _is_finite_box)
+BOX = DomainKind("needs a Box", lambda domain, x: domain.bounds(x) is not None)
+FINITE_BOX = DomainKind("needs a finite Box", is_finite_box)
 NORM_BALL = DomainKind(
     "takes a ball, of whose radius its steps are a part",
     lambda domain, x: isinstance(domain, LinfBall | L2Ball | L1Ball),
@@ -74,9 +71,7 @@ class Takes:
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature: its ``name``, a field of :class:`Takes`, what of a problem ``asks`` for it, if anything, in words,
-    and what a solver does ``without`` it.
-    """
+    """A field of :class:`Takes`: what of a problem ``asks`` for it, in words, what a solver does ``without`` it."""
 
     name: str
     asks: Callable[[ConstrainedProblem[Any]], str | None]
@@ -84,64 +79,41 @@ class Feature:
     taken: Callable[[Takes], bool]
 
 
-def _constraint(
-    problem: ConstrainedProblem[Any], uses: Callable[[Constraint[Any]], bool], what: Callable[[Constraint[Any]], str]
-) -> str | None:
-    return next((f"constraint {c.name!r}: {what(c)}" for c in problem.constraints if uses(c)), None)
+def _if(
+    holds: Callable[[ConstrainedProblem[Any]], bool], words: str
+) -> Callable[[ConstrainedProblem[Any]], str | None]:
+    return lambda problem: words if holds(problem) else None
 
+
+def _of(uses: Callable[[Constraint[Any]], bool], words: str) -> Callable[[ConstrainedProblem[Any]], str | None]:
+    """The first constraint that ``uses`` the feature, and ``words`` with its fields."""
+    return lambda p: next((f"constraint {c.name!r}: {words.format(c)}" for c in p.constraints if uses(c)), None)
+
+
+_dropped = "follows the values themselves (replace(constraint, surrogate=None) drops it)"
+_no_objective = _if(lambda p: p.objective is p.nonsmooth is None, "objective: is None, and there is no nonsmooth term")
+_one_problem = _if(lambda p: not p.independent, "problem: its rows are one problem (independent=False)")
+_shared = _of(lambda c: bool(c.shared), "shares multipliers along dims {0.shared}")
+_fraction = _of(lambda c: c.fraction < 1, "fraction={0.fraction}")
+_nonsmooth = _if(lambda p: p.nonsmooth is not None, "problem: has a nonsmooth term")
+_surrogate = _of(lambda c: c.surrogate is not None, "has a surrogate")
+_equality = _of(lambda c: c.equality, "is an equality")
 
 FEATURES = (
-    Feature(
-        "equalities",
-        lambda p: _constraint(p, lambda c: c.equality, lambda c: "is an equality"),
-        "takes inequalities alone",
-        lambda t: t.equalities,
-    ),
-    Feature(
-        "shared",
-        lambda p: _constraint(p, lambda c: bool(c.shared), lambda c: f"shares multipliers along dims {c.shared}"),
-        "shares none",
-        lambda t: t.shared,
-    ),
-    Feature(
-        "fraction",
-        lambda p: _constraint(p, lambda c: c.fraction < 1, lambda c: f"fraction={c.fraction}"),
-        "takes constraints that must all hold",
-        lambda t: t.fraction,
-    ),
-    Feature(
-        "surrogate",
-        lambda p: _constraint(p, lambda c: c.surrogate is not None, lambda c: "has a surrogate"),
-        "follows the values themselves (replace(constraint, surrogate=None) drops it)",
-        lambda t: t.surrogate,
-    ),
-    Feature(
-        "nonsmooth",
-        lambda p: None if p.nonsmooth is None else "problem: has a nonsmooth term",
-        "would ignore it; use a proximal solver",
-        lambda t: t.nonsmooth,
-    ),
-    Feature(
-        "one_problem",
-        lambda p: None if p.independent else "problem: its rows are one problem (independent=False)",
-        "takes independent rows",
-        lambda t: t.one_problem,
-    ),
-    Feature(
-        "feasibility",
-        lambda p: "objective: is None, and there is no nonsmooth term" if p.objective is p.nonsmooth is None else None,
-        "needs one to minimise",
-        lambda t: t.feasibility,
-    ),
+    Feature("equalities", _equality, "takes inequalities alone", lambda t: t.equalities),
+    Feature("shared", _shared, "shares none", lambda t: t.shared),
+    Feature("fraction", _fraction, "takes constraints that must all hold", lambda t: t.fraction),
+    Feature("surrogate", _surrogate, _dropped, lambda t: t.surrogate),
+    Feature("nonsmooth", _nonsmooth, "would ignore it; use a proximal solver", lambda t: t.nonsmooth),
+    Feature("one_problem", _one_problem, "takes independent rows", lambda t: t.one_problem),
+    Feature("feasibility", _no_objective, "needs one to minimise", lambda t: t.feasibility),
 )
 
 
 def require_features(
     problem: ConstrainedProblem[Any], takes: Takes, x0: Tensor, solver: str, others: Iterable[tuple[str, Takes]]
 ) -> None:
-    """``ValueError`` for the first feature of ``problem`` that ``takes`` does not have, naming it and the ``others``,
-    ``(name, takes)``, that have it.
-    """
+    """``ValueError`` for the first feature of ``problem`` that ``takes`` lacks, naming it and ``others`` that do."""
     others = list(others)
 
     def having(has: Callable[[Takes], bool]) -> str:
@@ -153,19 +125,15 @@ def require_features(
     single = (takes.least, takes.most) == (1, 1)
     if number < takes.least or takes.most is not None and number > takes.most or single and equal:
         kinds = ["equality" if constraint.equality else "inequality" for constraint in problem.constraints]
-        raise ValueError(
-            f"constraints: {solver} takes {_number(takes)}, got {', '.join(kinds) or 'none'}; use"
-            " solve(problem, None, ...) for others"
-        )
+        cure = "use solve(problem, None, ...) for others"
+        raise ValueError(f"constraints: {solver} takes {_number(takes)}, got {', '.join(kinds) or 'none'}; {cure}")
     for feature in FEATURES:
         asked = feature.asks(problem)
         if asked is not None and not feature.taken(takes):
             raise ValueError(f"{asked}, but {solver} {feature.without}{having(feature.taken)}")
     if not takes.domains.holds(problem.domain, x0):
-        raise ValueError(
-            f"problem.domain: {solver} {takes.domains.words}, got {problem.domain}"
-            + having(lambda declared: declared.domains.holds(problem.domain, x0))
-        )
+        cure = having(lambda declared: declared.domains.holds(problem.domain, x0))
+        raise ValueError(f"problem.domain: {solver} {takes.domains.words}, got {problem.domain}{cure}")
 
 
 def _number(takes: Takes) -> str:

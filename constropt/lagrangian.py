@@ -1,6 +1,4 @@
-"""The augmented Lagrangian: a penalty, a multiplier update and a rho schedule, combined; pure functions of (y,
-duals).
-"""
+"""The augmented Lagrangian, of a penalty, a multiplier update and a rho schedule: pure functions of (y, duals)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from constropt.checks import given, require_positive
 from constropt.duals import Duals, MultiplierUpdate, ProgressRho, RhoSchedule, advance
 from constropt.penalties import Penalty, get
 
@@ -16,8 +15,7 @@ PenaltyLike = str | Penalty | Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class AugmentedLagrangian:
-    """L(x) = g(x) + sum_i P(h_i(x), rho_i, mu_i), with mu_i <- P'(h_i(x), rho_i, mu_i) (Alg. 4.1 and 6.1; Birgin et
-    al. 2005).
+    """g(x) + sum_i P(h_i(x), rho_i, mu_i), with mu_i <- P'(h_i(x), rho_i, mu_i) (Alg. 4.1, 6.1; Birgin et al. 2005).
 
     ``penalty`` is a registered name, a :class:`~constropt.penalties.Penalty` or a function ``(y, rho, mu)``. ``mu``
     and ``rho`` are initial values; ``None`` leaves them to the solver (1 where nothing better is known). Frozen: the
@@ -43,10 +41,7 @@ class AugmentedLagrangian:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "penalty", get(self.penalty))
-        for name in ("mu", "rho"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: the initial value must be > 0, got {value}")
+        require_positive("an initial value", **given(mu=self.mu, rho=self.rho))
 
     def form(self, equality: bool) -> Penalty:
         """The penalty in its form for inequalities or equalities; ``ValueError`` where it has no equality form."""
@@ -54,16 +49,12 @@ class AugmentedLagrangian:
         if not equality:
             return penalty
         if penalty.equality is None:
-            raise ValueError(
-                f"penalty: {penalty.name!r} has no form for equality constraints; use 'PHR', or write e = 0 as e"
-                " <= 0 and -e <= 0"
-            )
+            cure = "use 'PHR', or write e = 0 as e <= 0 and -e <= 0"
+            raise ValueError(f"penalty: {penalty.name!r} has no form for equality constraints; {cure}")
         return penalty.equality
 
     def init(self, y: Tensor, *, equality: bool = False, shared: tuple[int, ...] = ()) -> Duals:
-        """The initial duals for constraint values like ``y``, one multiplier per entry but along the ``shared``
-        dimensions.
-        """
+        """The initial duals for values like ``y``: one multiplier per entry, but along the ``shared`` dimensions."""
         self.form(equality)
         shape = [1 if dim in {d % y.dim() for d in shared} else size for dim, size in enumerate(y.shape)]
 
@@ -71,15 +62,9 @@ class AugmentedLagrangian:
             # half precision would lose the small steps of an average and the large values of rho
             return y.new_full(shape, value, dtype=torch.promote_types(y.dtype, torch.float32))
 
-        mu = self.mu if self.mu is not None else (0.0 if equality else 1.0)
-        return Duals(
-            mu=full(mu),
-            rho=full(1.0 if self.rho is None else self.rho),
-            violation=full(torch.inf),
-            met=torch.zeros(shape, dtype=torch.bool, device=y.device),
-            equality=equality,
-            shared=tuple(shared),
-        )
+        mu, rho = self.mu if self.mu is not None else (0.0 if equality else 1.0), 1.0 if self.rho is None else self.rho
+        met = torch.zeros(shape, dtype=torch.bool, device=y.device)
+        return Duals(full(mu), full(rho), full(torch.inf), met, equality=equality, shared=tuple(shared))
 
     def term(self, y: Tensor, duals: Duals) -> Tensor:
         """P(y, rho, mu), elementwise: the part of the loss that stands for the constraint."""
@@ -90,7 +75,5 @@ class AugmentedLagrangian:
         return self.form(duals.equality).derivative(y.detach(), duals.rho, duals.mu)
 
     def update(self, y: Tensor, duals: Duals, mask: Tensor | None = None) -> Duals:
-        """The duals after seeing ``y``: multipliers towards the candidate, rho by its schedule; masked entries keep
-        theirs.
-        """
+        """The duals after ``y``: mu towards the candidate, rho by its schedule; masked entries keep theirs."""
         return advance(y.detach(), self.candidate(y, duals), duals, self.multiplier, self.schedule, mask)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constropt.rows import by_row
+from constropt.checks import require_within
+from constropt.rows import beside, by_row
 
 
 def row_quantile(value: Tensor, mask: Tensor | None, fraction: Tensor | float, least: float) -> Tensor:
@@ -58,8 +59,7 @@ class QuantileMask:
         kept = 1 - (1 - nu) * progress if self.decaying else nu
         if kept >= 1:
             return mask
-        threshold = row_quantile(y.detach(), mask, kept, nu).view(-1, *[1] * (y.dim() - 1))
-        small = y.detach() <= threshold
+        small = y.detach() <= beside(row_quantile(y.detach(), mask, kept, nu), y)
         return small if mask is None else small & mask
 
 
@@ -80,13 +80,10 @@ class ConstraintScale:
     initial: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate < 1:
-            raise ValueError(f"rate: must lie in [0, 1), got {self.rate}; the published value is 0.02")
+        require_within("[0, 1)", "must lie", " (the published value is 0.02)", rate=self.rate)
         if not 0 < self.minimum <= self.initial <= self.maximum:
-            raise ValueError(
-                "ConstraintScale: needs 0 < minimum <= initial <= maximum, got"
-                f" {self.minimum}, {self.initial} and {self.maximum}"
-            )
+            found = f"{self.minimum}, {self.initial} and {self.maximum}"
+            raise ValueError(f"ConstraintScale: needs 0 < minimum <= initial <= maximum, got {found}")
 
     def __call__(self, w: Tensor, met: Tensor) -> Tensor:
         """The next ``w``, ``(batch,)``, given which rows are feasible."""

@@ -1,6 +1,6 @@
 """The precision that values are computed in, whatever the model's is."""
 
-from torch import Tensor, float64
+from torch import Tensor, finfo, float64
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -14,3 +14,8 @@ def at_least_float32(x: Tensor) -> Tensor:
     torch.float32
     """
     return x if x.dtype == float64 else x.float()
+
+
+def least(floor: float, like: Tensor) -> float:
+    """The floor, or the least normal number of the dtype: 1e-8 is 0 in float16, and 0 / 0 is NaN."""
+    return max(floor, finfo(like.dtype).tiny)

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol
 import torch
 from torch import Tensor
 
+from constropt.checks import got
 from constropt.constraint import Constraint, Z
 from constropt.domain import Domain, Reals
 from constropt.evaluation import Evaluation
@@ -62,27 +63,22 @@ class ConstrainedProblem(Generic[Z]):
 
     def __post_init__(self) -> None:
         if not (self.objective is None or callable(self.objective)):
-            raise TypeError(f"objective: must be a callable or None, got {type(self.objective).__name__}")
+            raise TypeError(f"objective: must be a callable or None, got {got(self.objective)}")
         if not callable(self.forward):
-            raise TypeError(f"forward: must be a callable, got {type(self.forward).__name__}")
+            raise TypeError(f"forward: must be a callable, got {got(self.forward)}")
         if not isinstance(self.domain, Domain):
-            raise TypeError(f"domain: must be a Domain such as Box(0.0, 1.0), got {type(self.domain).__name__}")
+            raise TypeError(f"domain: must be a Domain such as Box(0.0, 1.0), got {got(self.domain)}")
         if not isinstance(self.constraints, Sequence):
-            raise TypeError(
-                f"constraints: must be a sequence of constraints, got {type(self.constraints).__name__}; put it"
-                " in a list"
-            )
+            takes = "must be a sequence of constraints"
+            raise TypeError(f"constraints: {takes}, got {got(self.constraints)}; put it in a list")
         for constraint in self.constraints:
             if not isinstance(constraint, Constraint):
-                raise TypeError(
-                    f"constraints: every entry must be a Constraint, got {type(constraint).__name__}; build it"
-                    " with inequality(...) or equality(...)"
-                )
+                cure = "build it with inequality(...) or equality(...)"
+                raise TypeError(f"constraints: every entry must be a Constraint, got {got(constraint)}; {cure}")
         names = [constraint.name for constraint in self.constraints]
         if len(set(names)) != len(names):
-            raise ValueError(
-                f"constraints: names must differ, got {names}; pass name=... to inequality(...) or equality(...)"
-            )
+            cure = "pass name=... to inequality(...) or equality(...)"
+            raise ValueError(f"constraints: names must differ, got {names}; {cure}")
 
     def evaluate(
         self,
@@ -93,15 +89,13 @@ class ConstrainedProblem(Generic[Z]):
         others: tuple[Tensor, Any] | None = None,
         count: Callable[[int], None] | None = None,
     ) -> Evaluation:
-        """Objective and constraints at ``x`` by one forward pass; with ``grad`` the result can be differentiated in
-        x. The caller's grad mode changes nothing.
+        """Objective and constraints at ``x`` by one forward pass, differentiable in x with ``grad``, whatever the mode.
 
         The evaluation's ``x`` is a leaf of its own unless ``detach=False``: then it is the given tensor, and gradients
         flow on to where that came from. ``others``, for ``rowwise`` problems, are the indices of rows that ``forward``
         sees and an earlier output, which stays that of the other rows. ``count`` is told of every backward pass.
 
-        Raises ``ValueError`` when the objective is not ``(batch,)`` or a constraint's leading dimension is not the
-        batch.
+        Raises ``ValueError`` when the objective is not ``(batch,)`` or a constraint's first dimension not the batch.
         """
         with normal_mode(), torch.set_grad_enabled(grad):
             x = normal(x).requires_grad_(grad) if detach else x
@@ -110,35 +104,25 @@ class ConstrainedProblem(Generic[Z]):
             values = tuple(constraint.value(x, z) for constraint in self.constraints)
         batch = x.shape[0]
         if not isinstance(objective, Tensor) or objective.shape != (batch,):
-            got = tuple(objective.shape) if isinstance(objective, Tensor) else type(objective).__name__
-            raise ValueError(
-                f"objective: must return a tensor of shape (batch,) = ({batch},), one value a row, got {got}"
-            )
+            takes = f"a tensor of shape (batch,) = ({batch},), one value a row"
+            raise ValueError(f"objective: must return {takes}, got {got(objective)}")
         for constraint, value in zip(self.constraints, values):
+            name = f"constraint {constraint.name!r}"
             if not isinstance(value, Tensor) or value.dim() < 1 or value.shape[0] != batch:
-                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(
-                    f"constraint {constraint.name!r}: must return a tensor of shape (batch, ...) with batch ="
-                    f" {batch}, got {got}"
-                )
+                takes = f"a tensor of shape (batch, ...) with batch = {batch}"
+                raise ValueError(f"{name}: must return {takes}, got {got(value)}")
             if any(not -value.dim() <= dim < value.dim() for dim in constraint.shared):
-                raise ValueError(
-                    f"constraint {constraint.name!r}: shared must name dimensions of its value, whose shape is "
-                    f"{tuple(value.shape)}, got {constraint.shared}"
-                )
+                takes = f"dimensions of its value, whose shape is {tuple(value.shape)}"
+                raise ValueError(f"{name}: shared must name {takes}, got {constraint.shared}")
         masks = tuple(_mask(constraint, value, x, z) for constraint, value in zip(self.constraints, values))
-        nonsmooth = None if self.nonsmooth is None else self.nonsmooth(x.detach())
-        given = self.objective is not None
-        return Evaluation(
-            x, z, objective, values, masks, tuple(self.constraints), nonsmooth, self.independent, given, count
-        )
+        r, given = None if self.nonsmooth is None else self.nonsmooth(x.detach()), self.objective is not None
+        return Evaluation(x, z, objective, values, masks, tuple(self.constraints), r, self.independent, given, count)
 
 
 def _replaced(earlier: Any, rows: Tensor, z: Any) -> Tensor:
     """The earlier output with the given rows new."""
     if not isinstance(z, Tensor) or not isinstance(earlier, Tensor) or z.shape != (len(rows), *earlier.shape[1:]):
-        got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        raise ValueError(f"forward: with rowwise=True must return a tensor with a row for each of x, got {got}")
+        raise ValueError(f"forward: with rowwise=True must return a tensor with a row for each of x, got {got(z)}")
     return earlier.index_copy(0, rows, z)
 
 
@@ -153,7 +137,5 @@ def _mask(constraint: Constraint[Any], value: Tensor, x: Tensor, z: Any) -> Tens
     try:
         return mask.to(device=value.device, dtype=torch.bool).expand_as(value)
     except RuntimeError:
-        raise ValueError(
-            f"constraint {constraint.name!r}: mask of shape {tuple(mask.shape)} does not broadcast to the value's"
-            f" {tuple(value.shape)}"
-        ) from None
+        wrong = f"mask of shape {tuple(mask.shape)} does not broadcast to the value's {tuple(value.shape)}"
+        raise ValueError(f"constraint {constraint.name!r}: {wrong}") from None

@@ -1,6 +1,12 @@
 """Batches seen row by row: one problem a row, ``(batch, *event)``, and one number a row, ``(batch,)``."""
 
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+import torch
 from torch import Tensor
+
+S = TypeVar("S", bound=Any)
 
 
 def by_row(value: Tensor) -> Tensor:
@@ -21,3 +27,9 @@ def beside(rows: Tensor, other: Tensor) -> Tensor:
 def per_row(values: Tensor, like: Tensor) -> Tensor:
     """As :func:`beside`, in the dtype of ``like``: factors of its rows."""
     return beside(values.to(like), like)
+
+
+def mixed(rows: Tensor, new: S, old: S) -> S:
+    """A dataclass of tensors, rows first, with the ``rows``, ``(batch,)`` booleans, of ``new``, others of ``old``."""
+    pairs = ((field.name, getattr(new, field.name), getattr(old, field.name)) for field in fields(old))
+    return replace(old, **{name: torch.where(beside(rows, b), a, b) for name, a, b in pairs})

@@ -55,8 +55,7 @@ class KKTResiduals(NamedTuple):
 def kkt_residuals(
     problem: ConstrainedProblem[Any], point: Evaluation, multipliers: Sequence[Tensor], gradient: Tensor | None = None
 ) -> KKTResiduals:
-    """The residuals at an evaluated point for given multipliers (one tensor per constraint, broadcastable to its
-    value).
+    """The residuals at an evaluated point for given multipliers, one tensor per constraint, broadcastable to its value.
 
     ``gradient`` is that of the Lagrangian at these multipliers, where the caller has it already.
     """
@@ -69,15 +68,15 @@ def kkt_residuals(
         forward_step = problem.nonsmooth.prox(forward_step, 1.0)
     stationarity = (problem.domain.project(forward_step) - x).abs().flatten(1).amax(1)
     gaps = [
-        by_row(torch.where(_counted(mask, y), torch.minimum(mu.expand_as(y), -y.detach()).abs(), 0)).amax(1)
-        for mu, y, mask, equal in zip(multipliers, point.values, point.masks, point.equalities)
+        by_row(torch.where(point.counted(i), torch.minimum(mu.expand_as(y), -y.detach()).abs(), 0)).amax(1)
+        for i, (mu, y, equal) in enumerate(zip(multipliers, point.values, point.equalities))
         if not equal and y.numel()
     ]
     complementarity = torch.stack(gaps).amax(0) if gaps else torch.zeros_like(stationarity)
     return KKTResiduals(stationarity, point.violation(), complementarity)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solution:
     """The result of :func:`constropt.solve`, one entry per row unless said otherwise.
 
@@ -102,8 +101,7 @@ class Solution:
     trace: dict[str, Tensor] | None = field(default=None, repr=False)
 
     def kkt(self) -> KKTResiduals:
-        """Stationarity, feasibility and complementarity at ``x`` with ``multipliers``: one more forward and backward
-        pass.
+        """The residuals at ``x`` with ``multipliers``: one more forward and backward pass.
 
         A feasible point alone proves nothing about optimality; small residuals do, to first order.
         """
@@ -127,11 +125,7 @@ def best_of(first: Solution, *others: Solution) -> Solution:
     """
     best = first
     for other in others:
-        better = torch.where(
-            other.feasible,
-            ~best.feasible | (other.objective < best.objective),
-            ~best.feasible & (other.violation < best.violation),
-        )
+        better = _better(other.feasible, other.objective, other.violation, best)
 
         def chosen(new: Tensor, old: Tensor, rows: Tensor = better) -> Tensor:
             return torch.where(beside(rows, old), new, old)
@@ -141,18 +135,19 @@ def best_of(first: Solution, *others: Solution) -> Solution:
             name: chosen(getattr(other, name), getattr(best, name))
             for name in ("x", "objective", "feasible", "violation", "status")
         }
-        best = replace(
-            best,
-            **taken,
-            multipliers=tuple(chosen(new, old) for new, old in zip(other.multipliers, best.multipliers)),
-            forwards=best.forwards + other.forwards,
-            backwards=best.backwards + other.backwards,
-            first_feasible=torch.where(later & (other.first_feasible >= 0), other.first_feasible, best.first_feasible),
-        )
+        multipliers = tuple(chosen(new, old) for new, old in zip(other.multipliers, best.multipliers))
+        first_feasible = torch.where(later & (other.first_feasible >= 0), other.first_feasible, best.first_feasible)
+        best = continued(other, replace(best, **taken, multipliers=multipliers, first_feasible=first_feasible))
     return best
 
 
-@dataclass
+def _better(feasible: Tensor, objective: Tensor, violation: Tensor, best: Solution | BestPoint) -> Tensor:
+    """Feasible beats infeasible; the lower objective wins among feasible rows, the lower violation among others."""
+    lower, less = objective < best.objective, violation < best.violation
+    return torch.where(feasible, ~best.feasible | lower, ~best.feasible & less)
+
+
+@dataclass(eq=False)
 class BestPoint:
     """Running record of the best point of every row: the one place where "best" is decided.
 
@@ -173,15 +168,9 @@ class BestPoint:
     def start(cls, x: Tensor, point: Evaluation) -> BestPoint:
         infinite = torch.full_like(point.objective.detach(), torch.inf)
         none = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
-        return cls(
-            x=x.clone(),
-            objective=infinite,
-            violation=infinite.clone(),
-            feasible=none,
-            first_feasible=torch.full((x.shape[0],), -1, device=x.device),
-            certified=none.clone(),
-            multipliers=tuple(torch.zeros_like(v) for v in point.values),
-        )
+        never = torch.full((x.shape[0],), -1, device=x.device)
+        multipliers = tuple(torch.zeros_like(v) for v in point.values)
+        return cls(x.clone(), infinite, infinite.clone(), none, never, none.clone(), multipliers)
 
     def update(
         self,
@@ -191,23 +180,16 @@ class BestPoint:
         multipliers: Sequence[Tensor] | None = None,
         certified: Tensor | None = None,
     ) -> None:
-        """Take over the rows of ``point`` that are better (or newly ``certified``); rows that are one problem are
-        judged together.
-        """
+        """Take the better (or ``certified``) rows of ``point`` over; rows of one problem are judged together."""
         objective, violation = point.total(), point.violation()
         if not point.independent:
             objective = objective.sum().expand_as(objective)
         feasible = (violation <= tolerance) & objective.isfinite()
-        better = torch.where(
-            feasible,
-            ~self.feasible | (objective < self.objective),
-            ~self.feasible & (violation < self.violation) & objective.isfinite(),
-        )
+        better = _better(feasible, objective, violation, self) & objective.isfinite()
         if certified is not None:
             better = better | certified
         better = better & ~self.certified
-        if certified is not None:
-            self.certified = self.certified | certified
+        self.certified = self.certified if certified is None else self.certified | certified
         self.first_feasible = torch.where(feasible & (self.first_feasible < 0), step, self.first_feasible)
         self.x = torch.where(beside(better, self.x), point.x.detach(), self.x)
         self.objective = torch.where(better, objective, self.objective)
@@ -218,7 +200,3 @@ class BestPoint:
                 torch.where(beside(better, old), new.detach().to(old).expand_as(old), old)
                 for new, old in zip(multipliers, self.multipliers)
             )
-
-
-def _counted(mask: Tensor | None, value: Tensor) -> Tensor:
-    return torch.ones((), dtype=torch.bool, device=value.device) if mask is None else mask

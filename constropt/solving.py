@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import got, require_whole
 from constropt.evaluation import Evaluation
 from constropt.features import Takes, require_features
 from constropt.gradients import require_gradient
@@ -16,15 +17,10 @@ from constropt.modes import normal, normal_mode
 from constropt.problem import ConstrainedProblem
 from constropt.rows import beside
 from constropt.solution import BestPoint, Solution, Status
-from constropt.solvers.base import Callback, Method, Proposal, Run, Solver, declared_solvers
+from constropt.solvers.base import Callback, Method, Proposal, Run, Solver, declared_solvers, default_tolerance
 from constropt.solvers.projected_lbfgs.solver import ProjectedLBFGS
 
-
-def default_tolerance(dtype: torch.dtype) -> float:
-    """The violation up to which an entry counts as met where the solver does not say: 1e-6 in float64, 1e-4 in
-    float32, coarser below.
-    """
-    return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 1e-2)
+Trace = Callable[[int, Evaluation], dict[str, Tensor]]
 
 
 def solve(
@@ -35,7 +31,7 @@ def solve(
     steps: int,
     tolerance: float | None = None,
     duals: Any = None,
-    trace: Callable[[int, Evaluation], dict[str, Tensor]] | None = None,
+    trace: Trace | None = None,
     callback: Callback | None = None,
 ) -> Solution:
     """Minimise ``problem.objective`` subject to its constraints, from ``x0`` of shape ``(batch, *event)``.
@@ -43,9 +39,9 @@ def solve(
     ``solver`` is a :class:`~constropt.solvers.Solver`, or an :class:`AugmentedLagrangian` (or ``None``), which means
     the default loop around it: batched projected L-BFGS, no tuning needed. ``steps`` bounds the gradient evaluations
     of each row. ``tolerance`` is the violation up to which a row counts as feasible (default: the solver's, else by
-    dtype, :func:`default_tolerance`). ``duals`` warm-starts a solver from an earlier ``Solution.duals``.
-    ``trace(step, point)`` may return tensors to record per step, stacked in ``Solution.trace``; ``callback(step,
-    point, proposal)`` is called once a step, after it.
+    dtype, :func:`~constropt.solvers.base.default_tolerance`). ``duals`` warm-starts a solver from an earlier
+    ``Solution.duals``. ``trace(step, point)`` may return tensors to record per step, stacked in ``Solution.trace``;
+    ``callback(step, point, proposal)`` is called once a step, after it.
 
     Raises ``TypeError``/``ValueError`` before the first evaluation for an ``x0`` that is no floating tensor with a
     batch dimension or is not finite, for ``steps < 1``, and for what of the problem the solver does not take
@@ -62,7 +58,7 @@ def solve(
         return solver.run(problem, x0, _Loop(steps, tolerance, duals, trace, callback))
     if solver is None or isinstance(solver, AugmentedLagrangian):
         solver = ProjectedLBFGS(solver or AugmentedLagrangian())
-    with normal_mode(), torch.no_grad():  # the caller's grad mode changes nothing
+    with normal_mode(), torch.no_grad():
         features = _check_arguments(problem, solver, x0, steps, tolerance)
         x = problem.domain.project(normal(x0))
         if tolerance is None:
@@ -72,12 +68,7 @@ def solve(
 
 
 def _solve(
-    run: Run,
-    solver: Solver[Any],
-    features: Takes,
-    duals: Any,
-    trace: Callable[[int, Evaluation], dict[str, Tensor]] | None,
-    callback: Callback | None,
+    run: Run, solver: Solver[Any], features: Takes, duals: Any, trace: Trace | None, callback: Callback | None
 ) -> Solution:
     """The loop. Finished rows of a ``rowwise`` problem are left out of the model's passes from the next check on."""
     x, tolerance = run.x0, run.tolerance
@@ -118,15 +109,15 @@ def _solve(
                 run.rows = (~idle).nonzero().flatten() if bool(idle.any()) else None
                 idle = finished
     else:
-        if solver.check_every and bool(finished.all()):
-            return _finish(run, best, status, broken, solver.duals(state), _stack(records))
-        point = run.evaluate(x, grad=False)
-        multipliers = solver.multipliers(state, point)
-        if multipliers is None and proposal is not None:
-            multipliers = proposal.multipliers
-        best.update(point, tolerance, run.steps, multipliers)
+        if not (solver.check_every and bool(finished.all())):
+            point = run.evaluate(x, grad=False)
+            multipliers = solver.multipliers(state, point)
+            if multipliers is None and proposal is not None:
+                multipliers = proposal.multipliers
+            best.update(point, tolerance, run.steps, multipliers)
 
-    return _finish(run, best, status, broken, solver.duals(state), _stack(records))
+    stacked = {name: torch.stack([record[name] for record in records]) for name in (records[0] if records else ())}
+    return _finish(run, best, status, broken, solver.duals(state), stacked if records else None)
 
 
 @dataclass(frozen=True)
@@ -136,30 +127,21 @@ class _Loop:
     steps: int
     tolerance: float | None
     duals: Any
-    trace: Callable[[int, Evaluation], dict[str, Tensor]] | None
+    trace: Trace | None
     callback: Callback | None
 
     def __call__(
         self, problem: ConstrainedProblem[Any], solver: Solver[Any], x0: Tensor, *, steps: int | None = None
     ) -> Solution:
-        return solve(
-            problem,
-            solver,
-            x0,
-            steps=self.steps if steps is None else steps,
-            tolerance=self.tolerance,
-            duals=self.duals,
-            trace=self.trace,
-            callback=self.callback,
-        )
+        steps = self.steps if steps is None else steps
+        run = partial(solve, tolerance=self.tolerance, duals=self.duals, trace=self.trace, callback=self.callback)
+        return run(problem, solver, x0, steps=steps)
 
 
 def _finish(
     run: Run, best: BestPoint, status: Tensor, broken: Tensor, duals: Any, trace: dict[str, Tensor] | None
 ) -> Solution:
-    """The solution, its claims re-checked by one clean forward pass on the very tensor that is returned; rows that
-    ``broken`` marks have left the finite numbers.
-    """
+    """The solution, re-checked by one clean pass on the very tensor returned; ``broken`` rows were not finite."""
     run.rows = None
     status = torch.where(broken, int(Status.DIVERGED), status)
     clean = run.evaluate(best.x, grad=False)
@@ -167,24 +149,9 @@ def _finish(
     feasible = (violation <= run.tolerance) & objective.isfinite()
     # a row that never had a finite value has nothing to return but its start
     status = torch.where(~objective.isfinite() | ~violation.isfinite(), int(Status.DIVERGED), status).to(torch.int8)
-    return Solution(
-        problem=run.problem,
-        x=best.x,
-        objective=objective,
-        feasible=feasible,
-        violation=violation,
-        status=status,
-        multipliers=best.multipliers,
-        duals=duals,
-        forwards=run.forwards,
-        backwards=run.backwards,
-        first_feasible=best.first_feasible,
-        trace=trace,
-    )
-
-
-def _stack(records: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
-    return {name: torch.stack([record[name] for record in records]) for name in records[0]} if records else None
+    passes = run.forwards, run.backwards
+    known = best.x, objective, feasible, violation, status, best.multipliers
+    return Solution(run.problem, *known, duals, *passes, best.first_feasible, trace)
 
 
 def require_gradients(point: Evaluation, features: Takes) -> None:
@@ -207,14 +174,12 @@ def _check_arguments(
 ) -> Takes:
     """What the solver takes of this problem."""
     if not isinstance(problem, ConstrainedProblem):
-        raise TypeError(f"problem: takes a ConstrainedProblem, got {type(problem).__name__}")
+        raise TypeError(f"problem: takes a ConstrainedProblem, got {got(problem)}")
     if not isinstance(solver, Solver):
-        raise TypeError(f"solver: takes a Solver, an AugmentedLagrangian or None, got {type(solver).__name__}")
+        raise TypeError(f"solver: takes a Solver, an AugmentedLagrangian or None, got {got(solver)}")
     if not isinstance(x0, Tensor) or not x0.is_floating_point() or x0.dim() < 2:
-        got = f"{x0.dtype} of shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
-        raise ValueError(
-            f"x0: takes a floating point tensor of shape (batch, *event) with at least two dimensions, got {got}"
-        )
+        takes = "a floating point tensor of shape (batch, *event) with at least two dimensions"
+        raise ValueError(f"x0: takes {takes}, got {got(x0)}")
     if x0.numel() == 0:
         raise ValueError(f"x0: is empty, got shape {tuple(x0.shape)}")
     if not bool(x0.isfinite().all()):

@@ -11,6 +11,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from constropt.checks import given, require_positive
+from constropt.precision import least
+
 S = TypeVar("S")
 Prox = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Closure = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -25,10 +28,13 @@ class PrimalStep(Generic[S]):
     def update(
         self, gradient: Tensor, state: S, x: Tensor, size: Tensor, prox: Prox, closure: Closure
     ) -> tuple[Tensor, S]:
-        """``closure(x) -> (loss, gradient)`` evaluates elsewhere (a counted model pass), for steps that search a
-        line.
-        """
+        """``closure(x) -> (loss, gradient)`` evaluates elsewhere (a counted model pass), for steps that search."""
         raise NotImplementedError  # abstract
+
+
+def no_closure(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The closure of solvers that have no loss elsewhere: ``TypeError``."""
+    raise TypeError("primal: a step that evaluates elsewhere (a line search) has no loss here; choose another")
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,6 @@ class Gradient(PrimalStep[None]):
         self, gradient: Tensor, state: None, x: Tensor, size: Tensor, prox: Prox, closure: Closure
     ) -> tuple[Tensor, None]:
         return prox(x - size * gradient, size, None), None
-
-
-def _floor(floor: float, like: Tensor) -> float:
-    """The floor, or the least normal number of the dtype: 1e-8 is 0 in float16, and 0 / 0 is NaN."""
-    return max(floor, torch.finfo(like.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,13 @@ class RMSPropMomentum(PrimalStep[tuple[Tensor, Tensor]]):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         v, m = state
         v = torch.lerp(gradient.square(), v, self.smoothing)
-        m = torch.addcdiv(m * self.momentum, gradient, v.sqrt().add_(_floor(self.floor, v)))
+        m = torch.addcdiv(m * self.momentum, gradient, v.sqrt().add_(least(self.floor, v)))
         return prox(torch.addcmul(x, size, m, value=-1), size, None), (v, m)
 
 
 @dataclass(frozen=True)
 class VariableMetric(PrimalStep[tuple[Tensor, int]]):
-    """Variable-metric forward-backward (Eq. 5.17 and 5.18): x <- prox^S(x - size g / s), s = sqrt(v / (1 - a^t)) +
-    floor.
+    """Variable-metric forward-backward (Eq. 5.17, 5.18): x <- prox^S(x - size g / s), s = sqrt(v / (1 - a^t)) + floor.
 
     The diagonal metric s is handed to the prox, so that it and the gradient step agree.
     """
@@ -91,12 +91,15 @@ class VariableMetric(PrimalStep[tuple[Tensor, int]]):
     ) -> tuple[Tensor, tuple[Tensor, int]]:
         v, t = state
         v = torch.lerp(gradient.square(), v, self.smoothing)
-        metric = (v / (1 - self.smoothing ** (t + 1))).sqrt_().add_(_floor(self.floor, v))
+        metric = (v / (1 - self.smoothing ** (t + 1))).sqrt_().add_(least(self.floor, v))
         return prox(torch.addcdiv(x, gradient * size, metric, value=-1), size, metric), (v, t + 1)
 
 
-@dataclass(frozen=True)
-class TorchOptimizer(PrimalStep[tuple[Tensor, torch.optim.Optimizer]]):
+OptimizerState = tuple[Tensor, torch.optim.Optimizer]
+
+
+@dataclass(frozen=True, eq=False)
+class TorchOptimizer(PrimalStep[OptimizerState]):
     """Any ``torch.optim`` optimizer on x: ``TorchOptimizer(lambda parameters: torch.optim.Adam(parameters, lr=1e-2))``.
 
     The learning rate is the optimizer's; ``size`` scales its displacement (1: as it is). Optimizers that reduce over
@@ -107,37 +110,24 @@ class TorchOptimizer(PrimalStep[tuple[Tensor, torch.optim.Optimizer]]):
 
     factory: Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
-    def init(self, x: Tensor) -> tuple[Tensor, torch.optim.Optimizer]:
+    def init(self, x: Tensor) -> OptimizerState:
         parameter = x.detach().clone().requires_grad_(True)
         return parameter, self.factory([parameter])
 
     def update(
-        self,
-        gradient: Tensor,
-        state: tuple[Tensor, torch.optim.Optimizer],
-        x: Tensor,
-        size: Tensor,
-        prox: Prox,
-        closure: Closure,
-    ) -> tuple[Tensor, tuple[Tensor, torch.optim.Optimizer]]:
+        self, gradient: Tensor, state: OptimizerState, x: Tensor, size: Tensor, prox: Prox, closure: Closure
+    ) -> tuple[Tensor, OptimizerState]:
         parameter, optimizer = state
+
+        def evaluate() -> Any:
+            loss, parameter.grad = closure(parameter.detach())
+            return loss
+
         with torch.no_grad():
             parameter.copy_(x)
         parameter.grad = gradient.clone()
-        if isinstance(optimizer, torch.optim.LBFGS):
-            optimizer.step(self._closure(parameter, closure))
-        else:
-            optimizer.step()
+        _ = optimizer.step(evaluate) if isinstance(optimizer, torch.optim.LBFGS) else optimizer.step()
         return prox(x + size * (parameter.detach() - x), size, None), state
-
-    @staticmethod
-    def _closure(parameter: Tensor, closure: Closure) -> Callable[[], Any]:
-        def evaluate() -> Tensor:
-            loss, gradient = closure(parameter.detach())
-            parameter.grad = gradient
-            return loss
-
-        return evaluate
 
 
 @dataclass(frozen=True)
@@ -154,15 +144,10 @@ class StepSize:
     final: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("initial", "increase", "final"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"StepSize: {name} must be > 0, got {value}")
+        require_positive(initial=self.initial, final=self.final, **given(increase=self.increase))
 
     def factor(self, index: int, steps: int, first: int) -> float:
-        """What multiplies the initial size at step ``index`` of ``steps`` for a row first feasible at step ``first``
-        (-1: not yet).
-        """
+        """The factor of the initial size at step ``index`` of ``steps``, first feasible at ``first`` (-1: not yet)."""
         return 1.0 if first < 0 else self.final ** ((index - first) / max(steps - first, 1))
 
     def at(self, initial: Tensor, index: int, steps: int, first_feasible: Tensor) -> Tensor:
@@ -179,8 +164,7 @@ _LARGEST, _HALVINGS = 2.0**52, 26
 def first_step_size(
     measure: Callable[[Tensor], Tensor], move: Callable[[Tensor], Tensor], base: Tensor, increase: Tensor | float
 ) -> Tensor:
-    """``(batch,)``: the size s with ``measure(move(s)) - measure(move(0)) = increase``, by bisection over the octaves
-    above ``base``.
+    """``(batch,)``: s with ``measure(move(s)) - measure(move(0)) = increase``, bisected over octaves above ``base``.
 
     ``move(s)`` is the point that a step of size s reaches (projection included). Where the increase cannot be reached
     inside the domain, half of what can be is taken instead, so the search always ends.

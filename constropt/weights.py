@@ -45,15 +45,10 @@ def fill_weights(model: nn.Module, weights: Mapping[str, Tensor], mismatch: str)
     # the counters of BatchNorm came later than many published weights, and evaluation does not read them
     counters = {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in weights}
     weights = {**weights, **counters}
-    problems = [
-        *(f"missing {name}" for name in own if name not in weights),
-        *(f"unexpected {name}" for name in weights if name not in own),
-        *(
-            f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
-            for name in own
-            if name in weights and weights[name].shape != own[name].shape
-        ),
-    ]
+    problems = [f"missing {name}" for name in own if name not in weights]
+    problems += [f"unexpected {name}" for name in weights if name not in own]
+    shapes = ((name, tuple(weights[name].shape), tuple(own[name].shape)) for name in own if name in weights)
+    problems += [f"{name} has shape {given} instead of {wanted}" for name, given, wanted in shapes if given != wanted]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"weights: {mismatch}: {', '.join(problems[:3])}{more}")

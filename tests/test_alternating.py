@@ -79,5 +79,5 @@ def test_refusals():
     with pytest.raises(ValueError, match="problem: has a nonsmooth term"):
         solve(problem, Alternating(), a, steps=1)
     for name in ("size", "objective_size", "final", "objective_final"):
-        with pytest.raises(ValueError, match=f"{name}: must be > 0, got 0"):
+        with pytest.raises(ValueError, match=f"{name}: takes a number > 0, got 0"):
             Alternating(**{name: 0.0})

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # The core: a part may import parts of its own or a lower layer. A new part has to be placed here, on purpose.
 LAYERS = [
     {"checks", "files", "modes", "near_names", "precision", "rows", "weights"},
-    {"plotting", "penalties", "prox", "masking", "jacobian", "constraint", "gradients"},
+    {"plotting", "penalties", "prox", "masking", "constraint", "gradients"},
     {"domain", "duals", "evaluation"},
     {"problem", "splitting", "lagrangian"},
     {"features", "solution", "steps"},

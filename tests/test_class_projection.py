@@ -11,7 +11,7 @@ from linear import classifier
 from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, L2Ball, Status, inequality, solve
-from constropt.jacobian import jacobian, jacobian_blocks
+from constropt.gradients import jacobian, jacobian_blocks
 from constropt.problems.attacks.constraints import class_gaps
 from constropt.problems.attacks.linearized import deepfool, superdeepfool
 from constropt.solvers.linearized.alternatives import nearest, onto

@@ -132,7 +132,7 @@ def test_what_cannot_work_is_refused_at_once():
         constraint("P2", 1, EQUALITY)
     with pytest.raises(ValueError, match="no penalty is named 'P22'"):
         formulation("P22")
-    with pytest.raises(ValueError, match="dual: takes 'candidate' or 'violation', got 'both'"):
+    with pytest.raises(ValueError, match="dual: takes one of candidate, violation, got 'both'"):
         formulation("P2", dual="both")
     with pytest.raises(ValueError, match="multiplier: an initial value of 0 stays 0 under 'P3'"):
         constraint("P3", 2, mu=0.0)

@@ -273,7 +273,7 @@ def test_a_penalty_without_equality_form_says_what_to_do(penalty):
 
 @pytest.mark.parametrize("keywords", [{"mu": 0.0}, {"rho": -1.0}, {"mu": NAN}, {"rho": 0.0}])
 def test_initial_values_must_be_positive(keywords):
-    with pytest.raises(ValueError, match=f"{next(iter(keywords))}: the initial value must be > 0"):
+    with pytest.raises(ValueError, match=f"{next(iter(keywords))}: takes an initial value > 0"):
         AugmentedLagrangian(**keywords)
 
 

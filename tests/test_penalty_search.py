@@ -11,9 +11,8 @@ from torch import Tensor
 
 from constropt import Box, ConstrainedProblem, Status, equality, inequality, solve
 from constropt.prox import NormAround, Scaled
-from constropt.solvers.penalized.change_of_variables import Tanh
 from constropt.solvers.penalized.penalty_search import PenaltySearch, square_root, squared_distance
-from constropt.solvers.penalized.penalty_steps import Adam, ShrinkageThresholding
+from constropt.solvers.penalized.penalty_steps import Adam, ShrinkageThresholding, Tanh
 from constropt.solvers.penalized.weight_search import Bisection, Growth, ShrinkingSupport, ShrinkingTolerance, Trial
 from constropt.steps import Gradient, RMSPropMomentum, TorchOptimizer, VariableMetric
 

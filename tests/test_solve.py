@@ -462,8 +462,8 @@ def test_a_solver_without_warm_start_says_so():
     ("keywords", "error", "message"),
     [
         ({"x0": [[0.0, 0.0]]}, ValueError, r"x0: takes a floating point tensor of .* got list"),
-        ({"x0": torch.zeros(3, 2).long()}, ValueError, "x0: takes a floating point tensor .* got torch.int64"),
-        ({"x0": torch.zeros(3)}, ValueError, r"x0: .* at least two dimensions, got torch.float32 of shape \(3,\)"),
+        ({"x0": torch.zeros(3, 2).long()}, ValueError, "x0: takes a floating point tensor .* got int64"),
+        ({"x0": torch.zeros(3)}, ValueError, r"x0: .* at least two dimensions, got float32 of shape \(3,\)"),
         ({"x0": torch.zeros(0, 2)}, ValueError, r"x0: is empty, got shape \(0, 2\)"),
         (
             {"x0": torch.tensor([[0.0, 0.0], [torch.nan, 0.0], [0.0, torch.inf]])},
@@ -476,7 +476,7 @@ def test_a_solver_without_warm_start_says_so():
         ({"tolerance": -1e-3}, ValueError, "tolerance: takes a violation >= 0 .* got -0.001"),
         ({"tolerance": float("nan")}, ValueError, "tolerance: takes a violation >= 0 .* got nan"),
         ({"solver": "PHR"}, TypeError, "solver: takes a Solver, an AugmentedLagrangian or None, got str"),
-        ({"problem": A}, TypeError, "problem: takes a ConstrainedProblem, got Tensor"),
+        ({"problem": A}, TypeError, "problem: takes a ConstrainedProblem, got float64 of"),
         ({"domain": Box(torch.zeros(3), 1.0)}, ValueError, "problem.domain: its tensors do not fit x0"),
         ({"domain": Box(torch.zeros(2, 3, 2), 1.0)}, ValueError, "problem.domain: its tensors do not fit x0"),
         ({"domain": L2Ball(torch.ones(5))}, ValueError, "problem.domain: its tensors do not fit x0"),
@@ -506,7 +506,7 @@ def test_an_equality_under_a_penalty_without_its_form_is_refused_before_the_mode
     ("keywords", "message"),
     [
         ({"objective": lambda x, z: z.sum()}, r"objective: must return a tensor of shape \(batch,\) = \(3,\)"),
-        ({"constraints": [inequality(lambda x, z: z.T, name="t")]}, r"constraint 't': .* batch = 3, got \(2, 3\)"),
+        ({"constraints": [inequality(lambda x, z: z.T, name="t")]}, r"constraint 't': .* batch = 3, got .*\(2, 3\)"),
     ],
 )
 def test_what_the_model_gives_away_is_refused_at_its_first_call(keywords, message):

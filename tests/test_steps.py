@@ -186,7 +186,7 @@ def test_sizes_keep_their_dtype(dtype):
 
 @pytest.mark.parametrize("keywords", [{"initial": 0.0}, {"increase": -1.0}, {"final": 0.0}, {"final": float("nan")}])
 def test_sizes_must_be_positive(keywords):
-    with pytest.raises(ValueError, match=f"StepSize: {next(iter(keywords))} must be > 0"):
+    with pytest.raises(ValueError, match=f"{next(iter(keywords))}: takes a number > 0"):
         StepSize(**keywords)
 
 

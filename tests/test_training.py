@@ -627,7 +627,7 @@ def test_bad_arguments_are_named():
         on_average(below, name=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"constraint 'c': shape\[0\]: takes a whole number"):
         on_average(below, shape=(-1,), name="c")
-    with pytest.raises(ValueError, match="reduction: takes 'sum' or 'mean'"):
+    with pytest.raises(ValueError, match="reduction: takes one of sum, mean"):
         criterion_of(reduction="max")
     with pytest.raises(ValueError, match="measure: takes"):
         criterion_of(measure="max")

@@ -4,8 +4,7 @@
 :func:`cmp_from_loss` a :class:`~constropt.training.ConstrainedLoss` into a Cooper problem.
 """
 
-from constropt.cooper.formulations import PenaltyFormulation, formulation
-from constropt.cooper.multipliers import MaskedState, ShapedMultiplier
+from constropt.cooper.formulations import MaskedState, PenaltyFormulation, ShapedMultiplier, formulation
 from constropt.cooper.problems import LossCMP, ProblemCMP, cmp, cmp_from_loss
 
 __all__ = [

@@ -1,24 +1,73 @@
-"""A penalty P(y, rho, mu) as a formulation of Cooper: primal term P, dual steps towards dP/dy."""
+"""A penalty P(y, rho, mu) as a formulation of Cooper: primal term P, dual steps towards dP/dy; and what Cooper lacks
+around a constraint: multipliers of any shape, shared, safeguarded; entries that don't count."""
 
 import copyreg
 from abc import ABCMeta
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
 from cooper.constraints.constraint_state import ConstraintState
 from cooper.formulations.formulations import ContributionStore, Formulation
-from cooper.multipliers.multipliers import ExplicitMultiplier, Multiplier
+from cooper.multipliers.multipliers import DenseMultiplier, ExplicitMultiplier, Multiplier
 from cooper.penalty_coefficients.penalty_coefficients import PenaltyCoefficient
 from cooper.utils.annotations import ConstraintType
 from torch import Tensor
 
-from constropt.cooper.multipliers import MaskedState, ShapedMultiplier
+from constropt.checks import require_one_of
 from constropt.duals import shared_mean
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.penalties import Penalty, get
 
 Dual = Literal["candidate", "violation"]
+
+
+class ShapedMultiplier(DenseMultiplier):
+    """Multipliers that start at ``init``, of any shape; Cooper's own are one-dimensional.
+
+    A dimension of size one where the constraint's value has more, and leading dimensions that ``init`` does not have,
+    share a multiplier: ``(1, K)`` or ``(K,)`` for a value ``(batch, K)`` is one multiplier per class. After each dual
+    step they are clipped to ``[minimum, maximum]`` (those of equalities to ``[-maximum, maximum]``), as
+    :class:`~constropt.MultiplierUpdate` does: most penalties never leave a multiplier of 0 again.
+
+    The parameter ``weight`` is flat, as Cooper's is.
+
+    >>> ShapedMultiplier(torch.ones(1, 3))().shape
+    torch.Size([1, 3])
+    """
+
+    def __init__(self, init: Tensor, *, minimum: float = 1e-6, maximum: float = 1e12) -> None:
+        if not 0 <= minimum <= maximum:
+            raise ValueError(f"minimum and maximum: need 0 <= minimum <= maximum, got {minimum} and {maximum}")
+        super().__init__(init=init.detach().flatten().clone(), device=init.device, dtype=init.dtype)
+        self.shape = tuple(init.shape)
+        self.minimum, self.maximum = minimum, maximum
+
+    def forward(self) -> Tensor:
+        """The multipliers, of the shape of ``init``."""
+        return self.weight.view(self.shape).clone()
+
+    @torch.no_grad()
+    def post_step_(self) -> None:
+        """The safeguards; Cooper calls it after every step of the dual optimizers."""
+        equality = self.constraint_type == ConstraintType.EQUALITY
+        self.weight.clamp_(-self.maximum if equality else self.minimum, self.maximum)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape})"
+
+
+@dataclass
+class MaskedState(ConstraintState):
+    """A ``cooper.ConstraintState`` of which only the entries in ``mask`` count (None: all); the others are to be 0.
+
+    ``weight``, which broadcasts to the violation, weighs the terms P of the primal Lagrangian (1 over the number of
+    samples makes their sum a mean). It does not change the multipliers' targets.
+    """
+
+    mask: Tensor | None = None
+    weight: Tensor | float = 1.0
 
 
 class _Parametrised(ABCMeta):
@@ -58,18 +107,15 @@ class PenaltyFormulation(Formulation, metaclass=_Parametrised):
             return
         violated = self.form.derivative(torch.ones(()), 1.0, 0.0)
         if violated == 0 and bool((multiplier.weight == 0).any()):
-            raise ValueError(
-                f"multiplier: an initial value of 0 stays 0 under {self.penalty.name!r}; start from values > 0, such as"
-                " init=torch.ones(n)"
-            )
+            cure = "start from values > 0, such as init=torch.ones(n)"
+            raise ValueError(f"multiplier: an initial value of 0 stays 0 under {self.penalty.name!r}; {cure}")
 
     def sanity_check_penalty_coefficient(self, penalty_coefficient: PenaltyCoefficient | None) -> None:
         """There must be one, and positive."""
         super().sanity_check_penalty_coefficient(penalty_coefficient)
         if penalty_coefficient is not None and not bool((penalty_coefficient.value > 0).all()):
-            raise ValueError(
-                "penalty_coefficient: rho must be > 0 in every entry; for no penalty term use Cooper's Lagrangian"
-            )
+            cure = "for no penalty term use Cooper's Lagrangian"
+            raise ValueError(f"penalty_coefficient: rho must be > 0 in every entry; {cure}")
 
     def compute_contribution_to_primal_lagrangian(
         self, constraint_state: ConstraintState, multiplier: Multiplier, penalty_coefficient: PenaltyCoefficient
@@ -110,9 +156,8 @@ class PenaltyFormulation(Formulation, metaclass=_Parametrised):
         if rho.numel() == mu.numel():
             rho = rho.reshape(mu.shape)
         elif rho.shape != y.shape:  # Cooper has expanded a scalar
-            raise ValueError(
-                f"penalty_coefficient: takes one value, or one per multiplier ({mu.numel()}), got {rho.numel()}"
-            )
+            takes = f"takes one value, or one per multiplier ({mu.numel()})"
+            raise ValueError(f"penalty_coefficient: {takes}, got {rho.numel()}")
         counted = y.detach().isfinite()
         if isinstance(state, MaskedState) and state.mask is not None:
             counted = counted & state.mask
@@ -126,11 +171,9 @@ def _layout(mu: Tensor, y: Tensor, shares: bool) -> tuple[int, ...]:
         return shape
     if not shares and mu.numel() == y.numel():
         return tuple(y.shape)
-    raise ValueError(
-        f"multiplier: multipliers of shape {tuple(mu.shape)} do not fit a violation of shape {tuple(y.shape)}; give one"
-        " per entry, or share them along dimensions by constropt.cooper.ShapedMultiplier(torch.ones(1, K)), of size one"
-        " there"
-    )
+    wrong = f"multipliers of shape {tuple(mu.shape)} do not fit a violation of shape {tuple(y.shape)}"
+    cure = "share them along dimensions by constropt.cooper.ShapedMultiplier(torch.ones(1, K)), of size one there"
+    raise ValueError(f"multiplier: {wrong}; give one per entry, or {cure}")
 
 
 def formulation(penalty: PenaltyLike = "PHR", *, dual: Dual = "candidate") -> type[PenaltyFormulation]:
@@ -158,8 +201,7 @@ def formulation(penalty: PenaltyLike = "PHR", *, dual: Dual = "candidate") -> ty
     >>> float(state.compute_primal_lagrangian().lagrangian)
     0.0
     """
-    if dual not in ("candidate", "violation"):
-        raise ValueError(f"dual: takes 'candidate' or 'violation', got {dual!r}")
+    require_one_of("dual", dual, ("candidate", "violation"))
     return _formulation(get(penalty), dual)
 
 

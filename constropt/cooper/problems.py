@@ -9,9 +9,9 @@ from cooper.penalty_coefficients.penalty_coefficients import DensePenaltyCoeffic
 from cooper.utils.annotations import ConstraintType
 from torch import Tensor
 
+from constropt.checks import got
 from constropt.constraint import Constraint
-from constropt.cooper.formulations import Dual, formulation
-from constropt.cooper.multipliers import MaskedState, ShapedMultiplier
+from constropt.cooper.formulations import Dual, MaskedState, ShapedMultiplier, formulation
 from constropt.domain import Reals
 from constropt.duals import Duals, MultiplierUpdate
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
@@ -27,12 +27,10 @@ class _CMP(ConstrainedMinimizationProblem):
 
     def _declare(self, constraint: AnyConstraint, lagrangian: AugmentedLagrangian, duals: Duals, dual: Dual) -> None:
         limits = lagrangian.multiplier if isinstance(lagrangian.multiplier, MultiplierUpdate) else MultiplierUpdate()
-        declared = CooperConstraint(
-            constraint_type=ConstraintType.EQUALITY if constraint.equality else ConstraintType.INEQUALITY,
-            formulation_type=formulation(lagrangian.penalty, dual=dual),
-            multiplier=ShapedMultiplier(duals.mu, minimum=limits.minimum, maximum=limits.maximum),
-            penalty_coefficient=DensePenaltyCoefficient(duals.rho.flatten()),
-        )
+        kind = ConstraintType.EQUALITY if constraint.equality else ConstraintType.INEQUALITY
+        multiplier = ShapedMultiplier(duals.mu, minimum=limits.minimum, maximum=limits.maximum)
+        rho, made = DensePenaltyCoefficient(duals.rho.flatten()), formulation(lagrangian.penalty, dual=dual)
+        declared = CooperConstraint(kind, made, multiplier=multiplier, penalty_coefficient=rho)
         self._register_constraint(constraint.name, declared)
 
     def __getattr__(self, name: str) -> Any:
@@ -46,7 +44,6 @@ class _CMP(ConstrainedMinimizationProblem):
         return {**super().state_dict(), "initial_penalty_coefficients": initial}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of what :meth:`state_dict` returned."""
         super().load_state_dict(state_dict)
         for name, coefficient in self.named_penalty_coefficients():
             coefficient.init = state_dict["initial_penalty_coefficients"][name]
@@ -90,7 +87,6 @@ class ProblemCMP(_CMP):
         return {**super().state_dict(), "x": self.x.detach()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of what :meth:`state_dict` returned."""
         super().load_state_dict(state_dict)
         with torch.no_grad():
             self.x.copy_(state_dict["x"])
@@ -159,10 +155,8 @@ def _state(
 
 def _check_shape(constraint: AnyConstraint, surrogate: Tensor, y: Tensor) -> None:
     if surrogate.shape != y.shape:
-        raise ValueError(
-            f"constraint {constraint.name!r}: its surrogate must have the shape of its value, {tuple(y.shape)}, to"
-            f" share its multipliers, got {tuple(surrogate.shape)}"
-        )
+        takes = f"its surrogate must have the shape of its value, {tuple(y.shape)}, to share its multipliers"
+        raise ValueError(f"constraint {constraint.name!r}: {takes}, got {tuple(surrogate.shape)}")
 
 
 def cmp(
@@ -176,12 +170,12 @@ def cmp(
 
     ``lagrangian`` brings the penalty, the initial ``mu`` and ``rho`` and the safeguards of the multipliers; the rate of
     Cooper's dual optimizer stands for its ``ema`` (see :func:`formulation`, also for ``dual``), and rho stays
-    constant. Constraints of any shape, their ``mask``, ``shared`` and ``surrogate`` are respected;
-    rows are added up, so that their gradients stay independent. The parameter to optimise is ``.x``, put back into the
-    domain before each evaluation; read the result from ``.point()``.
+    constant. Constraints of any shape, their ``mask``, ``shared`` and ``surrogate`` are respected; rows are added up,
+    so that their gradients stay independent. The parameter to optimise is ``.x``, put back into the domain before each
+    evaluation; read the result from ``.point()``.
 
-    ``TypeError`` for something else than a problem, ``ValueError`` for one with a nonsmooth term (Cooper's steps
-    know no prox), for an ``x0`` that is not finite, and for equalities under a penalty without an equality form.
+    ``TypeError`` for something else than a problem, ``ValueError`` for one with a nonsmooth term (Cooper's steps know
+    no prox), for an ``x0`` that is not finite, and for equalities under a penalty without an equality form.
 
     >>> import cooper
     >>> from constropt import inequality
@@ -200,15 +194,14 @@ def cmp(
     x 1.000, multiplier 2.000
     """
     if not isinstance(problem, ConstrainedProblem):
-        raise TypeError(f"problem: must be a ConstrainedProblem, got {type(problem).__name__}")
+        raise TypeError(f"problem: must be a ConstrainedProblem, got {got(problem)}")
     if problem.nonsmooth is not None:
-        raise ValueError(
-            "problem: Cooper takes gradient steps, a nonsmooth term is known by its prox; use constropt.solve, or write"
-            " it as a constraint"
-        )
+        cure = "use constropt.solve, or write it as a constraint"
+        raise ValueError(f"problem: Cooper takes gradient steps, a nonsmooth term is known by its prox; {cure}")
     if not isinstance(x0, Tensor) or not x0.is_floating_point() or not bool(x0.isfinite().all()):
         raise ValueError("x0: must be a finite floating point tensor of shape (batch, *event)")
-    return ProblemCMP(problem, x0, _lagrangian(lagrangian), dual)
+    lagrangian = lagrangian if isinstance(lagrangian, AugmentedLagrangian) else AugmentedLagrangian(lagrangian)
+    return ProblemCMP(problem, x0, lagrangian, dual)
 
 
 def cmp_from_loss(criterion: ConstrainedLoss, *, dual: Dual = "candidate") -> LossCMP:
@@ -229,15 +222,10 @@ def cmp_from_loss(criterion: ConstrainedLoss, *, dual: Dual = "candidate") -> Lo
     0.25
     """
     if not isinstance(criterion, ConstrainedLoss):
-        raise TypeError(f"criterion: must be a ConstrainedLoss, got {type(criterion).__name__}")
+        raise TypeError(f"criterion: must be a ConstrainedLoss, got {got(criterion)}")
     if criterion.rule is not None:
         raise ValueError("criterion: its rule replaces the dual update, and so do Cooper's optimizers; leave one out")
     if processes() > 1:
-        raise ValueError(
-            "criterion: Cooper's multipliers are not reduced over processes; run one, or use the criterion"
-        )
+        cure = "run one, or use the criterion"
+        raise ValueError(f"criterion: Cooper's multipliers are not reduced over processes; {cure}")
     return LossCMP(criterion, dual)
-
-
-def _lagrangian(given: AugmentedLagrangian | PenaltyLike) -> AugmentedLagrangian:
-    return given if isinstance(given, AugmentedLagrangian) else AugmentedLagrangian(given)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import got
 from constropt.near_names import near_names
 from constropt.precision import at_least_float32
 
@@ -72,10 +73,7 @@ class Penalty:
         """P(y, rho, mu), of the broadcast shape of the three arguments and the dtype of y.
 
         Differentiable in y (and in rho and mu when they require a gradient). float16 and bfloat16 are computed in
-        float32 and rounded once at the end.
-
-        Raises:
-            TypeError: y is not a floating-point tensor.
+        float32 and rounded once at the end. Raises ``TypeError`` for a y that is no floating-point tensor.
         """
         operands = _operands(y, rho, mu)
         if self.slope is not None and _in_y_alone(*operands):
@@ -85,11 +83,8 @@ class Penalty:
     def derivative(self, y: Tensor, rho: Number, mu: Number) -> Tensor:
         """dP/dy, the first-order multiplier estimate: broadcast shape, dtype of y, and no graph attached.
 
-        Grad mode does not matter and the caller's graph is left alone. (For a derivative that is itself
-        differentiable, call ``slope``.)
-
-        Raises:
-            TypeError: y is not a floating-point tensor.
+        Grad mode does not matter and the caller's graph is left alone (for a derivative that is itself differentiable,
+        call ``slope``). Raises ``TypeError`` for a y that is no floating-point tensor.
         """
         dtype = getattr(y, "dtype", None)
         with torch.no_grad():
@@ -114,8 +109,7 @@ class Penalty:
 
 class _BySlope(torch.autograd.Function):
     """P, differentiated in y by its closed form: autograd keeps more tensors, and on a CPU the branches of its
-    backward passes (maximum, clamp, where) take several times as long for a million entries.
-    """
+    backward passes (maximum, clamp, where) take several times as long for a million entries."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, rho: Tensor, mu: Tensor, value: Formula, slope: Formula) -> Tensor:
@@ -131,8 +125,7 @@ class _BySlope(torch.autograd.Function):
 
 def _in_y_alone(y: Tensor, rho: Tensor, mu: Tensor) -> bool:
     """Whether P will be differentiated in y alone, by plain autograd: a compiler fuses the passes itself, and the
-    transforms of torch.func (vmap, jvp) take no function like the above.
-    """
+    transforms of torch.func (vmap, jvp) take no function like the above."""
     return (
         y.requires_grad
         and torch.is_grad_enabled()
@@ -144,8 +137,7 @@ def _in_y_alone(y: Tensor, rho: Tensor, mu: Tensor) -> bool:
 def _operands(y: Tensor, rho: Number, mu: Number) -> tuple[Tensor, Tensor, Tensor]:
     """The three arguments as tensors of one dtype and device, float32 at least."""
     if not isinstance(y, Tensor) or not y.is_floating_point():
-        got = f"a tensor of {y.dtype}" if isinstance(y, Tensor) else f"{type(y).__name__}"
-        raise TypeError(f"y: a penalty takes a floating-point tensor of constraint values, got {got}")
+        raise TypeError(f"y: a penalty takes a floating-point tensor of constraint values, got {got(y)}")
     # rho * y and mu leave the range of half precision long before they stop being meaningful
     y = at_least_float32(y)
     return y, _like(rho, y), _like(mu, y)
@@ -170,9 +162,7 @@ def names() -> tuple[str, ...]:
 def get(name: str | Penalty | Callable[..., Any]) -> Penalty:
     """The penalty of that name; a `Penalty` is returned as it is, and a function ``(y, rho, mu)`` is wrapped.
 
-    Raises:
-        ValueError: no penalty has that name (the message lists the near ones).
-        TypeError: the argument is none of the three.
+    Raises ``ValueError`` for an unknown name (the message lists the near ones), ``TypeError`` for none of the three.
     """
     if isinstance(name, Penalty):
         return name
@@ -180,19 +170,14 @@ def get(name: str | Penalty | Callable[..., Any]) -> Penalty:
         if name in _registry:
             return _registry[name]
         near = near_names(name, _registry, "did you mean {}?", cutoff=0.5, count=5)
-        hint = near or f"known: {', '.join(names())}"
-        raise ValueError(f"penalty: no penalty is named {name!r}; {hint}")
+        raise ValueError(f"penalty: no penalty is named {name!r}; {near or 'known: ' + ', '.join(names())}")
     if callable(name):
         return Penalty(getattr(name, "__name__", type(name).__name__), name)
-    raise TypeError(f"penalty: takes a name, a Penalty or a function (y, rho, mu), got {type(name).__name__}")
+    raise TypeError(f"penalty: takes a name, a Penalty or a function (y, rho, mu), got {got(name)}")
 
 
 def register(p: Penalty, *, shipped: bool = False) -> Penalty:
-    """Put p in the registry and return it. A user may redefine their own names, never a shipped one.
-
-    Raises:
-        ValueError: the name belongs to a shipped penalty.
-    """
+    """Put p in the registry and return it. A user may redefine their own names; ``ValueError`` for a shipped one."""
     if p.name in _shipped:
         raise ValueError(f"name: {p.name!r} is a penalty of constropt and can't be redefined; choose another name")
     if shipped:
@@ -223,9 +208,8 @@ def penalty(
         equality: the form for equality constraints, where mu has any sign (a function or a `Penalty`).
         reference, formula: for tables and messages.
 
-    Raises:
-        ValueError: the name belongs to a shipped penalty.
-        TypeError: name is not a string (the decorator was written without its parentheses).
+    Raises ``ValueError`` for the name of a shipped penalty, ``TypeError`` for one that is no string (the decorator was
+    written without its parentheses).
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f'name: write @penalty(name="...") with a non-empty name, got {name!r}')

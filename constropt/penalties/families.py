@@ -61,12 +61,9 @@ def p7(theta: Theta) -> Penalty:
 
 
 def _scaled(
-    family: str,
-    theta: Theta,
-    formula: str,
-    stretch: Callable[[Tensor, Tensor], Tensor],
-    weighed: Callable[[Tensor, Tensor, Tensor], Tensor],
-) -> Penalty:
+    family: str, theta: Theta, formula: str,
+    stretch: Callable[[Tensor, Tensor], Tensor], weighed: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Penalty:  # fmt: skip
     """``weighed(c (theta(stretch y) - theta(0)))``, where weight times stretch is mu."""
 
     def value(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:

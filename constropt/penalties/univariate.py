@@ -20,7 +20,7 @@ from torch import Tensor
 Map = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Theta:
     """theta(t), theta'(t), the t at which theta' equals a given number, c = 1/theta'(0) and theta(0).
 
@@ -93,13 +93,9 @@ def _asinh(m: Tensor) -> Tensor:
 
 QUADRATIC = Theta("Quadratic", "t^2/2", lambda t: t.square() / 2, lambda t: t, lambda m: m, math.inf)
 FOUR_THIRDS = Theta(
-    "FourThirds",
-    "(3/4) |t|^(4/3)",
-    lambda t: 0.75 * t.abs().pow(4 / 3),
-    lambda t: t.sign() * t.abs().pow(1 / 3),
-    lambda m: m * m * m,
-    math.inf,
-)
+    "FourThirds", "(3/4) |t|^(4/3)",
+    lambda t: 0.75 * t.abs().pow(4 / 3), lambda t: t.sign() * t.abs().pow(1 / 3), lambda m: m * m * m, math.inf,
+)  # fmt: skip
 HYPERBOLIC_COSINE = Theta("Cosh", "cosh(t) - 1", _cosh, _sinh, _asinh, math.inf)
 
 # ------------------------------------------------------------------- the twelve functions of P5 to P8: slope in (0, oo)
@@ -129,51 +125,27 @@ def exponential_beyond(
     return Theta(name, formula, value, derivative, t_of)
 
 
-def _log(t: Tensor) -> Tensor:  # -log(1 - t)
-    return -torch.log1p(-t)
-
-
-def _log_slope(t: Tensor) -> Tensor:
-    return 1 / (1 - t)
-
-
-def _log_inverse(m: Tensor) -> Tensor:
-    return 1 - 1 / m
-
-
-def _hyper(t: Tensor) -> Tensor:  # t/(1 - t)
-    return t / (1 - t)
-
-
-def _hyper_slope(t: Tensor) -> Tensor:
-    return (1 - t).square().reciprocal()
-
-
-def _hyper_inverse(m: Tensor) -> Tensor:
-    return 1 - m.rsqrt()
-
+# -log(1 - t) and t/(1 - t), their slopes, and the inverses of these
+_LOG: tuple[Map, Map, Map] = lambda t: -torch.log1p(-t), lambda t: 1 / (1 - t), lambda m: 1 - 1 / m
+_HYPER: tuple[Map, Map, Map] = lambda t: t / (1 - t), lambda t: (1 - t).square().reciprocal(), lambda m: 1 - m.rsqrt()
 
 LOG_EXP = exponential_beyond(
-    "LogExp", "-log(1 - t) if t <= 1/2, else e^(2t - 1) + log 2 - 1",
-    _log, _log_slope, _log_inverse, at=0.5, rate=2.0, slope=2.0,
-)  # fmt: skip
+    "LogExp", "-log(1 - t) if t <= 1/2, else e^(2t - 1) + log 2 - 1", *_LOG, at=0.5, rate=2.0, slope=2.0
+)
 LOG_QUAD_1 = quadratic_beyond(
-    "LogQuad1", "-log(1 - t) if t <= 1/2, else 2t^2 + log 2 - 1/2",
-    _log, _log_slope, _log_inverse, at=0.5, slope=2.0, curvature=4.0,
-)  # fmt: skip
+    "LogQuad1", "-log(1 - t) if t <= 1/2, else 2t^2 + log 2 - 1/2", *_LOG, at=0.5, slope=2.0, curvature=4.0
+)
 LOG_QUAD_2 = quadratic_beyond(
     "LogQuad2", "-(1/4) log(-2t) - 3/8 if t <= -1/2, else t^2/2 + t",
     lambda t: -0.25 * torch.log(-2 * t) - 0.375, lambda t: -0.25 / t, lambda m: -0.25 / m,
     at=-0.5, slope=0.5, curvature=1.0,
 )  # fmt: skip
 HYPER_EXP = exponential_beyond(
-    "HyperExp", "t/(1 - t) if t <= 1/2, else e^(4t - 2)",
-    _hyper, _hyper_slope, _hyper_inverse, at=0.5, rate=4.0, slope=4.0,
-)  # fmt: skip
+    "HyperExp", "t/(1 - t) if t <= 1/2, else e^(4t - 2)", *_HYPER, at=0.5, rate=4.0, slope=4.0
+)
 HYPER_QUAD = quadratic_beyond(
-    "HyperQuad", "t/(1 - t) if t <= 1/2, else 8t^2 - 4t + 1",
-    _hyper, _hyper_slope, _hyper_inverse, at=0.5, slope=4.0, curvature=16.0,
-)  # fmt: skip
+    "HyperQuad", "t/(1 - t) if t <= 1/2, else 8t^2 - 4t + 1", *_HYPER, at=0.5, slope=4.0, curvature=16.0
+)
 
 
 def _dual(t: Tensor) -> Tensor:  # s, which is also the slope: theta'(t) = s

@@ -19,11 +19,9 @@ _SAMPLE, _NEWTON = 4096, 30
 
 def _column(radius: Radius, rows: Tensor) -> Tensor:
     """The radius as ``(batch, 1)`` in the dtype of the flattened rows."""
-    if not isinstance(radius, Tensor):
-        if radius < 0:
-            raise ValueError(f"radius must be >= 0, got {radius}")
-        return rows.new_full((rows.shape[0], 1), radius)
-    return radius.to(rows).reshape(-1, 1).expand(rows.shape[0], 1)
+    if not isinstance(radius, Tensor) and radius < 0:
+        raise ValueError(f"radius must be >= 0, got {radius}")
+    return torch.as_tensor(radius, dtype=rows.dtype, device=rows.device).reshape(-1, 1).expand(rows.shape[0], 1)
 
 
 def _room(rows: Tensor, lower: Tensor | None, upper: Tensor | None, like: Tensor) -> Tensor | None:
@@ -33,6 +31,15 @@ def _room(rows: Tensor, lower: Tensor | None, upper: Tensor | None, like: Tensor
     lower_rows = rows.new_full((), -torch.inf) if lower is None else flat(lower.to(rows).expand_as(like))
     upper_rows = rows.new_full((), torch.inf) if upper is None else flat(upper.to(rows).expand_as(like))
     return torch.where(rows > 0, upper_rows, -lower_rows).clamp_min(0).expand_as(rows)
+
+
+def _given(
+    d: Tensor, radius: Radius, lower: Tensor | None, upper: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    """d as rows, the radius as their column, the sizes of the entries, their room, and the sizes that this leaves."""
+    rows = rows_of(d)
+    size, room = rows.abs(), _room(rows, lower, upper, d)
+    return rows, _column(radius, rows), size, room, size if room is None else torch.minimum(size, room)
 
 
 def project_simplex(d: Tensor, total: Radius = 1.0) -> Tensor:
@@ -90,10 +97,7 @@ def project_l1(d: Tensor, radius: Radius, *, lower: Tensor | None = None, upper:
     >>> project_l1(torch.tensor([[3.0, -1.0]]), 2.0)
     tensor([[2., -0.]])
     """
-    rows = rows_of(d)
-    radius = _column(radius, rows)
-    size, room = rows.abs(), _room(rows, lower, upper, d)
-    capped = size if room is None else torch.minimum(size, room)
+    rows, radius, size, room, capped = _given(d, radius, lower, upper)
     inside = capped.sum(1, keepdim=True) <= radius
     if room is None:
         p = project_simplex(size, radius.clamp_min(torch.finfo(rows.dtype).tiny).squeeze(1))
@@ -121,10 +125,7 @@ def project_l2(d: Tensor, radius: Radius, *, lower: Tensor | None = None, upper:
     >>> project_l2(torch.tensor([[3.0, 4.0]]), 1.0)
     tensor([[0.6000, 0.8000]])
     """
-    rows = rows_of(d)
-    radius = _column(radius, rows)
-    size, room = rows.abs(), _room(rows, lower, upper, d)
-    capped = size if room is None else torch.minimum(size, room)
+    rows, radius, size, room, capped = _given(d, radius, lower, upper)
     norm = torch.linalg.vector_norm(capped, dim=1, keepdim=True)
     if room is None:
         c = (radius / norm.clamp_min(torch.finfo(rows.dtype).tiny)).clamp_max(1)

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from constropt.checks import got, require_whole
+from constropt.checks import got, require_one_of, require_whole
 
 from .linf_norm import linf
 from .norms import l0, l1, l2, two_thirds
@@ -45,9 +45,8 @@ class NormAround:
     relaxed: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("norm", self.norm), ("relaxed", self.relaxed or self.norm)):
-            if value not in _OPERATORS:
-                raise ValueError(f"{name}: takes one of {list(_OPERATORS)}, got {value!r}")
+        require_one_of("norm", self.norm, _OPERATORS)
+        require_one_of("relaxed", self.relaxed or self.norm, _OPERATORS)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The norm of the difference, ``(batch,)``; the indicator is left to the domain."""
@@ -131,13 +130,9 @@ class GroupSparsity:
         if isinstance(step, Tensor) and step.numel() > 1:
             step = step.reshape(-1).repeat_interleave(groups)
         lower, upper = _sides(x, self.lower, self.upper)
-        parts = l2(
-            self._gather(x - self.center, 0.0).flatten(0, 1),
-            step,
-            lower=self._gather((lower - self.center).expand_as(x), 0.0).flatten(0, 1),
-            upper=self._gather((upper - self.center).expand_as(x), 0.0).flatten(0, 1),
-            metric=None if metric is None else self._gather(metric.expand_as(x), 1.0).flatten(0, 1),
-        )
+        low, high = (self._gather((side - self.center).expand_as(x), 0.0).flatten(0, 1) for side in (lower, upper))
+        s = None if metric is None else self._gather(metric.expand_as(x), 1.0).flatten(0, 1)
+        parts = l2(self._gather(x - self.center, 0.0).flatten(0, 1), step, lower=low, upper=high, metric=s)
         delta = x.new_empty(x.shape[0], x[0].numel() + 1)
         delta[:, self._members.flatten()] = parts.view(x.shape[0], -1)
         return _around(self.center, delta[:, :-1].view_as(x), lower, upper)

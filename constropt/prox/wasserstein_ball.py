@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from constropt.checks import require_whole
+from constropt.checks import require_positive, require_whole
 
 # Newton steps for Wright's omega function: enough for the precision of a float64 from the start that is used.
 _OMEGA_STEPS = 6
@@ -55,7 +55,11 @@ def project_wasserstein(
     >>> project_wasserstein(wanted, center, 0.25)[0, 0, 1].round(decimals=2)
     tensor([0.0000, 0.7500, 0.2500])
     """
-    _check(w, center, radius)
+    if w.dim() != 4 or center.shape != w.shape:
+        wanted = "w, center: take images of one shape (batch, channels, height, width)"
+        raise ValueError(f"{wanted}, got {tuple(w.shape)} and {tuple(center.shape)}")
+    if not isinstance(radius, Tensor) and not radius >= 0:
+        raise ValueError(f"radius: takes a number >= 0, in pixels times the part of the mass, got {radius}")
     check_sinkhorn(kernel, regularization, iterations)
     dtype = torch.promote_types(w.dtype, torch.float32)
     shape, batch = w.shape, w.shape[0]
@@ -64,12 +68,10 @@ def project_wasserstein(
     goal, source = w.to(dtype) / unit, center.to(dtype) / unit
     ceiling = torch.full_like(source, torch.inf) if upper is None else torch.as_tensor(upper).to(source) / unit
     limit = torch.as_tensor(radius, dtype=dtype, device=w.device).expand(batch)
-    cost = transport_cost(kernel, p).to(source).view(1, 1, -1, 1, 1)
-    lam = regularization
+    cost, lam = transport_cost(kernel, p).to(source).view(1, 1, -1, 1, 1), regularization
     log_source, log_ceiling = source.log(), ceiling.clamp_min(torch.finfo(dtype).tiny).log()
 
-    beta, psi = torch.zeros_like(source), torch.ones_like(limit)
-    alpha = torch.zeros_like(source)
+    beta, psi, alpha = torch.zeros_like(source), torch.ones_like(limit), torch.zeros_like(source)
     for _ in range(iterations):
         tilt = psi.view(-1, 1, 1, 1, 1) * cost
         alpha = _finite(log_source - torch.logsumexp(_around(beta, kernel) - tilt, 2))
@@ -98,9 +100,8 @@ def _around(values: Tensor, kernel: int) -> Tensor:
 
     The cost is symmetric, so that from the source's side and from the target's the same neighbourhood counts.
     """
-    side = kernel // 2
     height, width = values.shape[2:]
-    padded = functional.pad(values, (side, side, side, side), value=-torch.inf)
+    padded = functional.pad(values, [kernel // 2] * 4, value=-torch.inf)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (batch, channels, kernel, kernel, height, width)
     return windows.flatten(2, 3)
 
@@ -127,17 +128,8 @@ def _omega(a: Tensor) -> Tensor:
     return torch.where(a <= _LOWEST, 0, t)
 
 
-def _check(w: Tensor, center: Tensor, radius: float | Tensor) -> None:
-    if w.dim() != 4 or center.shape != w.shape:
-        wanted = "w, center: take images of one shape (batch, channels, height, width)"
-        raise ValueError(f"{wanted}, got {tuple(w.shape)} and {tuple(center.shape)}")
-    if not isinstance(radius, Tensor) and not radius >= 0:
-        raise ValueError(f"radius: takes a number >= 0, in pixels times the part of the mass, got {radius}")
-
-
 def check_sinkhorn(kernel: int, regularization: float, iterations: int) -> None:
     require_whole(kernel=kernel, iterations=iterations)
     if kernel % 2 == 0:
         raise ValueError(f"kernel: takes an odd whole number of pixels, got {kernel!r}")
-    if not regularization > 0:
-        raise ValueError(f"regularization: takes a number > 0, got {regularization}")
+    require_positive(regularization=regularization)

@@ -1,18 +1,18 @@
 """Alternating steps: where a row is infeasible reduce its constraint, where feasible its objective (PerC-AL)."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 
+from constropt.checks import require_positive
 from constropt.evaluation import Evaluation
 from constropt.features import Takes
-from constropt.rows import per_row
+from constropt.rows import beside, per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import normalised
+from constropt.solvers.directions import cosine, normalised
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Alternating(Solver[None]):
     """min g(x) s.t. h(x) <= 0, by normalised steps down h where it is violated and down g where it is met (Alg. 1.4).
 
@@ -42,21 +42,19 @@ class Alternating(Solver[None]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("size", "objective_size", "final", "objective_final"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be > 0, got {getattr(self, name)}")
+        require_positive(size=self.size, objective_size=self.objective_size)
+        require_positive(final=self.final, objective_final=self.objective_final)
 
     def init(self, run: Run, point: Evaluation) -> None:
         return None
 
     def step(self, run: Run, state: None, point: Evaluation, index: int) -> Proposal[None]:
-        cosine = (1 + math.cos(math.pi * index / run.steps)) / 2
-        down_h = self.size * (self.final + (1 - self.final) * cosine)
-        down_g = self.objective_size * (self.objective_final + (1 - self.objective_final) * cosine)
+        down_h = self.size * cosine(1, self.final, index, run.steps)
+        down_g = self.objective_size * cosine(1, self.objective_final, index, run.steps)
         x = point.x.detach()
         feasible = point.violation() <= run.tolerance
         h = point.direction(0)
-        weights = point.counted(0) & ~feasible.view(-1, *[1] * (h.dim() - 1))
+        weights = point.counted(0) & ~beside(feasible, h)
         gradient = point.pull_back((h, weights), (point.objective, feasible))
         size = torch.where(feasible, down_g, down_h)
         moved = run.problem.domain.project(x - per_row(size, x) * normalised(gradient, 2))

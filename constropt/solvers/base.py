@@ -1,6 +1,4 @@
-"""What a solver is: an object that proposes the next point; its state is outside it, the loop is
-:func:`constropt.solve`.
-"""
+"""What a solver is: an object that proposes the next point; state outside, the loop is :func:`constropt.solve`."""
 
 from __future__ import annotations
 
@@ -20,8 +18,7 @@ State = TypeVar("State")
 
 
 class Run:
-    """One call of :func:`constropt.solve`: the problem, the budget, the start, and evaluations, counted as they are
-    made.
+    """One call of :func:`constropt.solve`: the problem, the budget, the start; evaluations, counted as they are made.
 
     ``forwards`` and ``backwards``, ``(batch,)``, are the passes of each row; ``taken`` the backward passes of the
     batch. ``rows`` are the rows at work, indices (None: all): the others, whose x does not change any more, are left
@@ -57,7 +54,7 @@ class Run:
             counts[rows] += passes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proposal(Generic[State]):
     """What one step returns.
 
@@ -76,14 +73,13 @@ class Proposal(Generic[State]):
 
 
 class Solver(Generic[State]):
-    """Subclass with ``takes``, :meth:`init` and :meth:`step`; both pure but for the evaluations that they ask of
-    ``run``.
+    """Subclass with ``takes``, :meth:`init` and :meth:`step`; both pure but for the evaluations that they ask ``run``.
 
     ``takes`` declares what of a problem the solver handles: :func:`constropt.solve` refuses the rest. One that declares
-    nothing gets a smooth objective, inequalities that hold in full, and any domain, and nothing else.
-    ``check_every``: after how many steps the loop looks whether all rows are finished (a host synchronisation); 0:
-    never. ``tolerance``: violation up to which a row counts as feasible; ``None`` chooses by dtype. What :meth:`init`
-    spends of backward passes is taken from the budget.
+    nothing gets a smooth objective, inequalities that hold in full, and any domain, and nothing else. ``check_every``:
+    after how many steps the loop looks whether all rows are finished (a host synchronisation); 0: never. ``tolerance``:
+    violation up to which a row counts as feasible; ``None`` chooses by dtype. What :meth:`init` spends of backward
+    passes is taken from the budget.
     """
 
     takes: ClassVar[Takes] = Takes()
@@ -114,14 +110,17 @@ class Solver(Generic[State]):
         raise NotImplementedError  # abstract
 
     def multipliers(self, state: State, point: Evaluation) -> tuple[Tensor, ...] | None:
-        """The multiplier estimates at ``point``, the last iterate, which no step follows; None: those of the last
-        step.
-        """
+        """The estimates at ``point``, the last iterate, which no step follows; None: those of the last step."""
         return None
 
     def duals(self, state: State) -> Any:
         """The dual part of the state: what a warm start needs."""
         return None
+
+
+def default_tolerance(dtype: torch.dtype) -> float:
+    """What counts as 0 where nothing else is said: 1e-6 in float64, 1e-4 in float32, 1e-2 below."""
+    return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 1e-2)
 
 
 def declared_solvers(base: type[Solver[Any]] = Solver) -> Iterator[tuple[str, Takes]]:
@@ -170,4 +169,4 @@ class Method:
 
 Callback = Callable[[int, Evaluation, Proposal[Any]], None]
 
-__all__ = ["Callback", "Loop", "Method", "Proposal", "Run", "Solver", "Status", "declared_solvers"]
+__all__ = ["Callback", "Loop", "Method", "Proposal", "Run", "Solver", "Status", "declared_solvers", "default_tolerance"]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import got, require_whole
 from constropt.duals import Duals, PeriodicRho
 from constropt.evaluation import Evaluation
 from constropt.features import Takes
@@ -19,7 +19,7 @@ from constropt.solvers.base import Proposal, Run, Solver
 from constropt.steps import Gradient, PrimalStep, StepSize, first_step_size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FirstOrderState:
     """Duals (one per constraint), the primal step's own state; per row the initial step size, the first feasible
     step, and the constraint scale w."""
@@ -31,7 +31,7 @@ class FirstOrderState:
     scale: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FirstOrder(Solver[FirstOrderState]):
     """min g(x) + sum_i P(h_i(x), rho_i, mu_i) by primal steps, the duals updated every ``inner_steps`` of them.
 
@@ -66,10 +66,8 @@ class FirstOrder(Solver[FirstOrderState]):
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
         require_whole(inner_steps=self.inner_steps)
         if self.size.increase is not None and (problem.objective is None or not problem.independent):
-            raise ValueError(
-                "size: increase is that of each row's objective; without one, or for rows that are one problem, give"
-                " the size itself, StepSize(initial=...)"
-            )
+            cure = "without one, or for rows that are one problem, give the size itself, StepSize(initial=...)"
+            raise ValueError(f"size: increase is that of each row's objective; {cure}")
         for constraint in problem.constraints:
             self.lagrangian.form(constraint.equality)
 
@@ -108,21 +106,17 @@ class FirstOrder(Solver[FirstOrderState]):
         gradient = point.gradient(0.0 if exploring else 1.0, weights)
         x = point.x.detach()
         first_feasible = torch.where(met & (state.first_feasible < 0), index, state.first_feasible)
-        size = state.size
-        if index == 0 and self.size.increase is not None:
-            size = self._search(run, point, gradient, weights)
-        now = self.size.at(size, index, run.steps, first_feasible)
-        now = beside(now, x)
+        searched = index == 0 and self.size.increase is not None
+        size = self._search(run, point, gradient, weights) if searched else state.size
+        now = beside(self.size.at(size, index, run.steps, first_feasible), x)
 
         def closure(elsewhere: Tensor) -> tuple[Tensor, Tensor]:
             if torch.equal(elsewhere, x):
                 return self._value(point, values, masks, duals), gradient
             other = run.evaluate(elsewhere)
             there = self._scaled(other, scale)
-            return (
-                self._value(other, there, masks, duals),
-                other.gradient(1.0, self._weights(there, masks, duals, scale)),
-            )
+            slope = other.gradient(1.0, self._weights(there, masks, duals, scale))
+            return self._value(other, there, masks, duals), slope
 
         moved, step = self.primal.update(gradient, state.step, x, now, self._prox(run), closure)
         finished = status = None
@@ -132,14 +126,8 @@ class FirstOrder(Solver[FirstOrderState]):
             if not point.independent:
                 finished = finished.all().expand_as(finished)
             status = torch.where(finished, int(Status.CONVERGED), int(Status.BUDGET_SPENT)).to(torch.int8)
-        return Proposal(
-            x=moved,
-            state=FirstOrderState(duals, step, size, first_feasible, scale),
-            multipliers=weights,
-            finished=finished,
-            certified=finished,
-            status=status,
-        )
+        state = FirstOrderState(duals, step, size, first_feasible, scale)
+        return Proposal(moved, state, multipliers=weights, finished=finished, certified=finished, status=status)
 
     def _scaled(self, point: Evaluation, scale: Tensor) -> tuple[Tensor, ...]:
         """The detached constraint values, times w where rows are scaled."""
@@ -149,9 +137,7 @@ class FirstOrder(Solver[FirstOrderState]):
     def _weights(
         self, values: tuple[Tensor, ...], masks: tuple[Tensor | None, ...], duals: tuple[Duals, ...], scale: Tensor
     ) -> tuple[Tensor, ...]:
-        """d P(w y)/dy of every constraint, 0 where an entry does not count: the gradient's weights and the multiplier
-        estimates.
-        """
+        """d P(w y)/dy per constraint, 0 where an entry does not count: weights of gradients, multiplier estimates."""
         candidates = (self.lagrangian.candidate(y, d) for y, d in zip(values, duals))
         if self.scaling is not None:
             candidates = (per_row(scale, c) * c for c in candidates)
@@ -172,16 +158,15 @@ class FirstOrder(Solver[FirstOrderState]):
     def _search(self, run: Run, point: Evaluation, gradient: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """The rows' initial sizes; the objective is measured with the output of the first pass: no model call."""
         x, project = point.x.detach(), run.problem.domain.project
-        increase = self.size.increase
-        assert increase is not None
+        increase, objective = self.size.increase, run.problem.objective
+        assert increase is not None and objective is not None  # see check
         tiny = torch.finfo(x.dtype).tiny
 
         def move(size: Tensor) -> Tensor:
             return project(x - beside(size, x) * gradient)
 
         def measure(p: Tensor) -> Tensor:
-            assert run.problem.objective is not None  # see check
-            return run.problem.objective(p, point.output).detach()
+            return objective(p, point.output).detach()
 
         total = gradient.abs().flatten(1).sum(1)
         # the size that moves x by `increase` in l1, well below the one sought in any of the usual distances
@@ -198,17 +183,12 @@ class FirstOrder(Solver[FirstOrderState]):
 def _check_duals(point: Evaluation, duals: Any) -> None:
     """Raise for a warm start that is not one :class:`Duals` a constraint, broadcastable to its value."""
     if not isinstance(duals, (tuple, list)) or not all(isinstance(d, Duals) for d in duals):
-        raise TypeError(
-            f"duals: takes the duals of an earlier Solution, one Duals a constraint, got {type(duals).__name__}"
-        )
+        raise TypeError(f"duals: takes the duals of an earlier Solution, one Duals a constraint, got {got(duals)}")
     if len(duals) != len(point.values):
         raise ValueError(f"duals: takes one a constraint, {len(point.values)} here, got {len(duals)}")
     for constraint, y, d in zip(point.constraints, point.values, duals):
         fits = d.mu.dim() == y.dim() and all(a in (1, b) for a, b in zip(d.mu.shape, y.shape))
         if not fits or d.equality != constraint.equality:
-            raise ValueError(
-                f"duals: those of constraint {constraint.name!r} have shape {tuple(d.mu.shape)} and"
-                f" equality={d.equality}, which does "
-                f"not fit its value of shape {tuple(y.shape)} and equality={constraint.equality}; leave duals out"
-                " to start afresh"
-            )
+            theirs = f"those of constraint {constraint.name!r} have shape {tuple(d.mu.shape)} and equality={d.equality}"
+            value = f"its value of shape {tuple(y.shape)} and equality={constraint.equality}"
+            raise ValueError(f"duals: {theirs}, which does not fit {value}; leave duals out to start afresh")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constropt.checks import require_positive
 from constropt.evaluation import Evaluation
 from constropt.features import Takes
 from constropt.rows import per_row
@@ -13,7 +14,7 @@ from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import normalised
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GreedyAccumulation(Solver[Tensor]):
     """Alg. IV-1: ``delta <- delta - size g / ||g||_p``, g the gradient of the unmet entries' surrogates, summed;
     ``x = P(x0 + delta)``.
@@ -37,8 +38,8 @@ class GreedyAccumulation(Solver[Tensor]):
     check_every: int = 1
 
     def __post_init__(self) -> None:
-        if not callable(self.size) and not self.size > 0:
-            raise ValueError(f"size: takes a step > 0, or a function of the point, got {self.size}")
+        if not callable(self.size):
+            require_positive("a step", ", or a function of the point", size=self.size)
 
     def init(self, run: Run, point: Evaluation) -> Tensor:
         return torch.zeros_like(point.x.detach())
@@ -56,6 +57,4 @@ class GreedyAccumulation(Solver[Tensor]):
             gradient = normalised(gradient, self.p)
         size = per_row(self.size(point), state) if callable(self.size) else self.size
         delta = state - size * gradient
-        return Proposal(
-            x=run.problem.domain.project(run.x0 + delta), state=delta, finished=feasible if self.stop else None
-        )
+        return Proposal(run.problem.domain.project(run.x0 + delta), delta, finished=feasible if self.stop else None)

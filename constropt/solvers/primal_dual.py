@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import require_positive, require_within
 from constropt.evaluation import Evaluation
 from constropt.features import Takes
+from constropt.precision import least
 from constropt.problem import ConstrainedProblem
 from constropt.rows import by_row, per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.steps import Closure, PrimalStep, Prox
+from constropt.steps import Closure, PrimalStep, Prox, no_closure
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,12 @@ class ProximalAdam(PrimalStep[tuple[Tensor, Tensor, int]]):
         m, v, t = state
         m = torch.lerp(gradient, m, self.momentum)
         v = torch.lerp(gradient.square(), v, self.smoothing)
-        floor = max(self.floor, torch.finfo(v.dtype).tiny)
-        metric = (v / (1 - self.smoothing ** (t + 1))).sqrt_().add_(floor)
+        metric = (v / (1 - self.smoothing ** (t + 1))).sqrt_().add_(least(self.floor, v))
         moved = torch.addcdiv(x, m * size, metric, value=-1 / (1 - self.momentum ** (t + 1)))
         return prox(moved, size, metric), (m, v, t + 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrimalDualState:
     """``log_ratios``: per entry of the constraint the log of its weight over the objective's, in float64; ``shares``:
     the smoothed weights on the simplex; ``step``: the primal step's own state."""
@@ -51,7 +52,7 @@ class PrimalDualState:
     step: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrimalDual(Solver[PrimalDualState]):
     """min over x, max over the simplex of ``(1 - sum_i l_i) r(x) + sum_i l_i softplus(h_i(x))`` (Eq. A IV-7).
 
@@ -82,11 +83,9 @@ class PrimalDual(Solver[PrimalDualState]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("size", "final", "dual_size", "dual_final", "ratio", "unit", "limit"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be > 0, got {getattr(self, name)}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: must lie in [0, 1), got {self.ema}")
+        require_positive(size=self.size, final=self.final, dual_size=self.dual_size, dual_final=self.dual_final)
+        require_positive(ratio=self.ratio, unit=self.unit, limit=self.limit)
+        require_within("[0, 1)", ema=self.ema)
 
     def features(self, problem: ConstrainedProblem[Any]) -> Takes:
         return replace(super().features(problem), objective_gradient=problem.nonsmooth is None)
@@ -112,15 +111,12 @@ class PrimalDual(Solver[PrimalDualState]):
             terms.append((point.objective, ratio))
         gradient = point.pull_back(*terms)
         size = per_row(torch.full_like(total, self.size * self.final ** (index / run.steps)), x)
-        moved, step = self.primal.update(gradient, state.step, x, size, self._prox(run, ratio), _no_closure)
+        moved, step = self.primal.update(gradient, state.step, x, size, self._prox(run, ratio), no_closure)
         decay = 1 - (1 - self.dual_final) * index / max(run.steps - 1, 1)
         rise = torch.where(point.values[0].detach() > 0, decay * self.dual_size, -decay * self.dual_size)
         bound = -math.log(self.limit)
-        return Proposal(
-            x=moved,
-            state=PrimalDualState((state.log_ratios + rise).clamp(-bound, bound), shares, step),
-            multipliers=(weights.to(h),),
-        )
+        state = PrimalDualState((state.log_ratios + rise).clamp(-bound, bound), shares, step)
+        return Proposal(moved, state, multipliers=(weights.to(h),))
 
     def _prox(self, run: Run, ratio: Tensor) -> Prox:
         problem = run.problem
@@ -135,7 +131,3 @@ def _shares(log_ratios: Tensor, counts: Tensor) -> Tensor:
     logs = by_row(torch.where(counts, log_ratios, -torch.inf))
     padded = torch.cat([torch.zeros_like(logs[:, :1]), logs], 1)
     return padded.softmax(1)[:, 1:].reshape(log_ratios.shape)
-
-
-def _no_closure(x: Tensor) -> tuple[Tensor, Tensor]:
-    raise TypeError("primal: a step that evaluates elsewhere (a line search) has no loss here; choose another")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import require_within
 from constropt.evaluation import Evaluation
 from constropt.features import BOX, Takes
 from constropt.problem import ConstrainedProblem
@@ -21,7 +22,7 @@ NO_ROOM = 0.01
 Outputs = Callable[[Evaluation], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Saliency(Solver[Tensor]):
     """min ||x - x0||_0  s.t.  h(x) <= 0,  x in a box, greedily (Alg. 1.1; Papernot et al., 2016).
 
@@ -50,15 +51,12 @@ class Saliency(Solver[Tensor]):
     def __post_init__(self) -> None:
         if not self.size != 0:
             raise ValueError(f"size: takes the change of an entry, positive or negative, got {self.size}")
-        if not 0 < self.limit <= 1:
-            raise ValueError(f"limit: takes the fraction in (0, 1] of the entries that may change, got {self.limit}")
+        require_within("(0, 1]", "takes the fraction", " of the entries that may change", limit=self.limit)
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
         if self.pairs and self.outputs is not None and x0[0].numel() > MOST_ENTRIES:
-            raise ValueError(
-                f"pairs: compares all pairs of at most {MOST_ENTRIES} entries a row, got {x0[0].numel()}; use"
-                " pairs=False, or outputs=None"
-            )
+            takes = f"compares all pairs of at most {MOST_ENTRIES} entries a row"
+            raise ValueError(f"pairs: {takes}, got {x0[0].numel()}; use pairs=False, or outputs=None")
 
     def init(self, run: Run, point: Evaluation) -> Tensor:
         return torch.zeros(len(point.x), dtype=torch.bool, device=point.x.device)
@@ -90,10 +88,8 @@ class Saliency(Solver[Tensor]):
             value = point.direction(0)
             rise = point.pull_back((value, torch.full_like(value, -sign))).flatten(1)
             # b = -a: the largest a are the largest saliency, and no square underflows
-            rank = torch.where(movable, rise, -torch.inf)
-            top, chosen = rank.nan_to_num(nan=-torch.inf, neginf=-torch.inf).topk(
-                min(1 + self.pairs, rank.shape[1]), dim=1
-            )
+            rank = torch.where(movable, rise, -torch.inf).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+            top, chosen = rank.topk(min(1 + self.pairs, rank.shape[1]), dim=1)
             return chosen, top > 0, rise.isnan().any(1)
         with torch.enable_grad():
             outputs = self.outputs(point)

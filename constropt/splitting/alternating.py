@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from constropt.checks import got
+from constropt.checks import got, require_within
 
 from .linear import Linear, LinearMap, as_linear
 from .loop import Method, Move, SplittingResult, StopOptions, Variable, run
@@ -63,8 +63,9 @@ def douglas_rachford(
     >>> douglas_rachford(with_distance(Box(-1.5, 1.5), z), lambda x, step: prox.linf(x, 1.5 * step), z).x
     tensor([[ 1.5000, -1.0000,  1.5000]])
     """
+    require_within("(0, 2)", relaxation=relaxation)
     size, terms = positive("step", step, rows("x0", x0)), (as_operator("f", f), as_operator("g", g))
-    return run(DouglasRachford(*terms, size, _relaxation(relaxation)), x0, **stop)
+    return run(DouglasRachford(*terms, size, relaxation), x0, **stop)
 
 
 class SplitState(NamedTuple):
@@ -97,8 +98,8 @@ class ADMM(Method[SplitState]):
         source = image + state.w
         z = self.g(source, self.step, None)
         w = source - z
-        variables = Variable(state.z, z, source), Variable(state.w, w, source), Variable(state.x, x, target)
-        return Move(SplitState(x, z, w), variables)
+        moves = Variable(state.z, z, source), Variable(state.w, w, source), Variable(state.x, x, target)
+        return Move(SplitState(x, z, w), moves)
 
     def result(self, state: SplitState) -> tuple[Tensor, Tensor | None]:
         return state.x, state.w / self.step
@@ -130,13 +131,13 @@ def admm(
     >>> admm(nearest, Box(0.0, 1.0), torch.zeros(1, 2)).x
     tensor([[1.0000, 0.3000]])
     """
+    require_within("(0, 2)", relaxation=relaxation)
     x0 = rows("x0", x0)
     map_ = as_linear(linear, x0)
     with torch.no_grad():
         image = x0 if map_ is None else map_(x0)
     x_update = as_operator("f", f) if map_ is None else _solver(f, x0)
-    method = ADMM(x_update, as_operator("g", g), map_, positive("step", step, image), _relaxation(relaxation))
-    return run(method, x0, **stop)
+    return run(ADMM(x_update, as_operator("g", g), map_, positive("step", step, image), relaxation), x0, **stop)
 
 
 def _solver(f: Any, x0: Tensor) -> Operator:
@@ -144,9 +145,3 @@ def _solver(f: Any, x0: Tensor) -> Operator:
     if not callable(f) or hasattr(f, "prox"):
         raise TypeError(f"f: with a linear map, takes f(v, step) -> x, got {got(f)}; pass a solver")
     return lambda v, step, _: checked("f", f(v, step), x0)
-
-
-def _relaxation(relaxation: float) -> float:
-    if not 0 < relaxation < 2:
-        raise ValueError(f"relaxation: must lie in (0, 2), got {relaxation}")
-    return relaxation

@@ -60,8 +60,8 @@ def as_linear(linear: Linear, x: Tensor) -> LinearMap | None:
     probe = _random(x)
     image = linear(probe)
     if not isinstance(image, Tensor) or image.dim() < 2 or image.shape[0] != x.shape[0] or image.dtype != x.dtype:
-        wanted = f"linear: must map rows to rows, {x.dtype} (batch, ...) with batch {x.shape[0]}"
-        raise ValueError(f"{wanted}, got {got(image)}")
+        wanted = f"must map rows to rows, {x.dtype} (batch, ...) with batch {x.shape[0]}"
+        raise ValueError(f"linear: {wanted}, got {got(image)}")
     if linear.adjoint is not None:
         u = _random(image)
         forth, back = image * u, probe * linear.transpose(u, x)

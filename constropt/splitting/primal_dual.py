@@ -25,17 +25,17 @@ from .linear import Linear, LinearMap, NormBounds, as_linear, norm_of
 from .loop import Method, Move, SplittingResult, StopOptions, Variable, run, spread
 from .proximal_gradient import Applied, Momentum, ProximalGradient, chambolle_dossal
 from .terms import (
-    Function,
     Operator,
     Proximable,
     Smooth,
+    SmoothLike,
     Step,
     as_operator,
     conjugate_operator,
     diagonal,
     positive,
     rows,
-)
+)  # fmt: skip
 
 _ROUNDING = 1e-6  # by which steps that meet the condition with equality may miss it, relatively
 
@@ -76,7 +76,7 @@ class CondatVu(Method[PrimalDualState]):
 
 
 def condat_vu(
-    smooth: Smooth | Function | None,
+    smooth: SmoothLike | None,
     f: Proximable,
     g: Proximable,
     x0: Tensor,
@@ -102,12 +102,9 @@ def condat_vu(
         norm: ``||L||`` or a bound from above; 1 without ``linear``, else estimated by power iteration if None.
         stop: ``tolerance``, ``max_iterations``, ``check_every``, see :class:`~constropt.splitting.loop.Stop`.
 
-    Returns:
-        x with f's constraints met exactly, and the dual u, a subgradient of g at Lx.
-
-    Raises:
-        TypeError, ValueError: a term without a prox, shapes, steps that break the condition, ``smooth`` without
-            ``lipschitz``, an ``x0`` that is not finite, an adjoint that is none.
+    Returns x with f's constraints met exactly, and the dual u, a subgradient of g at Lx. Raises ``TypeError`` or
+    ``ValueError`` for a term without a prox, shapes, steps that break the condition, ``smooth`` without ``lipschitz``,
+    an ``x0`` that is not finite, and an adjoint that is none.
 
     >>> from constropt import Box
     >>> a = torch.tensor([[3.0, -1.5, 2.0]])
@@ -171,11 +168,10 @@ def _steps(
     if q is None:
         q = room / squared
     if bool(((q <= 0) | (q * norm.below.square() > room + _ROUNDING * t.reciprocal())).any()):
-        raise ValueError(
-            f"step, dual_step: must meet 1/step - dual_step norm^2 >= lipschitz / 2, got step {t.flatten().tolist()},"
-            f" dual_step {None if dual_step is None else q.flatten().tolist()}, norm {norm.below.flatten().tolist()};"
-            " leave one of them out, or both"
-        )
+        given = None if dual_step is None else q.flatten().tolist()
+        found = f"step {t.flatten().tolist()}, dual_step {given}, norm {norm.below.flatten().tolist()}"
+        must = "must meet 1/step - dual_step norm^2 >= lipschitz / 2"
+        raise ValueError(f"step, dual_step: {must}, got {found}; leave one of them out, or both")
     return t, q
 
 
@@ -204,9 +200,8 @@ def dual_forward_backward(f: Proximable, g: Proximable, z: Tensor, **options: Un
             power iteration if None.
         linear, stop: as for :func:`condat_vu`, and so is what is returned.
 
-    Raises:
-        TypeError, ValueError: a term without a prox, shapes, a step outside ``(0, 2 / norm^2)``, a z that is not
-            finite, a metric that is not positive, an adjoint that is none.
+    Raises ``TypeError`` or ``ValueError`` for a term without a prox, shapes, a step outside ``(0, 2 / norm^2)``, a z
+    that is not finite, a metric that is not positive, and an adjoint that is none.
 
     >>> from constropt import Box, prox
     >>> z = torch.tensor([[3.0, -1.0, 2.0]])
@@ -234,18 +229,10 @@ def accelerated_dual_forward_backward(
 
 @torch.no_grad()
 def _dual(
-    f: Proximable,
-    g: Proximable,
-    z: Tensor,
-    momentum: Momentum | None,
-    restart: bool = False,
-    *,
-    linear: Linear = None,
-    metric: Tensor | None = None,
-    step: Step | None = None,
-    norm: Step | None = None,
+    f: Proximable, g: Proximable, z: Tensor, momentum: Momentum | None, restart: bool = False, *,
+    linear: Linear = None, metric: Tensor | None = None, step: Step | None = None, norm: Step | None = None,
     **stop: Unpack[StopOptions],
-) -> SplittingResult:
+) -> SplittingResult:  # fmt: skip
     z = rows("z", z).detach()
     weights = None if metric is None else diagonal("metric", metric, z)
     prox_f = as_operator("f", f, metric=weights is not None)

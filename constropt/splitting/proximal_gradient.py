@@ -1,7 +1,5 @@
 """Proximal gradient (ISTA), FISTA, and in a metric that follows the iterates: ``minimise h(x) + f(x)``, h smooth by its
-gradient, f convex by its prox.
-
-The method is data and a pure update, for whatever operator T is handed over:
+gradient, f convex by its prox. The method is data and a pure update, for whatever operator T is handed over:
 
     x+ = T(y),   T = prox_{t f} (I - t grad h),   y = x, or  y = x + a_k (x - x_previous)  where accelerated
 
@@ -16,10 +14,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from constropt.checks import got
+from constropt.checks import got, require_positive, require_within
+from constropt.precision import least
 
 from .loop import Method, Move, SplittingResult, StopOptions, Variable, row_norm, run, select, spread
-from .terms import Function, Operator, Proximable, Smooth, Step, as_operator, checked, positive, rows
+from .terms import Operator, Proximable, Smooth, SmoothLike, Step, as_operator, checked, positive, rows
 
 Momentum = Callable[[Tensor], Tensor]
 
@@ -117,8 +116,11 @@ class Backtracking:
     shrink: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.shrink < 1:
-            raise ValueError(f"Backtracking: shrink must lie in (0, 1), got {self.shrink}")
+        require_within("(0, 1)", shrink=self.shrink)
+
+
+StepLike = Step | Backtracking
+SEARCHED = Backtracking()
 
 
 def proximal_step(smooth: Smooth, prox: Operator, *, search: bool) -> Callable[[Tensor, Tensor], Applied]:
@@ -145,12 +147,7 @@ def proximal_step(smooth: Smooth, prox: Operator, *, search: bool) -> Callable[[
 
 
 def forward_backward(
-    smooth: Smooth | Function,
-    f: Proximable,
-    x0: Tensor,
-    *,
-    step: Step | Backtracking = Backtracking(),  # noqa: B008  (frozen)
-    **stop: Unpack[StopOptions],
+    smooth: SmoothLike, f: Proximable, x0: Tensor, *, step: StepLike = SEARCHED, **stop: Unpack[StopOptions]
 ) -> SplittingResult:
     """``x+ = prox_{t f}(x - t grad h(x))`` (Lions & Mercier 1979; as ISTA, Daubechies, Defrise & De Mol 2004).
 
@@ -162,9 +159,8 @@ def forward_backward(
             :class:`Backtracking`, which needs no constant.
         stop: ``tolerance``, ``max_iterations``, ``check_every``, see :class:`~constropt.splitting.loop.Stop`.
 
-    Raises:
-        TypeError, ValueError: an f without a prox, shapes, steps that are not > 0, an ``x0`` that is not finite, a
-            search for steps without a value of h.
+    Raises ``TypeError`` or ``ValueError`` for an f without a prox, shapes, steps that are not > 0, an ``x0`` that is
+    not finite, and a search for steps without a value of h.
 
     >>> a = torch.tensor([[3.0, -1.5]])
     >>> l1 = lambda x, step: x.sign() * (x.abs() - step).clamp_min(0)
@@ -175,14 +171,9 @@ def forward_backward(
 
 
 def fista(
-    smooth: Smooth | Function,
-    f: Proximable,
-    x0: Tensor,
-    *,
-    step: Step | Backtracking = Backtracking(),  # noqa: B008  (frozen)
-    restart: bool = False,
+    smooth: SmoothLike, f: Proximable, x0: Tensor, *, step: StepLike = SEARCHED, restart: bool = False,
     **stop: Unpack[StopOptions],
-) -> SplittingResult:
+) -> SplittingResult:  # fmt: skip
     """:func:`forward_backward` from extrapolated points: ``O(1/k^2)`` in the objective (Beck & Teboulle 2009).
 
     Arguments as there, with fixed steps of at most 1/L, and ``restart``: whether momentum starts anew, per row, where
@@ -197,14 +188,9 @@ def fista(
 
 
 def _run(
-    smooth: Smooth | Function,
-    f: Proximable,
-    x0: Tensor,
-    step: Step | Backtracking,
-    momentum: Momentum | None,
-    restart: bool,
+    smooth: SmoothLike, f: Proximable, x0: Tensor, step: StepLike, momentum: Momentum | None, restart: bool,
     stop: StopOptions,
-) -> SplittingResult:
+) -> SplittingResult:  # fmt: skip
     x0 = rows("x0", x0)
     searched = isinstance(step, Backtracking)
     size = positive("step.initial", step.initial, x0) if searched else positive("step", step, x0)
@@ -226,10 +212,8 @@ class RMS:
     floor: float = 1e-8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"RMS: smoothing must lie in [0, 1), got {self.smoothing}")
-        if not self.floor > 0:
-            raise ValueError(f"RMS: floor must be > 0, got {self.floor}")
+        require_within("[0, 1)", smoothing=self.smoothing)
+        require_positive(floor=self.floor)
 
 
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -258,8 +242,7 @@ class VariableMetricForwardBackward(Method[MetricState]):
         gradient, v = self.smooth.slope(state.x), state.v
         if isinstance(self.metric, RMS):
             v = torch.lerp(gradient.square(), torch.zeros_like(gradient) if v is None else v, self.metric.smoothing)
-            floor = max(self.metric.floor, torch.finfo(v.dtype).tiny)  # 1e-8 is 0 in float16
-            s = (v / (1 - self.metric.smoothing**count)).sqrt() + floor
+            s = (v / (1 - self.metric.smoothing**count)).sqrt() + least(self.metric.floor, v)
         else:
             s = checked("metric", self.metric(state.x, gradient), state.x)
         x = self.f(state.x - self.step * gradient / s, self.step, s)
@@ -270,14 +253,9 @@ class VariableMetricForwardBackward(Method[MetricState]):
 
 
 def variable_metric_forward_backward(
-    smooth: Smooth | Function,
-    f: Proximable,
-    x0: Tensor,
-    *,
-    step: Step,
-    metric: RMS | Metric = RMS(),  # noqa: B008  (frozen)
+    smooth: SmoothLike, f: Proximable, x0: Tensor, *, step: Step, metric: RMS | Metric = RMS(),  # noqa: B008  (frozen)
     **stop: Unpack[StopOptions],
-) -> SplittingResult:
+) -> SplittingResult:  # fmt: skip
     """``x+ = prox_{t f}^S(x - t grad h(x) / s)``, S = diag(s) anew at every x (Eq. 5.17).
 
     Chouzenoux, Pesquet & Repetti (2014); Combettes & Vu (2014).

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Union, cast
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ Prox = Callable[..., Tensor]  # (x, step) -> p or (x, step, metric) -> p, what u
 Proximable = Prox | ProximableFunction | Domain  # what the solvers take
 Operator = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # what the solvers call
 Function = Callable[[Tensor], Tensor]  # h, (batch, *event) -> (batch,), or a linear map of rows
+SmoothLike = Union["Smooth", Function]
 
 # --------------------------------------------------------------------------------------------- terms by their prox
 
@@ -91,11 +92,7 @@ def conjugate(prox: Proximable) -> Prox:
     tensor([[ 1.0000, -0.5000]])
     """
     operator = conjugate_operator(as_operator("prox", prox))
-
-    def prox_of_conjugate(x: Tensor, step: Step, metric: Tensor | None = None) -> Tensor:
-        return operator(x, per_row("step", step, x), metric)
-
-    return prox_of_conjugate
+    return lambda x, step, metric=None: operator(x, per_row("step", step, x), metric)
 
 
 def conjugate_operator(operator: Operator) -> Operator:
@@ -172,16 +169,14 @@ class Smooth:
     def level(self, x: Tensor) -> Tensor:
         """h(x), ``(batch,)``."""
         if self.value is None:
-            raise ValueError(
-                "smooth: to search a step, h needs its value: Smooth(value, gradient), or give a fixed step"
-            )
+            raise ValueError("smooth: to search a step, h needs its value: Smooth(value, gradient), or a fixed step")
         level = self.value(x)
         if not isinstance(level, Tensor) or level.shape != x.shape[:1]:
             raise ValueError(f"smooth: must return one value a row, (batch,) = ({x.shape[0]},), got {got(level)}")
         return level
 
     @staticmethod
-    def of(smooth: Smooth | Function) -> Smooth:
+    def of(smooth: SmoothLike) -> Smooth:
         """A callable is h's value. Raises ``TypeError`` for anything else."""
         if isinstance(smooth, Smooth):
             return smooth
@@ -214,8 +209,8 @@ def rows(name: str, x: Tensor) -> Tensor:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"{name}: takes a tensor of floating-point numbers, got {got(x)}")
     if x.dim() < 2:
-        wanted = f"{name}: takes (batch, *event), rows being problems"
-        raise ValueError(f"{wanted}, got {tuple(x.shape)}; for one problem, unsqueeze(0)")
+        found = f"got {tuple(x.shape)}; for one problem, unsqueeze(0)"
+        raise ValueError(f"{name}: takes (batch, *event), rows being problems, {found}")
     if not bool(x.isfinite().all()):
         raise ValueError(f"{name}: must be finite, got NaN or infinity; replace them, or drop the row")
     return x

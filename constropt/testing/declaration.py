@@ -36,10 +36,8 @@ def check_declaration(solver: Solver[Any], problem: Problem, start: Tensor, *, s
     Each feature, on a form of the problem that needs it: declared, it changes the result; undeclared, it is refused
     with a ``ValueError`` before the model is called. A term that the solver says it differentiates must depend on x,
     else :func:`constropt.solve` says so; one that differentiates nothing spends no backward pass. (``alternatives`` is
-    a hint that may stay unused.) Give a problem with one constraint, if the solver takes any.
-
-    Raises:
-        LawViolation: (an AssertionError) naming the feature.
+    a hint that may stay unused.) Give a problem with one constraint, if the solver takes any. Raises ``LawViolation``
+    (an AssertionError) naming the feature.
     """
     takes, where = solver.features(problem), str(solver)
     plain = solve(problem, solver, start, steps=steps)
@@ -101,20 +99,16 @@ def _probes(problem: Problem, takes: Takes, plain: Solution, start: Tensor) -> I
         """What the point that was found misses."""
         return first.value(x, z) - there[: len(x)] + 0.05
 
-    def half(function: Callable[[Tensor, Any], Tensor]) -> Callable[[Tensor, Any], Tensor]:
+    def half(x: Tensor, z: Any) -> Tensor:
         """Beside as many entries that are never met."""
-
-        def both(x: Tensor, z: Any) -> Tensor:
-            y = function(x, z).reshape(x.shape[0], -1)
-            return torch.cat([y, 0 * y + 1], 1)
-
-        return both
+        y = first.value(x, z).reshape(x.shape[0], -1)
+        return torch.cat([y, 0 * y + 1], 1)
 
     bare = replace(first, alternatives=None, surrogate=None)
     second = replace(bare, name=f"{first.name}, and more", value=beyond)
     yield Probe("most", takes.most is None, replace(problem, constraints=[bare, second]), differs)
     yield Probe("equalities", takes.equalities, _with(problem, replace(bare, value=beyond, equality=True)), differs)
-    hopeless = replace(bare, value=half(first.value), fraction=0.5, mask=None)
+    hopeless = replace(bare, value=half, fraction=0.5, mask=None)
     yield Probe("fraction", takes.fraction, _with(problem, hopeless), feasible)
     yield Probe("shared", takes.shared, _with(problem, replace(bare, shared=(0,))), differs)
     # a value without a gradient: it is the surrogate's that leads to the solution

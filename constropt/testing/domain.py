@@ -13,18 +13,19 @@ The laws of ``P = domain.project``, in the order in which they are searched, eac
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from constropt.checks import got
 from constropt.domain import Box, Domain, L1Ball, L2Ball, LinfBall, Reals, Simplex
 
 from .search import Counterexample as Counterexample
 from .search import check_form, check_search, fail, rounding, search_settings
 
 Violation = Callable[[Tensor], Tensor]
-_ROUNDING = 16  # units in the last place
+_unit = partial(rounding, 16)  # units in the last place
 
 
 def check_domain(
@@ -50,13 +51,11 @@ def check_domain(
         violation: ``(batch, *event)`` in float64 -> ``(batch,)``, how far a point lies outside the set, in the
             variable's units; needed only where the set is not one of the library's, else feasibility is not judged.
 
-    Raises:
-        LawViolation: (an AssertionError) naming the law, the row and the numbers.
-        ImportError: hypothesis is not installed.
-        TypeError, ValueError: arguments of another kind.
+    Raises ``LawViolation`` (an AssertionError) naming the law, the row and the numbers; ``ImportError`` where
+    hypothesis is not installed; ``TypeError``, ``ValueError`` for arguments of another kind.
     """
     if not isinstance(domain, Domain):
-        raise TypeError(f"domain: takes a Domain, got {type(domain).__name__}")
+        raise TypeError(f"domain: takes a Domain, got {got(domain)}")
     check_search(dtype, shape)
     settings = search_settings("check_domain", max_examples)
     from hypothesis import given
@@ -82,9 +81,11 @@ def check_domain(
 
 
 def _check(domain: Domain, x: Tensor, points: Callable[[float], Tensor], violation: Violation | None) -> None:
-    before = x.clone()
-    p = domain.project(x)
-    _form(domain, x, before, p)
+    before, p = x.clone(), domain.project(x)
+    check_form(domain, x, p)
+    if not torch.equal(x, before):
+        raise Counterexample("form", domain, "the argument of project was modified")
+    fail("form", domain, ~p.isfinite().flatten(1).all(1), ("not finite, P(x)", p), ("x", x))
     _feasible(domain, x, p, violation)
 
     def close(law: str, left: Tensor, right: Tensor) -> None:
@@ -121,13 +122,6 @@ def _check(domain: Domain, x: Tensor, points: Callable[[float], Tensor], violati
             fail("independence of rows", domain, bad, ("difference", gap), ("x", x), ("with the other rows", mixed))
 
 
-def _form(domain: Domain, x: Tensor, before: Tensor, p: Any) -> None:
-    check_form(domain, x, p)
-    if not torch.equal(x, before):
-        raise Counterexample("form", domain, "the argument of project was modified")
-    fail("form", domain, ~p.isfinite().flatten(1).all(1), ("not finite, P(x)", p), ("x", x))
-
-
 def _feasible(domain: Domain, x: Tensor, p: Tensor, violation: Violation | None) -> None:
     amount = _outside(domain, p) if violation is None else violation(p.double())
     if amount is not None:
@@ -154,11 +148,6 @@ def _outside(domain: Domain, p: Tensor) -> Tensor | None:
     assert isinstance(domain, (L1Ball, L2Ball, LinfBall))
     center, radius = (torch.as_tensor(number).to(p).double() for number in (domain.center, domain.radius))
     return (torch.linalg.vector_norm((wide - center).flatten(1), order, dim=1) - radius.reshape(-1)).clamp_min(0)
-
-
-def _unit(*tensors: Tensor) -> Tensor:
-    """``(batch,)``: what counts as rounding for numbers of that size."""
-    return rounding(_ROUNDING, *tensors)
 
 
 def _norm(rows: Tensor) -> Tensor:

@@ -41,10 +41,8 @@ def check_penalty(p: str | Penalty | Callable, *, dtype: torch.dtype = torch.flo
         dtype: torch.float64 or torch.float32.
         max_examples: examples per law (a quarter for the laws of continuity, which search every cell of the grid).
 
-    Raises:
-        LawViolation: (an AssertionError) naming the law, the point and the numbers.
-        ImportError: hypothesis is not installed.
-        ValueError: another dtype.
+    Raises ``LawViolation`` (an AssertionError) naming the law, the point and the numbers; ``ImportError`` where
+    hypothesis is not installed; ``ValueError`` for another dtype.
     """
     check_search(dtype)
     p = get(p)

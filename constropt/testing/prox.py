@@ -81,10 +81,8 @@ def check_prox(
         scale: the largest absolute entry.
         laws: what is known of f, the fields of :class:`Laws`.
 
-    Raises:
-        LawViolation: (an AssertionError) naming the law, the row and the numbers.
-        ImportError: hypothesis is not installed.
-        ValueError: arguments out of range.
+    Raises ``LawViolation`` (an AssertionError) naming the law, the row and the numbers; ``ImportError`` where
+    hypothesis is not installed; ``ValueError`` for arguments out of range.
 
     >>> from constropt import prox
     >>> check_prox(prox.l1, function=lambda p: p.abs().flatten(1).sum(1), odd=True, max_examples=2)
@@ -185,8 +183,11 @@ class _Check:
             self.same("ownership", out, self.p)
 
     def feasibility(self) -> None:
-        lower, upper = (self.arguments.get(name, end) for name, end in (("lower", -torch.inf), ("upper", torch.inf)))
+        lower, upper = self.sides()
         self.fail("feasibility", ((self.p < lower) | (self.p > upper)).flatten(1).any(1), ("p", self.p))
+
+    def sides(self) -> tuple[Any, Any]:
+        return self.arguments.get("lower", -torch.inf), self.arguments.get("upper", torch.inf)
 
     def objective(self, p: Tensor) -> Tensor:
         assert self.function is not None
@@ -202,7 +203,7 @@ class _Check:
                 self.fail("optimality", pull > unit * (lengths + unit), ("<x - p, z - p>", pull), ("z", z))
         if self.function is None:
             return
-        lower, upper = (self.arguments.get(name, end) for name, end in (("lower", -torch.inf), ("upper", torch.inf)))
+        lower, upper = self.sides()
         least = self.objective(self.p)
         size = (self.metric * self.x.square()).flatten(1).sum(1) + least.to(self.x)
         slack = _ROUNDING * torch.finfo(self.x.dtype).eps * (1 + size).double()
@@ -250,7 +251,7 @@ class _Check:
 
     def half(self) -> None:
         for dtype in (torch.float16, torch.bfloat16):
-            rounded, wide = ({k: v.to(dtype) for k, v in self.arguments.items()} for _ in range(2))
+            rounded = {name: value.to(dtype) for name, value in self.arguments.items()}
             wide = {name: value.float() for name, value in rounded.items()}
             x, step = self.x.to(dtype), self.step.to(dtype).float()
             got: Any = self.prox(x, step, **rounded)

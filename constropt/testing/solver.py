@@ -36,7 +36,7 @@ from .search import Counterexample, fail
 AnySolver = Solver | Method | AugmentedLagrangian | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KnownProblem:
     """Rows of a convex problem: ``build(*data)`` declares it for any rows of the ``data``, all ``(batch, ...)``.
 
@@ -64,21 +64,18 @@ def known_problems(dtype: torch.dtype = torch.float64, *, equalities: bool = Tru
     normal = [[0.6, 0.0, 0.8], [1.0, 0.0, 0.0], [0.0, -0.6, 0.8], [0.5, 0.5, 0.5**0.5]]
     normal = torch.tensor(normal, dtype=torch.float64)
     above = (a * normal).sum(1, keepdim=True) + torch.tensor([[0.5], [1.0], [0.2], [-0.5]], dtype=torch.float64)
-    half = KnownProblem("half-space", _half_space, (a, normal, -above), torch.zeros_like(a), a)
     distance = ((a * normal).sum(1, keepdim=True) + above).clamp_min(0)
-    half = replace(half, optimum=a - distance * normal)
+    half = KnownProblem("half-space", _half_space, (a, normal, -above), torch.zeros_like(a), a - distance * normal)
 
     outside = torch.tensor([[2.0, 1.0, -1.0], [0.9, 1.2, 0.8], [0.3, 0.2, -0.4], [0.0, 3.0, 0.5]], dtype=torch.float64)
     kept = outside.clamp_min(0)  # no entry of the projection reaches 1: the ball binds first
     kept = kept / kept.norm(dim=1, keepdim=True).clamp_min(1)
     ball = KnownProblem("ball in a box", _ball, (outside,), torch.full_like(outside, 0.2), kept)
 
-    plane = a - (a.sum(1, keepdim=True) - 1) / 3
-    flat = KnownProblem("plane", _plane, (a,), torch.zeros_like(a), plane)
-    problems = (half, ball, flat) if equalities else (half, ball)
+    flat = KnownProblem("plane", _plane, (a,), torch.zeros_like(a), a - (a.sum(1, keepdim=True) - 1) / 3)
     return tuple(
         replace(p, data=tuple(d.to(dtype) for d in p.data), start=p.start.to(dtype), optimum=p.optimum.to(dtype))
-        for p in problems
+        for p in ((half, ball, flat) if equalities else (half, ball))
     )
 
 
@@ -101,8 +98,7 @@ def check_solver(
         dtype: of x; torch.float64 or torch.float32.
         equalities: whether problems with equalities are among them; by default where the solver declares to take them.
 
-    Raises:
-        LawViolation: (an AssertionError) naming the law, the problem, the row and the numbers.
+    Raises ``LawViolation`` (an AssertionError) naming the law, the problem, the row and the numbers.
     """
     declared = ProjectedLBFGS() if solver is None or isinstance(solver, AugmentedLagrangian) else solver
     if problems is None:
@@ -200,5 +196,4 @@ def _plane(a: Tensor) -> ConstrainedProblem:
 
 def _nearest(a: Tensor, constraint: Constraint, domain: Domain | None = None) -> ConstrainedProblem:
     """The point nearest to a."""
-    objective = lambda x, _: (x - a).square().sum(1) / 2  # noqa: E731
-    return ConstrainedProblem(objective=objective, constraints=[constraint], domain=domain or Reals())
+    return ConstrainedProblem(lambda x, _: (x - a).square().sum(1) / 2, [constraint], domain=domain or Reals())

@@ -113,8 +113,7 @@ class ConstraintOptions(TypedDict, total=False):
 
 
 def samplewise(value: Value, **options: Unpack[ConstraintOptions]) -> TrainingConstraint:
-    """``value(output, target) <= 0`` for every sample, with one multiplier for each entry of ``shape`` (see
-    :class:`TrainingConstraint`).
+    """``value(output, target) <= 0`` for every sample (see :class:`TrainingConstraint`), one multiplier per entry.
 
     >>> logits_below_ten = samplewise(lambda logits, labels: logits / 10 - 1, shape=(3,), name="logits")
     >>> logits_below_ten.shape, logits_below_ten.average
@@ -179,7 +178,6 @@ class DualState(nn.Module):
         self.updates = 0
 
     def duals(self) -> Duals:
-        """The duals as the library's immutable state."""
         return Duals(self.mu, self.rho, self.violation, self.met, self.updates, self.equality)
 
     def assign(self, duals: Duals, level: Tensor, allowed: Tensor) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from constropt.checks import got
+from constropt.checks import got, require_one_of
 from constropt.duals import Duals, ProgressRho, advance
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.modes import evaluating
@@ -94,10 +94,8 @@ class ConstrainedLoss(nn.Module):
         names = [constraint.name for constraint in constraints]
         if len(set(names)) != len(names) or any("." in name or not name for name in names):
             raise ValueError(f"constraints: names must differ, and be without dots, got {names}")
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"reduction: takes 'sum' or 'mean', got {reduction!r}")
-        if measure not in ("signed", "violation"):
-            raise ValueError(f"measure: takes 'signed' or 'violation', got {measure!r}")
+        require_one_of("reduction", reduction, ("sum", "mean"))
+        require_one_of("measure", measure, ("signed", "violation"))
         self.objective, self.constraints = objective, tuple(constraints)
         self.lagrangian, self.rule = lagrangian, rule
         self.counted, self.reduction, self.measure = counted, reduction, measure

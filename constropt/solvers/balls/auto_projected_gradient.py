@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from constropt.checks import given, require_within
 from constropt.domain import L1Ball, L2Ball, LinfBall
 from constropt.evaluation import Evaluation
 from constropt.features import NORM_BALL, Takes
 from constropt.rows import beside, per_row
+from constropt.solvers.balls.projected_gradient import radii, signs_from
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import normalised, row_norm
+from constropt.solvers.directions import normalised
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AutoStepState:
     """What the next step needs; ``(batch,)`` unless said otherwise.
 
@@ -38,7 +40,7 @@ class AutoStepState:
     density: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AutoProjectedGradient(Solver[AutoStepState]):
     """min g(x) over a ball, with no step size to choose: APGD (Croce & Hein, 2020) and l1-APGD (Croce & Hein, 2021).
 
@@ -74,49 +76,32 @@ class AutoProjectedGradient(Solver[AutoStepState]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.momentum <= 1:
-            raise ValueError(
-                f"momentum: takes the weight of the new direction in (0, 1], got {self.momentum}; 1 is without momentum"
-            )
-        if not 0 <= self.rho <= 1:
-            raise ValueError(f"rho: takes the fraction of steps in [0, 1] that have to improve, got {self.rho}")
-        if self.density is not None and not 0 < self.density <= 1:
-            raise ValueError(
-                f"density: takes the fraction of entries in (0, 1] that an l1 step moves, or None, got {self.density}"
-            )
+        weight, fraction = "takes the weight of the new direction", "takes the fraction of entries"
+        require_within("(0, 1]", weight, " (1 is without momentum)", momentum=self.momentum)
+        require_within("[0, 1]", "takes the fraction of steps", " that have to improve", rho=self.rho)
+        require_within("(0, 1]", fraction, " that an l1 step moves, or None", **given(density=self.density))
 
     def init(self, run: Run, point: Evaluation) -> AutoStepState:
-        domain = run.problem.domain
-        x = point.x.detach()
+        domain, x = run.problem.domain, point.x.detach()
         # counts of entries do not fit into shorter floats
         ones = torch.ones(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-        infinite = torch.full_like(point.total(), torch.inf)
-        none = torch.zeros_like(ones, dtype=torch.bool)
-        event = x[0].numel()
-        support = density = ones
+        infinite, none = torch.full_like(point.total(), torch.inf), torch.zeros_like(ones, dtype=torch.bool)
+        size, support, density = 2 * ones, ones, ones
         if isinstance(domain, L1Ball):
-            moved = _moved(x, domain)
-            support, density = (
-                (moved, _density(moved, event)) if self.density is None else (event * ones, self.density * ones)
-            )
-        size = ones if isinstance(domain, L1Ball) else 2 * ones
-        return AutoStepState(
-            size, x, x, torch.zeros_like(x), -infinite, infinite, 0 * ones, infinite, none, support, density
-        )
+            event = x[0].numel()
+            size, support = ones, _moved(x, domain) if self.density is None else event * ones
+            density = _density(support, event) if self.density is None else self.density * ones
+        zero = torch.zeros_like(x)
+        return AutoStepState(size, x, x, zero, -infinite, infinite, 0 * ones, infinite, none, support, density)
 
     def step(self, run: Run, state: AutoStepState, point: Evaluation, index: int) -> Proposal[AutoStepState]:
         domain = run.problem.domain
         assert isinstance(domain, LinfBall | L2Ball | L1Ball)
         x, gradient, value = point.x.detach(), point.gradient(1.0, ()), point.total()
-        better = value < state.best_value
-        rows = beside(better, x)
-        state = replace(
-            state,
-            best=torch.where(rows, x, state.best),
-            gradient=torch.where(rows, gradient, state.gradient),
-            best_value=torch.where(better, value, state.best_value),
-            falls=state.falls + (value < state.value),
-        )
+        better, falls = value < state.best_value, state.falls + (value < state.value)
+        rows, least = beside(better, x), torch.where(better, value, state.best_value)
+        best, steepest = torch.where(rows, x, state.best), torch.where(rows, gradient, state.gradient)
+        state = replace(state, best=best, gradient=steepest, best_value=least, falls=falls)
         back = None
         if isinstance(domain, L1Ball):
             if index and index % max(int(0.04 * run.steps), 1) == 0:
@@ -128,8 +113,7 @@ class AutoProjectedGradient(Solver[AutoStepState]):
             x = torch.where(rows, state.best, x)
             gradient = torch.where(rows, state.gradient, gradient)
             value = torch.where(back, state.best_value, value)
-        radius = torch.as_tensor(domain.radius, dtype=x.dtype, device=x.device).expand(x.shape[0])
-        size = per_row(state.size * radius, x)
+        size = per_row(state.size * radii(domain, x), x)
         if isinstance(domain, L1Ball):
             following = domain.project(x - size * _sparse_sign(gradient, state.density))
         else:
@@ -144,15 +128,9 @@ class AutoProjectedGradient(Solver[AutoStepState]):
         """The checkpoint of l2 and linf, ``span`` steps after the last one: the state, and which rows go back."""
         oscillates = state.falls < self.rho * span
         stuck = ~state.halved & (state.best_value >= state.checked)
-        halve = oscillates | stuck
-        state = replace(
-            state,
-            size=torch.where(halve, state.size / 2, state.size),
-            halved=halve,
-            checked=state.best_value,
-            falls=torch.zeros_like(state.falls),
-        )
-        return state, halve
+        halve, none = oscillates | stuck, torch.zeros_like(state.falls)
+        size = torch.where(halve, state.size / 2, state.size)
+        return replace(state, size=size, halved=halve, checked=state.best_value, falls=none), halve
 
     def _sparser(self, state: AutoStepState, domain: L1Ball) -> tuple[AutoStepState, Tensor]:
         """The checkpoint of l1: the state, and which rows go back."""
@@ -198,6 +176,4 @@ def _sparse_sign(gradient: Tensor, density: Tensor) -> Tensor:
     amount = gradient.abs().flatten(1)
     count = (density * amount.shape[1]).long().clamp(1, amount.shape[1])
     least = amount.sort(dim=1, descending=True).values.gather(1, count.unsqueeze(1) - 1).squeeze(1)
-    chosen = torch.where(gradient.abs() >= per_row(least, gradient), gradient.sign(), 0)
-    lost = per_row(row_norm(gradient, 1), gradient) * 0  # 0, or NaN in a row that has one
-    return normalised(chosen, 1) + lost
+    return signs_from(gradient, least)

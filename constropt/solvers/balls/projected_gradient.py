@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constropt.checks import require_positive, require_within
 from constropt.domain import L1Ball, L2Ball, LinfBall
 from constropt.evaluation import Evaluation
 from constropt.features import NORM_BALL, Takes
@@ -13,7 +14,7 @@ from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import normalised, row_norm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProjectedGradient(Solver[Tensor]):
     """min g(x) over a ball: ``x <- P(x - size radius d)``, d of unit norm, the steepest direction in the ball's norm.
 
@@ -41,12 +42,10 @@ class ProjectedGradient(Solver[Tensor]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        if not self.size > 0:
-            raise ValueError(f"size: takes a step > 0 relative to the radius, got {self.size}")
+        require_positive("a step", " relative to the radius", size=self.size)
         if self.momentum is not None and not self.momentum >= 0:
             raise ValueError(f"momentum: takes a decay >= 0, or None, got {self.momentum}; the published one is 1")
-        if not 0 < self.dense <= 1:
-            raise ValueError(f"dense: takes the fraction of entries in (0, 1] that an l1 step moves, got {self.dense}")
+        require_within("(0, 1]", "takes the fraction of entries", " that an l1 step moves", dense=self.dense)
 
     def init(self, run: Run, point: Evaluation) -> Tensor:
         return torch.zeros_like(point.x.detach())
@@ -58,9 +57,8 @@ class ProjectedGradient(Solver[Tensor]):
         gradient = point.gradient(1.0, ())
         if self.momentum is not None:
             state = gradient = self.momentum * state + normalised(gradient, 1)
-        radius = torch.as_tensor(domain.radius, dtype=x.dtype, device=x.device).expand(x.shape[0])
         direction = self._direction(domain, x, gradient)
-        x = domain.project(x - self.size * per_row(radius, x) * direction)
+        x = domain.project(x - self.size * per_row(radii(domain, x), x) * direction)
         return Proposal(x=x, state=state, multipliers=tuple(torch.zeros_like(v) for v in point.values))
 
     def _direction(self, domain: LinfBall | L2Ball | L1Ball, x: Tensor, gradient: Tensor) -> Tensor:
@@ -74,7 +72,16 @@ class ProjectedGradient(Solver[Tensor]):
             # NaN passes, for the loop to notice
             gradient = torch.where(blocked & ~gradient.isnan(), 0, gradient)
         amount = gradient.abs().flatten(1)
-        least = amount.topk(max(int(self.dense * amount.shape[1]), 1), dim=1).values[:, -1]
-        chosen = torch.where(gradient.abs() >= per_row(least, gradient), gradient.sign(), 0)
-        lost = per_row(row_norm(gradient, 1), gradient) * 0  # 0, or NaN in a row that has one
-        return normalised(chosen, 1) + lost
+        return signs_from(gradient, amount.topk(max(int(self.dense * amount.shape[1]), 1), dim=1).values[:, -1])
+
+
+def radii(domain: LinfBall | L2Ball | L1Ball, x: Tensor) -> Tensor:
+    """The radius of each row's ball, ``(batch,)`` in the dtype of x."""
+    return torch.as_tensor(domain.radius, dtype=x.dtype, device=x.device).expand(x.shape[0])
+
+
+def signs_from(gradient: Tensor, least: Tensor) -> Tensor:
+    """The signs of the entries of a row that are no smaller than ``least``, ``(batch,)``, at unit l1 norm."""
+    chosen = torch.where(gradient.abs() >= per_row(least, gradient), gradient.sign(), 0)
+    lost = per_row(row_norm(gradient, 1), gradient) * 0  # 0, or NaN in a row that has one
+    return normalised(chosen, 1) + lost

@@ -6,9 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import require_whole, require_within
 from constropt.domain import L1Ball, L2Ball, LinfBall
 from constropt.evaluation import Evaluation
 from constropt.features import NORM_BALL, Takes
+from constropt.rows import beside
+from constropt.solvers.balls.projected_gradient import radii
 from constropt.solvers.base import Proposal, Run, Solver
 
 # When the area of the window is halved, of 10,000 evaluations (Andriushchenko et al., 2020).
@@ -17,7 +20,7 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _TILES = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SearchPoint:
     """The best point that the search has accepted, of the shape of x, and its objective, ``(batch,)``."""
 
@@ -25,7 +28,7 @@ class SearchPoint:
     value: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SquareSearch(Solver[SearchPoint]):
     """min g(x) over a ball by random search: Square Attack (Andriushchenko et al., 2020; l1: Croce & Hein, 2021).
 
@@ -60,10 +63,8 @@ class SquareSearch(Solver[SearchPoint]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.area <= 1:
-            raise ValueError(f"area: takes the part of the image in (0, 1] that a window has, got {self.area}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed: takes a whole number >= 0, got {self.seed!r}")
+        require_within("(0, 1]", "takes the part of the image", " that a window has", area=self.area)
+        require_whole(0, seed=self.seed)
 
     def init(self, run: Run, point: Evaluation) -> SearchPoint:
         # infinite: the start of the search replaces the given one, whatever its value
@@ -76,27 +77,23 @@ class SquareSearch(Solver[SearchPoint]):
         draws = torch.Generator().manual_seed((self.seed * 1_000_003 + index) * 2_654_435_761 % 2**32)
         x = point.x.detach()
         center = torch.as_tensor(domain.center, dtype=x.dtype, device=x.device).expand_as(x)
-        radius = torch.as_tensor(domain.radius, dtype=x.dtype, device=x.device).expand(x.shape[0]).view(-1, 1, 1, 1)
+        radius = radii(domain, x).view(-1, 1, 1, 1)
         p = {LinfBall: torch.inf, L2Ball: 2.0, L1Ball: 1.0}[type(domain)]
         if index:
             better = point.total() < state.value
-            rows = better.view(-1, *[1] * (x.dim() - 1))
-            state = SearchPoint(torch.where(rows, x, state.x), torch.where(better, point.total(), state.value))
+            value = torch.where(better, point.total(), state.value)
+            state = SearchPoint(torch.where(beside(better, x), x, state.x), value)
         delta = _images(state.x - center)
-        if p == torch.inf:
-            if index:
-                delta = _corner(delta, radius, self._size(delta, index, run, least=1), draws)
-            else:
-                stripes = radius * _signs((delta.shape[1], 1, delta.shape[3]), draws, x)
-                delta = stripes.expand_as(delta)
+        if p == torch.inf and index:
+            delta = _corner(delta, radius, self._size(delta, index, run, least=1), draws)
+        elif p == torch.inf:
+            delta = (radius * _signs((delta.shape[1], 1, delta.shape[3]), draws, x)).expand_as(delta)
         elif index:
             delta = _exchange(delta, radius, p, self._size(delta, index, run, least=3), draws)
         else:
             delta = radius * _normed(_tiling(delta, p, draws), p)
-        feasible = point.violation() <= run.tolerance
-        return Proposal(
-            x=domain.project(center + delta.reshape(x.shape)), state=state, finished=feasible if self.stop else None
-        )
+        finished = point.violation() <= run.tolerance if self.stop else None
+        return Proposal(domain.project(center + delta.reshape(x.shape)), state, finished=finished)
 
     def _size(self, delta: Tensor, index: int, run: Run, least: int) -> tuple[int, int]:
         """Height and width of the window, at least ``least`` where the image is."""
@@ -123,9 +120,8 @@ def _exchange(delta: Tensor, radius: Tensor, p: float, size: tuple[int, int], dr
     kept = _norm(both, p, (2, 3))
     has = (_norm(delta, p, (2, 3)) ** p - kept**p).clamp_min(0)
     unused = (radius**p - _norm(delta, p, (1, 2, 3)) ** p).clamp_min(0) / delta.shape[1]
-    bumps = _bumps(size, p, bool(torch.randint(2, (), generator=draws)), delta) * _signs(
-        (delta.shape[1], 1, 1), draws, delta
-    )
+    pair = _bumps(size, p, bool(torch.randint(2, (), generator=draws)), delta)
+    bumps = pair * _signs((delta.shape[1], 1, 1), draws, delta)
     both[window] = _normed(bumps + _normed(delta[window], p, (2, 3)), p, (2, 3)) * (has + unused) ** (1 / p)
     return _normed(both, p) * radius
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constropt.checks import given, got, require_positive, require_whole
 from constropt.evaluation import Evaluation
 from constropt.features import Takes
 from constropt.problem import ConstrainedProblem
@@ -13,7 +14,7 @@ from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import normalised
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SteepestDescent(Solver[None]):
     """min g(x): ``x <- P(x - size d)``, d the sign of the gradient (``p=inf``) or the normalised gradient (``p=2``).
 
@@ -42,23 +43,18 @@ class SteepestDescent(Solver[None]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        if not self.size > 0:
-            raise ValueError(f"size: takes a step > 0 in the units of x, got {self.size}")
+        require_positive("a step", " in the units of x", size=self.size)
         if self.p not in (2, torch.inf):
             raise ValueError(f"p: takes 2 or inf, got {self.p!r}")
-        if self.first is not None and not self.first > 0:
-            raise ValueError(f"first: takes a radius > 0, or None, got {self.first}")
+        require_positive("a radius", ", or None", **given(first=self.first))
         if not self.growth > 1:
             raise ValueError(f"growth: takes a factor > 1, got {self.growth}")
-        if isinstance(self.period, bool) or not isinstance(self.period, int) or self.period < 1:
-            raise ValueError(f"period: takes a whole number >= 1, got {self.period!r}")
+        require_whole(period=self.period)
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
         if self.first is not None and not hasattr(problem.domain, "radius"):
-            raise ValueError(
-                f"problem.domain: a radius that grows from first={self.first} needs a domain with a radius, got"
-                f" {type(problem.domain).__name__}"
-            )
+            grows = f"a radius that grows from first={self.first} needs a domain with a radius"
+            raise ValueError(f"problem.domain: {grows}, got {got(problem.domain)}")
 
     def radius(self, step: int) -> float:
         """The radius that the point of ``step`` (1, 2, ...) was projected with; 0 for the start."""
@@ -74,8 +70,5 @@ class SteepestDescent(Solver[None]):
         domain = run.problem.domain
         if self.first is not None:
             domain = replace(domain, radius=self.radius(index + 1))  # pyright: ignore[reportCallIssue, reportArgumentType]
-        return Proposal(
-            x=domain.project(point.x.detach() - self.size * direction),
-            state=None,
-            finished=point.violation() <= run.tolerance if self.stop else None,
-        )
+        finished = point.violation() <= run.tolerance if self.stop else None
+        return Proposal(domain.project(point.x.detach() - self.size * direction), None, finished=finished)

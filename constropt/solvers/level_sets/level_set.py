@@ -1,21 +1,21 @@
-"""Projection on level sets of the objective, the radius driven by feasibility: DDN (Alg. 3.1) is this with the l2
-norm.
-"""
+"""Projection on level sets of the objective, the radius driven by feasibility: with the l2 norm, DDN (Alg. 3.1)."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from constropt.checks import require_within
 from constropt.evaluation import Evaluation
-from constropt.features import Takes
+from constropt.features import Takes, is_finite_box
 from constropt.problem import ConstrainedProblem
+from constropt.rows import beside
 from constropt.solvers.base import Proposal, Run, Solver
+from constropt.solvers.directions import cosine, row_norm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LevelSetState:
     """``delta``: the unrounded perturbation that the last point came from; ``radius``: its level, ``(batch, 1, ...)``;
     ``limit``: the level of the farthest corner of the domain, beyond which a radius means nothing."""
@@ -25,7 +25,7 @@ class LevelSetState:
     limit: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LevelSetProjection(Solver[LevelSetState]):
     """min D(x - x0) s.t. h(x) <= 0, for an objective D that is positively homogeneous in x - x0 (every norm).
 
@@ -47,20 +47,17 @@ class LevelSetProjection(Solver[LevelSetState]):
 
     def __post_init__(self) -> None:
         if self.quantize is not None and self.quantize < 2:
-            raise ValueError(
-                f"quantize: takes the number of levels, at least 2 (256 for 8 bits), or None, got {self.quantize!r}"
-            )
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"gamma: must lie in (0, 1), got {self.gamma}")
+            takes = "the number of levels, at least 2 (256 for 8 bits), or None"
+            raise ValueError(f"quantize: takes {takes}, got {self.quantize!r}")
+        require_within("(0, 1)", gamma=self.gamma)
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        bounds = problem.domain.bounds(x0)
-        if self.quantize is not None and (bounds is None or not bool(torch.isfinite(torch.stack(bounds)).all())):
+        if self.quantize is not None and not is_finite_box(problem.domain, x0):
             raise ValueError("quantize: needs a finite Box as the problem's domain")
 
     def init(self, run: Run, point: Evaluation) -> LevelSetState:
         x = point.x.detach()
-        radius = x.new_full((x.shape[0], *[1] * (x.dim() - 1)), self.radius)
+        radius = beside(x.new_full(x.shape[:1], self.radius), x)
         bounds = run.problem.domain.bounds(x)
         if bounds is None:
             return LevelSetState(torch.zeros_like(x), radius, torch.full_like(radius, torch.inf))
@@ -71,13 +68,12 @@ class LevelSetProjection(Solver[LevelSetState]):
     def step(self, run: Run, state: LevelSetState, point: Evaluation, index: int) -> Proposal[LevelSetState]:
         feasible = point.violation() <= run.tolerance
         descent = -point.pull_back((point.direction(0), point.counted(0)))
-        size = self.final + (1 - self.final) * (1 + math.cos(math.pi * index / run.steps)) / 2
-        length = _norm(descent)
+        size = cosine(1, self.final, index, run.steps)
+        length = beside(row_norm(descent, 2), descent)
         # a row without a gradient stays where it is; NaN passes, for the loop to notice
         delta = state.delta + torch.where(length == 0, 0, self.size * size * descent / length)
-        rows = feasible.view(-1, *[1] * (delta.dim() - 1))
-        radius = torch.where(rows, state.radius * (1 - self.gamma), state.radius * (1 + self.gamma))
-        radius = torch.minimum(radius, state.limit)
+        smaller, larger = state.radius * (1 - self.gamma), state.radius * (1 + self.gamma)
+        radius = torch.minimum(torch.where(beside(feasible, delta), smaller, larger), state.limit)
         delta = delta * (radius / self._level(run, delta).clamp_min(torch.finfo(delta.dtype).tiny))
         x = run.problem.domain.project(run.x0 + delta)
         delta = x - run.x0
@@ -88,12 +84,7 @@ class LevelSetProjection(Solver[LevelSetState]):
     def _level(self, run: Run, delta: Tensor) -> Tensor:
         with torch.no_grad():
             assert run.problem.objective is not None  # refused: this solver does not take feasibility problems
-            level = run.problem.objective(run.x0 + delta, None)
-        return level.view(-1, *[1] * (delta.dim() - 1))
-
-
-def _norm(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows.flatten(1), dim=1).view(-1, *[1] * (rows.dim() - 1))
+            return beside(run.problem.objective(run.x0 + delta, None), delta)
 
 
 def _rounded(x: Tensor, run: Run, levels: int) -> Tensor:

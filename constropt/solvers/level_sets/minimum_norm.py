@@ -1,23 +1,23 @@
 """A ball that grows or shrinks with feasibility, and a normalised step projected on it: FMN (Alg. 1.6)."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from constropt.checks import require_positive
 from constropt.evaluation import Evaluation
 from constropt.features import Takes
 from constropt.precision import at_least_float32
 from constropt.prox import project_l0, project_l1, project_l2, project_linf
 from constropt.rows import by_row, per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import DUAL, normalised, row_norm
+from constropt.solvers.directions import DUAL, cosine, normalised, row_norm
 
 _PROJECTIONS = {0.0: project_l0, 1.0: project_l1, 2.0: project_l2, torch.inf: project_linf}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MinimumNormState:
     """Per row, ``(batch,)``: the ``radius`` of the ball, the ``best`` norm of a feasible point (infinite before), and
     the ``limit``, the norm of the farthest corner of the domain."""
@@ -27,21 +27,20 @@ class MinimumNormState:
     limit: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MinimumNorm(Solver[MinimumNormState]):
     """min ``||x - x0||_p`` s.t. h(x) <= 0, by FMN (Alg. 1.6; Pintor et al., 2021), p = 0, 1, 2 or inf.
 
     g is the gradient of the mean of the constraint's surrogate over its counted entries, L the mean of its positive
     part: of a mean that met entries make negative, the absolute value would drive the radius away. Each step sets the
-    radius -- to ``||delta||_p + L / ||g||_q`` until the row is first feasible (but at least to
-    ``1 + gamma`` times the last radius, which is not in the paper: the box may take from delta at every step what the
-    estimate has added), then larger or smaller by the factor ``1 +- gamma``, and no larger than the best norm where the
-    row is feasible --, moves by ``size`` along the l2-normalised -g, projects on the ball of that radius, and then on
-    the domain. ``size`` and ``gamma`` decay along a cosine to ``final_size`` times itself and to ``final_gamma``. For
-    p = 0 the radius is a number of entries: it starts at 1, is not estimated, is rounded down, and changes by at least
-    1. Feasibility is the problem's, so a constraint of which a fraction nu must hold decides by that. The surrogate
-    should be the signed distance to the boundary in some unit, such as a logit difference: it estimates the first
-    radius.
+    radius -- to ``||delta||_p + L / ||g||_q`` until the row is first feasible (but at least to ``1 + gamma`` times the
+    last one, which is not in the paper: the box may take from delta at every step what the estimate has added), then
+    larger or smaller by the factor ``1 +- gamma``, and no larger than the best norm where the row is feasible --, moves
+    by ``size`` along the l2-normalised -g, projects on the ball of that radius, and then on the domain. ``size`` and
+    ``gamma`` decay along a cosine to ``final_size`` times itself and to ``final_gamma``. For p = 0 the radius is a
+    number of entries: it starts at 1, is not estimated, is rounded down, and changes by at least 1. Feasibility is the
+    problem's, so a constraint of which a fraction nu must hold decides by that. The surrogate should be the signed
+    distance to the boundary in some unit, such as a logit difference: it estimates the first radius.
 
     Raises ``ValueError`` unless the problem has exactly one constraint, an inequality.
     """
@@ -58,17 +57,14 @@ class MinimumNorm(Solver[MinimumNormState]):
     def __post_init__(self) -> None:
         if self.p not in _PROJECTIONS:
             raise ValueError(f"p: takes one of {list(_PROJECTIONS)}, got {self.p}")
-        if not self.size > 0:
-            raise ValueError(f"size: takes a step > 0, got {self.size}")
+        require_positive("a step", size=self.size)
         if not 0 < self.final_gamma <= self.gamma < 1:
             raise ValueError(f"gamma: needs 0 < final_gamma <= gamma < 1, got {self.final_gamma} and {self.gamma}")
 
     def init(self, run: Run, point: Evaluation) -> MinimumNormState:
         x = point.x.detach()
         # half precision counts entries to 256 (bfloat16) and knows no change by 0.001
-        infinite = torch.full(
-            x.shape[:1], torch.inf, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
-        )
+        infinite = at_least_float32(x.new_full(x.shape[:1], torch.inf))
         first = torch.ones_like(infinite) if self.p == 0 else infinite
         bounds = run.problem.domain.bounds(x)
         if bounds is None:
@@ -77,9 +73,8 @@ class MinimumNorm(Solver[MinimumNormState]):
         return MinimumNormState(first, infinite, row_norm(torch.maximum(upper - x, x - lower).to(infinite), self.p))
 
     def step(self, run: Run, state: MinimumNormState, point: Evaluation, index: int) -> Proposal[MinimumNormState]:
-        cosine = (1 + math.cos(math.pi * index / run.steps)) / 2
-        gamma = self.final_gamma + (self.gamma - self.final_gamma) * cosine
-        size = self.size * (self.final_size + (1 - self.final_size) * cosine)
+        gamma = cosine(self.gamma, self.final_gamma, index, run.steps)
+        size = self.size * cosine(1, self.final_size, index, run.steps)
         x = point.x.detach()
         amount, gradient = self._mean(point)
         delta = x - run.x0
@@ -102,8 +97,7 @@ class MinimumNorm(Solver[MinimumNormState]):
 
     def _project(self, run: Run, delta: Tensor, radius: Tensor) -> Tensor:
         """On the ball; for p = 1 on ball and box at once: what a later clip takes from the few entries of a sparse
-        delta, no other entry would get, and the row would be stuck.
-        """
+        delta, no other entry would get, and the row would be stuck."""
         bounds = run.problem.domain.bounds(delta) if self.p == 1 else None
         if bounds is None:
             return _PROJECTIONS[self.p](delta, radius)

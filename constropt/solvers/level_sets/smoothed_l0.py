@@ -1,19 +1,19 @@
 """Gradient descent on a smooth l0 norm, small entries pruned by a threshold that feasibility drives: sigma-zero."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from constropt.checks import require_positive
 from constropt.evaluation import Evaluation
 from constropt.features import Takes
 from constropt.rows import by_row, per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.directions import normalised
+from constropt.solvers.directions import cosine, normalised
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SmoothedL0State:
     """Adam's two ``moments``, of the shape of x and at least float32, and ``threshold``, one a row, ``(batch,)``."""
 
@@ -21,7 +21,7 @@ class SmoothedL0State:
     threshold: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SmoothedL0(Solver[SmoothedL0State]):
     """min ``||x - x0||_0`` s.t. h(x) <= 0, by sigma-zero (Cina et al., 2025): rows of n entries, delta = x - x0.
 
@@ -57,9 +57,7 @@ class SmoothedL0(Solver[SmoothedL0State]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("size", "sigma", "rate", "largest"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: takes a number > 0, got {getattr(self, name)}")
+        require_positive(size=self.size, sigma=self.sigma, rate=self.rate, largest=self.largest)
         if not 0 <= self.threshold <= self.largest:
             raise ValueError(f"threshold: must lie in [0, largest] = [0, {self.largest}], got {self.threshold}")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -68,12 +66,10 @@ class SmoothedL0(Solver[SmoothedL0State]):
     def init(self, run: Run, point: Evaluation) -> SmoothedL0State:
         # squares of small gradients are below the range of half precision
         zeros = torch.zeros_like(run.x0, dtype=torch.promote_types(run.x0.dtype, torch.float32))
-        threshold = zeros.new_full((run.x0.shape[0],), self.threshold)
-        return SmoothedL0State((zeros, zeros), threshold)
+        return SmoothedL0State((zeros, zeros), zeros.new_full((run.x0.shape[0],), self.threshold))
 
     def step(self, run: Run, state: SmoothedL0State, point: Evaluation, index: int) -> Proposal[SmoothedL0State]:
-        cosine = (1 + math.cos(math.pi * index / run.steps)) / 2
-        size = self.size * (self.final + (1 - self.final) * cosine)
+        size = self.size * cosine(1, self.final, index, run.steps)
         delta = (point.x.detach() - run.x0).to(state.threshold)
         square = delta.square()
         sparse = 2 * self.sigma * delta / ((square + self.sigma).square() * delta[0].numel())
@@ -88,11 +84,8 @@ class SmoothedL0(Solver[SmoothedL0State]):
 
         change = torch.where(point.violation() <= run.tolerance, self.rate * size, -self.rate * size)
         threshold = (state.threshold + change).clamp(0, self.largest)
-        small = delta.abs() < per_row(threshold, delta)
-        return Proposal(
-            x=run.problem.domain.project(run.x0 + torch.where(small, 0, delta)),
-            state=SmoothedL0State((mean, variance), threshold),
-        )
+        kept = torch.where(delta.abs() < per_row(threshold, delta), 0, delta)
+        return Proposal(run.problem.domain.project(run.x0 + kept), SmoothedL0State((mean, variance), threshold))
 
     def _unmet(self, point: Evaluation) -> Tensor:
         """The gradient of the surrogate's sum over the entries that are not met, by the number of those that count."""

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
 from constropt.evaluation import Evaluation
 from constropt.precision import at_least_float32
 from constropt.problem import ConstrainedProblem
@@ -18,7 +17,7 @@ from constropt.solvers.linearized.cuts import meet_l1, meet_l2, meet_linf
 LEAST = 1e-3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Linearisation:
     """One function of every row, ``value + normal . d``, divided by the dual norm of its gradient.
 
@@ -88,8 +87,7 @@ def nearest(point: Evaluation, values: Tensor, p: float, by_value: Tensor | None
 
 def onto(cut: Linearisation, start: Tensor, p: float, lower: Tensor, upper: Tensor) -> Tensor:
     """The point nearest to ``start`` in the p-norm with ``value + normal . d = 0`` and lower <= d <= upper, from either
-    side of the cut; as near to the cut as the box allows where it does not reach it. Tables ``(batch, n)``.
-    """
+    side of the cut; as near to the cut as the box allows where it does not reach it. Tables ``(batch, n)``."""
     normal, target = cut.normal, -cut.value
     if p == 1:
         # for meet_l1 a start below the cut is to be scaled towards 0, which is another point
@@ -105,9 +103,7 @@ def beyond(cut: Linearisation, delta: Tensor, p: float) -> Linearisation:
 
 
 def room(problem: ConstrainedProblem[Any], x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """How far every entry of x may fall and rise within the box, as signed tables ``(batch, n)`` in the dtype of
-    ``like``.
-    """
+    """How far every entry of x may fall and rise within the box: signed ``(batch, n)`` in the dtype of ``like``."""
     bounds = problem.domain.bounds(x)
     assert bounds is not None
     lower, upper = ((side - x).flatten(1).to(like) for side in bounds)
@@ -118,9 +114,3 @@ def require_norm(p: float, allowed: tuple[float, ...] = (1.0, 2.0, torch.inf)) -
     """``ValueError`` for a norm that is not among the ``allowed``."""
     if p not in allowed:
         raise ValueError(f"p: takes one of {list(allowed)}, got {p!r}")
-
-
-def require_candidates(candidates: int | None) -> None:
-    """``ValueError`` unless ``candidates`` is None or a whole number >= 1."""
-    if candidates is not None:
-        require_whole(candidates=candidates)

@@ -5,34 +5,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constropt.checks import given, require_whole, require_within
 from constropt.evaluation import Evaluation
 from constropt.features import BOX, Takes
-from constropt.rows import per_row
+from constropt.rows import beside, per_row
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import normalised, row_norm
-from constropt.solvers.linearized.alternatives import (
-    alternatives,
-    nearest,
-    onto,
-    require_candidates,
-    require_norm,
-    room,
-    smallest,
-)
+from constropt.solvers.linearized.alternatives import alternatives, nearest, onto, require_norm, room, smallest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BoundaryState:
     """``order``: the columns of the alternatives in play, ``(batch, m)``; ``best``: the least norm of a feasible point
-    (infinite: none); ``done``: rows whose start is feasible.
-    """
+    (infinite: none); ``done``: rows whose start is feasible."""
 
     order: Tensor
     best: Tensor
     done: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BoundaryProjection(Solver[BoundaryState]):
     """min ||x - x0||_p  s.t.  one of m functions <= 0,  x in a box (FAB: Croce & Hein, 2020).
 
@@ -68,10 +60,8 @@ class BoundaryProjection(Solver[BoundaryState]):
 
     def __post_init__(self) -> None:
         require_norm(self.p)
-        require_candidates(self.candidates)
-        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: takes a fraction in [0, 1], got {value}")
+        require_whole(**given(candidates=self.candidates))
+        require_within("[0, 1]", alpha=self.alpha, beta=self.beta)
         if not self.eta >= 1:
             raise ValueError(f"eta: takes an extrapolation >= 1, got {self.eta}; published is 1.05")
         if self.runs < 1 or not self.radius > 0:
@@ -91,18 +81,14 @@ class BoundaryProjection(Solver[BoundaryState]):
 
         number, first = self._run(run, index)
         if index:
-            back = run.x0 + self.beta * (x - run.x0)
-            base = torch.where(per_row(feasible, x).bool(), back, x)
-            base = self._start(run, best, number, state.order.shape[1]) if first else base
-            point = run.evaluate(base)
+            base = torch.where(beside(feasible, x), run.x0 + self.beta * (x - run.x0), x)
+            point = run.evaluate(self._start(run, best, number, state.order.shape[1]) if first else base)
         order = state.order
         if self.single:
             column = number % order.shape[1]
             order = order[:, column : column + 1]
-        moved = self._move(run, point, order)
-        return Proposal(
-            x=run.problem.domain.project(moved), state=BoundaryState(state.order, best, done), finished=done
-        )
+        moved = run.problem.domain.project(self._move(run, point, order))
+        return Proposal(moved, BoundaryState(state.order, best, done), finished=done)
 
     def _run(self, run: Run, index: int) -> tuple[int, bool]:
         """The number of the run that a step belongs to, and whether it is the first of it."""
@@ -115,11 +101,8 @@ class BoundaryProjection(Solver[BoundaryState]):
         if self.single and number < alternatives:
             return run.x0
         generator = torch.Generator().manual_seed(self.seed + number)
-        size = run.x0[0].numel()
-        if self.p == torch.inf:
-            draw = 2 * torch.rand(1, size, generator=generator, dtype=torch.float64) - 1
-        else:
-            draw = torch.randn(1, size, generator=generator, dtype=torch.float64)
+        draw = torch.empty(1, run.x0[0].numel(), dtype=torch.float64)
+        draw = 2 * draw.uniform_(generator=generator) - 1 if self.p == torch.inf else draw.normal_(generator=generator)
         draw = normalised(draw, self.p).to(run.x0).view(1, *run.x0.shape[1:])
         return run.problem.domain.project(run.x0 + per_row(best.clamp_max(self.radius) / 2, run.x0) * draw)
 

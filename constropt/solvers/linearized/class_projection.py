@@ -5,26 +5,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constropt.checks import given, require_whole
 from constropt.evaluation import Evaluation
 from constropt.features import BOX, Takes
-from constropt.rows import per_row
+from constropt.rows import beside
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.linearized.alternatives import (
-    alternatives,
-    beyond,
-    nearest,
-    onto,
-    require_candidates,
-    require_norm,
-    smallest,
-)
+from constropt.solvers.linearized.alternatives import alternatives, beyond, nearest, onto, require_norm, smallest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NearestState:
     """``order``: the columns of the alternatives in play, ``(batch, m)``; ``done``: rows that have ended; ``aligned``:
-    rows whose present point came from an alignment; ``base``: what the next alignment adds to, in the shape of x.
-    """
+    rows whose present point came from an alignment; ``base``: what the next alignment adds to, in the shape of x."""
 
     order: Tensor
     done: Tensor
@@ -32,7 +24,7 @@ class NearestState:
     base: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NearestProjection(Solver[NearestState]):
     """min ||x - x0||_p  s.t.  one of m functions <= 0,  x in a box (DeepFool: Moosavi-Dezfooli et al., 2016).
 
@@ -63,7 +55,7 @@ class NearestProjection(Solver[NearestState]):
 
     def __post_init__(self) -> None:
         require_norm(self.p)
-        require_candidates(self.candidates)
+        require_whole(**given(candidates=self.candidates))
         if not self.overshoot >= 0:
             raise ValueError(f"overshoot: takes a fraction >= 0 of the step, got {self.overshoot}; published is 0.02")
         if self.align and self.p != 2:
@@ -94,13 +86,10 @@ class NearestProjection(Solver[NearestState]):
         base = state.base
         if self.align:
             share = (cut.normal * (x - run.x0).flatten(1).to(cut.normal)).sum(1, keepdim=True)
-            rows = per_row(aligning, x).bool()
+            rows = beside(aligning, x)
             proposal = torch.where(rows, base + (share * cut.normal).to(x.dtype).view_as(x), proposal)
             base = torch.where(rows, proposal, base) if self.accumulate else base
-        return Proposal(
-            x=run.problem.domain.project(proposal),
-            state=NearestState(state.order, done, aligning, base),
-            finished=done,
-            # the first point of the right direction is a longer way than those before it: to be searched back along
-            certified=ends if self.accumulate else None,
-        )
+        state = NearestState(state.order, done, aligning, base)
+        # the first point of the right direction is a longer way than those before it: to be searched back along
+        certified = ends if self.accumulate else None
+        return Proposal(run.problem.domain.project(proposal), state, finished=done, certified=certified)

@@ -4,20 +4,20 @@ Of the family of DeepFool, FAB and trust-region attacks: the constraint is repla
 the point of least norm on it is approached. Averaging the normalised cuts replaces the line search.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from constropt.checks import given, require_within
 from constropt.evaluation import Evaluation
 from constropt.features import FINITE_BOX, Takes
 from constropt.prox import project_l1
+from constropt.rows import mixed
 from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.directions import DUAL
-from constropt.solvers.linearized.alternatives import alternatives, room
+from constropt.solvers.linearized.alternatives import alternatives, require_norm, room
 from constropt.solvers.linearized.cuts import meet_l1, meet_l2, meet_linf
 
 _MEET = {1.0: meet_l1, 2.0: meet_l2, torch.inf: meet_linf}
@@ -55,21 +55,15 @@ _SLOW = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cut:
     """The half-space ``normal . delta + offset <= 0`` of every row: ``(batch, n)`` and ``(batch,)``."""
 
     normal: Tensor
     offset: Tensor
 
-    def where(self, rows: Tensor, other: Cut) -> Cut:
-        """This cut where ``rows``, the other one elsewhere."""
-        return Cut(
-            torch.where(rows.unsqueeze(1), self.normal, other.normal), torch.where(rows, self.offset, other.offset)
-        )
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CutState:
     """What the next step needs, all ``(batch, ...)``.
 
@@ -88,7 +82,7 @@ class CutState:
     distances: tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearizedProjection(Solver[CutState]):
     """min ||x - x0||_p  s.t.  h(x) <= 0,  x in a finite box: one inequality, p in {1, 2, inf}.
 
@@ -112,10 +106,9 @@ class LinearizedProjection(Solver[CutState]):
     was linearised the second is left out.
 
     For p = 1 delta is shrunk by soft thresholding, and moves in the ``spread`` of the largest entries of the cut at
-    once (``meet_l1``), which falls to 0 with tau from ``tau = 0.2`` on: the exact vertex
-    of one linearisation is far from that of the next.
-
-    What is None depends on p and on the constraint. For p = 2 and inf, with at least two alternatives: ``average`` 0.5,
+    once (``meet_l1``), which falls to 0 with tau from ``tau = 0.2`` on: the exact vertex of one linearisation is far
+    from that of the next. What is None depends on p and on the constraint. For p = 2 and inf, with at least two
+    alternatives: ``average`` 0.5,
     ``shrink`` from 10 to 0.3, ``trust`` 1, ``runs`` 5, ``restart_after`` 25. Without them the constraint may be the
     largest of several, such as a target before all other classes, and the averaged cut has to settle on their corner:
     0.7, 3 to 0.01, 0.5, one run. For p = 1 always 0.5, 3 to 0.01, 0.3, 2 and 100. ``reach`` (in the input's units) is
@@ -137,12 +130,9 @@ class LinearizedProjection(Solver[CutState]):
     tolerance: float | None = 0.0
 
     def __post_init__(self) -> None:
-        if self.p not in _MEET:
-            raise ValueError(f"p: takes 1, 2 or inf, got {self.p!r}")
-        if self.average is not None and not 0 <= self.average < 1:
-            raise ValueError(f"average: must lie in [0, 1), got {self.average}; 0 uses the last cut alone")
-        if not 0 <= self.spread <= 1:
-            raise ValueError(f"spread: must lie in [0, 1], got {self.spread}; 0 moves the largest entry first")
+        require_norm(self.p)
+        require_within("[0, 1)", "must lie", " (0 uses the last cut alone)", **given(average=self.average))
+        require_within("[0, 1]", "must lie", " (0 moves the largest entry first)", spread=self.spread)
         if self.explore < 1 or self.runs not in (None, 1, 2, 3, 4, 5):
             raise ValueError(f"explore, runs: need explore >= 1 and 1 to 5 runs, got {self.explore} and {self.runs}")
 
@@ -242,12 +232,10 @@ class LinearizedProjection(Solver[CutState]):
         first, next_ = state.distances
         closer = distance < first
         runner_up = closer | (distance < next_)
-        distances = (
-            torch.where(closer, distance, first),
-            torch.where(closer, first, torch.where(runner_up, distance, next_)),
-        )
-        second = state.nearest.where(closer, cut.where(runner_up, state.second))
-        return replace(state, nearest=cut.where(closer, state.nearest), second=second, distances=distances)
+        next_ = torch.where(closer, first, torch.where(runner_up, distance, next_))
+        distances = torch.where(closer, distance, first), next_
+        second = mixed(closer, state.nearest, mixed(runner_up, cut, state.second))
+        return replace(state, nearest=mixed(closer, cut, state.nearest), second=second, distances=distances)
 
     def _cut(self, point: Evaluation, delta: Tensor, chosen: Tensor | None) -> Cut:
         """The normalised linearisation at the point: of the ``chosen`` alternatives, else of the smallest."""
@@ -266,14 +254,13 @@ class LinearizedProjection(Solver[CutState]):
         """The next delta: shrunk, on the averaged cut, within the trust region."""
         lower, upper = room(run.problem, run.x0, delta)
         cut = state.average
-        beyond = (
-            state.overshoot * norm.clamp_min(_SMALLEST) * torch.linalg.vector_norm(cut.normal, ord=DUAL[self.p], dim=1)
-        )
+        size = torch.linalg.vector_norm(cut.normal, ord=DUAL[self.p], dim=1)
+        target = -cut.offset - state.overshoot * norm.clamp_min(_SMALLEST) * size
         if self.p == 1:
             start = project_l1(delta, norm / (1 + tau))
-            met = meet_l1(start, cut.normal, -cut.offset - beyond, lower, upper, self.spread * min(1, tau / _SPREADING))
+            met = meet_l1(start, cut.normal, target, lower, upper, self.spread * min(1, tau / _SPREADING))
         else:
-            met = _MEET[self.p](delta / (1 + tau), cut.normal, -cut.offset - beyond, lower, upper)
+            met = _MEET[self.p](delta / (1 + tau), cut.normal, target, lower, upper)
         reach = _REACH[self.p] if self.reach is None else self.reach
         radius = trust * torch.where(state.best.isfinite(), state.best, norm.clamp_min(reach))
         step = met - delta

@@ -14,11 +14,10 @@ from constropt.solvers.base import Proposal, Run, Solver
 from constropt.solvers.linearized.alternatives import alternatives
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SegmentState:
     """The fractions of the way between which the boundary lies, ``(batch,)``; the alternatives' values there,
-    ``(batch, m)``; the fraction under trial, and the rows that have ended.
-    """
+    ``(batch, m)``; the fraction under trial, and the rows that have ended."""
 
     low: Tensor
     high: Tensor
@@ -68,20 +67,16 @@ class SegmentSearch(Solver[SegmentState]):
         values = alternatives(point).detach()
         met = feasible.unsqueeze(1)
         if index == 0:
-            done, low, high, at_low, at_high = feasible, state.low, state.high, values, values
-            trial = high
+            done, low, high, at_low, at_high, trial = feasible, state.low, state.high, values, values, state.high
         else:
             done = state.done | (~feasible & (index == 1))
             low, high = torch.where(feasible, state.low, state.trial), torch.where(feasible, state.trial, state.high)
             at_low, at_high = torch.where(met, state.at_low, values), torch.where(met, values, state.at_high)
             share = self._secant(at_low, at_high) if self.secant else 0.5
             trial = low + share * (high - low)
-        weight = per_row(trial, run.x0)
-        return Proposal(
-            x=run.problem.domain.project(torch.lerp(run.x0, self.end.to(run.x0), weight.expand_as(run.x0))),
-            state=SegmentState(low, high, at_low, at_high, trial, done),
-            finished=done,
-        )
+        between = torch.lerp(run.x0, self.end.to(run.x0), per_row(trial, run.x0).expand_as(run.x0))
+        state = SegmentState(low, high, at_low, at_high, trial, done)
+        return Proposal(run.problem.domain.project(between), state, finished=done)
 
     def _secant(self, at_low: Tensor, at_high: Tensor) -> Tensor:
         """Where between the two points the line through the values meets 0; 1 where it does not."""

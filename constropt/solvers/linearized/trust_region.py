@@ -5,20 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constropt.checks import given, require_whole
 from constropt.evaluation import Evaluation
 from constropt.features import BOX, Takes
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.linearized.alternatives import (
-    alternatives,
-    beyond,
-    nearest,
-    require_candidates,
-    require_norm,
-    smallest,
-)
+from constropt.solvers.linearized.alternatives import alternatives, beyond, nearest, require_norm, smallest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RegionState:
     """Per row: the columns in play, ``(batch, m)``, later the chosen one, ``(batch, 1)``; the ``radius``; the chosen
     ``value`` at the last point and its ``predicted`` decrease by the last step; the rows that have ended. ``(batch,)``.
@@ -31,7 +25,7 @@ class RegionState:
     done: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrustRegion(Solver[RegionState]):
     """min ||x - x0||_p  s.t.  one of m functions <= 0,  x in a box, p = 2 or inf, by Alg. 1.3.
 
@@ -63,11 +57,10 @@ class TrustRegion(Solver[RegionState]):
 
     def __post_init__(self) -> None:
         require_norm(self.p, (2.0, torch.inf))
-        require_candidates(self.candidates)
-        if not 0 < self.least <= self.radius <= self.most:
-            raise ValueError(
-                f"radius: needs 0 < least <= radius <= most, got {self.least}, {self.radius} and {self.most}"
-            )
+        require_whole(**given(candidates=self.candidates))
+        least, most = self.least, self.most
+        if not 0 < least <= self.radius <= most:
+            raise ValueError(f"radius: needs 0 < least <= radius <= most, got {least}, {self.radius} and {most}")
         if not self.eta >= 1:
             raise ValueError(f"eta: takes a factor >= 1, got {self.eta}; 1 keeps the radius constant")
         if not self.low <= self.high:
@@ -96,11 +89,8 @@ class TrustRegion(Solver[RegionState]):
         step = -(1 + self.overshoot) * distance.unsqueeze(1) * steepest
         moved = run.problem.domain.project(x + step.to(x.dtype).view_as(x))
         predicted = -cut.scale * (cut.normal * (moved - x).flatten(1).to(step)).sum(1)
-        return Proposal(
-            x=moved,
-            state=RegionState(state.columns.gather(1, cut.index.unsqueeze(1)), radius, value, predicted, done),
-            finished=done,
-        )
+        columns = state.columns.gather(1, cut.index.unsqueeze(1))
+        return Proposal(moved, RegionState(columns, radius, value, predicted, done), finished=done)
 
     def _adapted(self, state: RegionState, value: Tensor) -> Tensor:
         """The radius after a step that has brought the chosen function to ``value``."""

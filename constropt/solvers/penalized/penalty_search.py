@@ -2,23 +2,23 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import given, got, require_whole, require_within
 from constropt.evaluation import Evaluation
-from constropt.features import Takes
+from constropt.features import Takes, is_finite_box
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
+from constropt.precision import at_least_float32
 from constropt.problem import ConstrainedProblem, ProximableFunction
-from constropt.rows import by_row, per_row
+from constropt.rows import beside, by_row, mixed, per_row
 from constropt.solvers.base import Proposal, Run, Solver
-from constropt.solvers.penalized.change_of_variables import Tanh, is_finite_box
-from constropt.solvers.penalized.penalty_steps import Adam, has_rows, restarted
+from constropt.solvers.penalized.penalty_steps import Adam, Tanh, has_rows, restarted
 from constropt.solvers.penalized.weight_search import Bisection, Trial, WeightRule
-from constropt.steps import PrimalStep
+from constropt.steps import PrimalStep, no_closure
 
 # How often in a search its progress is looked at.
 LOOKS = 10
@@ -41,12 +41,11 @@ def squared_distance(x: Tensor, x0: Tensor) -> Tensor:
     return (x - x0).flatten(1).square().sum(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PenaltySearchState:
     """Per row: the ``variable`` and the ``step``'s own state; the ``rule``'s; how many steps the search has (``age``)
     and how many searches are over (``number``); what it has come to; its ``least`` loss, now and when it was last
-    ``looked`` at. ``decays``: the factor of the size at every step of a search.
-    """
+    ``looked`` at. ``decays``: the factor of the size at every step of a search."""
 
     variable: Tensor
     step: Any
@@ -59,7 +58,7 @@ class PenaltySearchState:
     decays: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PenaltySearch(Solver[PenaltySearchState]):
     """min ``g(x) + r(x) + c sum_i P(h_i(x))`` for weights c that ``rule`` searches in every row, one after the other.
 
@@ -107,8 +106,7 @@ class PenaltySearch(Solver[PenaltySearchState]):
         require_whole(searches=self.searches)
         if not bool((torch.as_tensor(self.size) > 0).all()):
             raise ValueError(f"size: takes a step > 0, got {self.size}")
-        if self.abort is not None and not 0 <= self.abort < 1:
-            raise ValueError(f"abort: takes a fraction in [0, 1), or None to end no search early, got {self.abort}")
+        require_within("[0, 1)", "takes a fraction", ", or None to end no search early", **given(abort=self.abort))
 
     def features(self, problem: ConstrainedProblem[Any]) -> Takes:
         # a function to minimise in the objective's place is what is differentiated
@@ -124,10 +122,10 @@ class PenaltySearch(Solver[PenaltySearchState]):
             for constraint in problem.constraints:
                 AugmentedLagrangian(penalty=self.penalty).form(constraint.equality)
         if not self._together and not has_rows(self.primal.init(x0), x0.shape[0]):
-            raise ValueError(
-                f"primal: the state of {type(self.primal).__name__} is not one row per row, but rows start their"
-                " searches at different steps; use abort=None with Bisection, or another step such as Adam()"
+            wrong = (
+                f"the state of {got(self.primal)} is not one row per row, but rows start their searches at different"
             )
+            raise ValueError(f"primal: {wrong} steps; use abort=None with Bisection, or another step such as Adam()")
 
     @property
     def _together(self) -> bool:
@@ -144,7 +142,7 @@ class PenaltySearch(Solver[PenaltySearchState]):
         none = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
         infinite = torch.full_like(point.total(), torch.inf)
         trial = Trial(none.bool(), infinite, x, ~none.bool(), torch.zeros_like(x))
-        looked = torch.full(none.shape, torch.inf, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        looked = at_least_float32(x.new_full(none.shape, torch.inf))
         step, rule = self.primal.init(variable), self.rule.init(run.x0)
         steps = self._share(run)
         # computed once and looked up: a vectorised power rounds differently from batch to batch
@@ -225,13 +223,13 @@ class PenaltySearch(Solver[PenaltySearchState]):
             change = Tanh.on(domain, x)
             gradient = change.pull_back(gradient, state.variable)
             size = per_row(size, gradient)
-            w, step = self.primal.update(gradient, state.step, state.variable, size, _unchanged, _no_closure)
+            w, step = self.primal.update(gradient, state.step, state.variable, size, _unchanged, no_closure)
             return self.rule.restrict(state.rule, change.x(w), run.x0), w, step
 
         def prox(moved: Tensor, size: Tensor, metric: Tensor | None) -> Tensor:
             return domain.project(moved if nonsmooth is None else nonsmooth.prox(moved, size.flatten(), metric))
 
-        moved, step = self.primal.update(gradient, state.step, x, per_row(size, x), prox, _no_closure)
+        moved, step = self.primal.update(gradient, state.step, x, per_row(size, x), prox, no_closure)
         moved = self.rule.restrict(state.rule, domain.project(moved), run.x0)
         return moved, moved, step
 
@@ -240,10 +238,9 @@ class PenaltySearch(Solver[PenaltySearchState]):
     ) -> tuple[PenaltySearchState, Tensor, Tensor]:
         """The state with the next search of the rows whose search has ``ended``; and which rows are finished."""
         rule, finished = self.rule.update(state.rule, state.trial, run.x0)
-        rule = _rows(ended, rule, state.rule)
+        rule = mixed(ended, rule, state.rule)
         number = state.number + ended
-        none = torch.zeros_like(ended)
-        finished = none if finished is None else finished & ended
+        finished = torch.zeros_like(ended) if finished is None else finished & ended
         if self.rule.limited:
             finished = finished | (number >= self.searches)
         x, variable = moved, state.variable
@@ -251,55 +248,30 @@ class PenaltySearch(Solver[PenaltySearchState]):
             x = self.rule.restrict(rule, x, run.x0)
         else:
             start = Tanh.on(run.problem.domain, run.x0).w(run.x0) if self.tanh else run.x0
-            rows = ended.view(-1, *[1] * (x.dim() - 1))
+            rows = beside(ended, x)
             x, variable = torch.where(rows, run.x0, x), torch.where(rows, start, variable)
         if not self.tanh:
             variable = x
-        if not self._together:
-            step = restarted(ended, self.primal.init(variable), state.step)
-        else:
+        if self._together:
             step = self.primal.init(variable) if everywhere else state.step
+        else:
+            step = restarted(ended, self.primal.init(variable), state.step)
         trial = replace(state.trial, found=state.trial.found & ~ended)
         if not self.rule.continues:
             trial = replace(trial, value=torch.where(ended, torch.inf, trial.value))
-        state = replace(
-            state,
-            variable=variable,
-            step=step,
-            rule=rule,
-            age=torch.where(ended, 0, state.age),
-            number=number,
-            trial=trial,
-            least=torch.where(ended, torch.inf, state.least),
-            looked=torch.where(ended, torch.inf, state.looked),
-        )
-        return state, x, finished
+        least, looked = (torch.where(ended, torch.inf, value) for value in (state.least, state.looked))
+        state = replace(state, variable=variable, step=step, rule=rule, number=number, trial=trial)
+        return replace(state, age=torch.where(ended, 0, state.age), least=least, looked=looked), x, finished
 
 
 def _seen(trial: Trial, point: Evaluation, feasible: Tensor, gradient: Tensor) -> Trial:
     """The trial with one more point."""
-    value = point.total()
+    value, x = point.total(), point.x.detach()
     better = feasible & (value < trial.value)
-    rows = better.view(-1, *[1] * (point.x.dim() - 1))
-    return Trial(
-        found=trial.found | better,
-        value=torch.where(better, value, trial.value),
-        point=torch.where(rows, point.x.detach(), trial.point),
-        violated=~feasible,
-        slope=torch.where(feasible.view_as(rows), trial.slope, gradient),
-    )
-
-
-def _rows(rows: Tensor, new: Any, old: Any) -> Any:
-    """A dataclass of tensors with the given ``rows`` of ``new`` and the others of ``old``."""
-    assert is_dataclass(old) and not isinstance(old, type)
-    pairs = ((f.name, getattr(new, f.name), getattr(old, f.name)) for f in fields(old))
-    return replace(old, **{name: torch.where(rows.view(-1, *[1] * (a.dim() - 1)), a, b) for name, a, b in pairs})
+    least, best = torch.where(better, value, trial.value), torch.where(beside(better, x), x, trial.point)
+    slope = torch.where(beside(feasible, x), trial.slope, gradient)
+    return Trial(trial.found | better, least, best, ~feasible, slope)
 
 
 def _unchanged(moved: Tensor, size: Tensor, metric: Tensor | None) -> Tensor:
     return moved
-
-
-def _no_closure(x: Tensor) -> tuple[Tensor, Tensor]:
-    raise TypeError("primal: a step that evaluates elsewhere (a line search) has no loss here; choose another")

@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from constropt.checks import require_within
 from constropt.rows import per_row
 from constropt.solvers.directions import row_norm
 
 R = TypeVar("R", bound=Any)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trial:
     """What a minimisation has come to: whether a feasible point was ``found``, ``(batch,)``, the least objective
     ``value`` of one (infinite without) and that ``point``, ``(batch, *event)``; whether the last point was
@@ -73,7 +74,7 @@ def require_factor(**values: float) -> None:
             raise ValueError(f"{name}: must be > {least}, got {value}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bracket:
     """``weight``, the next one, ``lower``, which failed (0: none yet), and ``upper``, which did not (infinite)."""
 
@@ -111,7 +112,7 @@ class Bisection(WeightRule[Bracket]):
         return Bracket(weight, lower, upper), None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weight:
     """The weight alone."""
 
@@ -136,7 +137,7 @@ class Growth(WeightRule[Weight]):
         return Weight(torch.where(trial.violated, state.weight * self.factor, state.weight)), None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tolerance:
     """The weight, and what every entry may change without being penalised, ``tau``, ``(batch,)``."""
 
@@ -165,8 +166,7 @@ class ShrinkingTolerance(WeightRule[Tolerance]):
 
     def __post_init__(self) -> None:
         require_factor(weight=self.weight, factor=self.factor, start=self.start, least=self.least)
-        if not 0 < self.decrease < 1:
-            raise ValueError(f"decrease: must lie in (0, 1), got {self.decrease}")
+        require_within("(0, 1)", decrease=self.decrease)
 
     def init(self, x0: Tensor) -> Tolerance:
         return Tolerance(weights(x0, self.weight), weights(x0, self.start))
@@ -184,7 +184,7 @@ class ShrinkingTolerance(WeightRule[Tolerance]):
         return Tolerance(weight, tau), (tau <= self.least) | (weight > self.largest)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Support:
     """The weight, and the entries that may change, ``allowed``, of the shape of x."""
 

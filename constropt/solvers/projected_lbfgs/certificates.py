@@ -14,7 +14,7 @@ from constropt.domain import Domain
 from constropt.solvers.projected_lbfgs.scaling import row_max
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FlatDomain:
     """A domain seen by tables ``(batch, n)``: the projection, and the sides where it is a box (else None)."""
 
@@ -66,7 +66,7 @@ class FlatDomain:
         return (gradient.clamp_min(0) * below + (-gradient).clamp_min(0) * above).sum(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KKTReport:
     """The five tests of a KKT point, ``(batch,)`` booleans each, and the length of the projected gradient.
 
@@ -97,18 +97,16 @@ class KKTReport:
 
 def violation_measure(y: Tensor, mu: Tensor, inequalities: int) -> Tensor:
     """``(batch,)``: the largest ``|max(h, -mu)|`` of inequalities (the first columns) and ``|e|`` of equalities."""
-    parts = torch.cat([torch.maximum(y[:, :inequalities], -mu[:, :inequalities]), y[:, inequalities:]], 1)
-    return row_max(parts)
+    return row_max(torch.cat([torch.maximum(y[:, :inequalities], -mu[:, :inequalities]), y[:, inequalities:]], 1))
 
 
 def infeasible_stationary(domain: FlatDomain, x: Tensor, gradient: Tensor, squares: Tensor, reach: Tensor) -> Tensor:
     """Whether a point minimises the violation to first order: ``phi = ||c_+||^2 / 2`` (``squares``), its ``gradient``.
 
-    The linear model promises less than 1 % of phi within ``reach``: relative to phi, since the length
-    of its gradient vanishes with the violation at feasible points too.
+    The linear model promises less than 1 % of phi within ``reach``: relative to phi, since the length of its gradient
+    vanishes with the violation at feasible points too.
     """
-    gap = domain.frank_wolfe_gap(x, gradient, reach)
-    return (squares > 0) & (gap <= 0.01 * squares)
+    return (squares > 0) & (domain.frank_wolfe_gap(x, gradient, reach) <= 0.01 * squares)
 
 
 def runs_away(objective: Tensor, start: Tensor, merit: Tensor, x: Tensor, x_start: Tensor) -> Tensor:

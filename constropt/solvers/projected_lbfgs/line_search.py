@@ -1,15 +1,20 @@
-"""The inner iterations of the default solver: accept or shrink a trial point, then the next direction; row by row."""
+"""The inner iterations of the default solver: accept or shrink a trial point, then the next direction; row by row.
+
+Spectral fallback: Birgin, Martinez & Raydan, Nonmonotone spectral projected gradient methods on convex sets, SIAM J.
+Optim. 10 (2000).
+"""
 
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from constropt.solvers.projected_lbfgs.lbfgs_direction import SPECTRAL_RANGE, spectral_length
+from constropt.rows import mixed
 from constropt.solvers.projected_lbfgs.scaling import row_max
 from constropt.solvers.projected_lbfgs.search_state import SearchState, Visited
 
 SMALLEST_STEP = 1e-12
+SPECTRAL_RANGE = (1e-12, 1e12)
 SUFFICIENT_DECREASE = 1e-4
 # L-BFGS directions that descend less than this (cosine) are replaced by the spectral one
 DESCENT_COSINE = 1e-6
@@ -59,23 +64,25 @@ def advance(state: SearchState, seen: Visited, accepted: Tensor, fresh: Tensor) 
     length = torch.where(begun & (state.spectral_step == 0), first, state.spectral_step)
     shifted = torch.cat([seen.merit.unsqueeze(0), state.merits[:-1]])
     merits = torch.where(begun, seen.merit, torch.where(moved, shifted, state.merits))
-    return replace(
-        state,
-        current=state.current.take(accepted, seen),
-        spectral_step=torch.where(moved, spectral_length(s, y, length), length),
-        merits=merits,
-        pairs=state.pairs.push(s, y, moved),
-        inner=torch.where(begun, 0, torch.where(moved, state.inner + 1, state.inner)),
-    )
+    length = torch.where(moved, spectral_length(s, y, length), length)
+    inner = torch.where(begun, 0, torch.where(moved, state.inner + 1, state.inner))
+    current, pairs = mixed(accepted, seen, state.current), state.pairs.push(s, y, moved)
+    return replace(state, current=current, spectral_step=length, merits=merits, pairs=pairs, inner=inner)
+
+
+def spectral_length(s: Tensor, y: Tensor, previous: Tensor) -> Tensor:
+    """Barzilai-Borwein ``s's / s'y`` per row, its upper limit where there is no curvature, ``previous`` where s = 0."""
+    ss, sy = (s * s).sum(1), (s * y).sum(1)
+    length = torch.where(sy > 0, ss / torch.where(sy > 0, sy, 1), SPECTRAL_RANGE[1])
+    return torch.where((ss > 0) & length.isfinite(), length.clamp(*SPECTRAL_RANGE), previous)
 
 
 def aim(state: SearchState, rows: Tensor, most_pairs: int) -> SearchState:
     """A new direction from the current point for the given ``rows``, with the full step along it as the next trial."""
     x, gradient, variables = state.current.x, state.current.gradient, state.scaling.variables
     scaled = gradient * variables
-    length = state.spectral_step.unsqueeze(1)
-    spectral = state.domain.project(x - length * variables * scaled) - x
-    direction, use = spectral, torch.zeros_like(rows)
+    direction = state.domain.project(x - state.spectral_step.unsqueeze(1) * variables * scaled) - x
+    use = torch.zeros_like(rows)
     if state.pairs.s.shape[0]:
         free = state.domain.free(x, gradient)
         reduced = torch.where(free, scaled, 0)
@@ -84,14 +91,11 @@ def aim(state: SearchState, rows: Tensor, most_pairs: int) -> SearchState:
         slope = (gradient * newton).sum(1)
         steep = reduced.square().sum(1).sqrt() * (newton / variables).square().sum(1).sqrt()
         use = usable & (slope <= -DESCENT_COSINE * steep) & (slope < 0) & newton.isfinite().all(1)
-        direction = torch.where(use.unsqueeze(1), newton, spectral)
+        direction = torch.where(use.unsqueeze(1), newton, direction)
     limit = 10 * row_max(x / variables).clamp_min(1)
     longest = row_max(direction / variables).clamp_min(torch.finfo(x.dtype).tiny)
     direction = direction * (limit / longest).clamp_max(1).unsqueeze(1)
-    return replace(
-        state,
-        direction=torch.where(rows.unsqueeze(1), direction, state.direction),
-        slope=torch.where(rows, (gradient * direction).sum(1), state.slope),
-        alpha=torch.where(rows, 1, state.alpha),
-        spectral=torch.where(rows, ~use, state.spectral),
-    )
+    slope = torch.where(rows, (gradient * direction).sum(1), state.slope)
+    direction = torch.where(rows.unsqueeze(1), direction, state.direction)
+    alpha, spectral = torch.where(rows, 1, state.alpha), torch.where(rows, ~use, state.spectral)
+    return replace(state, direction=direction, slope=slope, alpha=alpha, spectral=spectral)

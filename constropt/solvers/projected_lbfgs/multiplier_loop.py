@@ -39,9 +39,8 @@ def penalise(
 
 def safeguard(lagrangian: AugmentedLagrangian, layout: Layout, mu: Tensor) -> Tensor:
     """Multipliers clipped to the lagrangian's safeguards; PHR alone does without a positive minimum."""
-    limits = lagrangian.multiplier
+    limits, split = lagrangian.multiplier, layout.inequalities
     least = 0.0 if _is_phr(lagrangian) else limits.minimum
-    split = layout.inequalities
     inequalities = mu[:, :split].clamp(least, limits.maximum)
     return torch.cat([inequalities, mu[:, split:].clamp(-limits.maximum, limits.maximum)], 1)
 
@@ -79,9 +78,8 @@ def given_duals(
         mu = layout.table([d.mu.expand(shape) for d, shape in zip(duals, layout.shapes)], like)
         rho = layout.table([d.rho.expand(shape) for d, shape in zip(duals, layout.shapes)], like)
     except RuntimeError:
-        raise ValueError(
-            f"duals: of shapes {[tuple(d.mu.shape) for d in duals]} do not fit the constraints' {list(layout.shapes)}"
-        ) from None
+        found = f"of shapes {[tuple(d.mu.shape) for d in duals]}"
+        raise ValueError(f"duals: {found} do not fit the constraints' {list(layout.shapes)}") from None
     mu = safeguard(lagrangian, layout, scaling.scaled_multipliers(mu))
     return mu, scaling.scaled_rho(rho) if layout.entries else like.new_ones(like.shape[0])
 
@@ -106,15 +104,10 @@ def kkt_report(state: SearchState, tolerance: float, feasibility: float) -> KKTR
     products = (current.candidate * current.y).abs().sum(1) / state.scaling.objective
     lagrangian = current.gradient / state.scaling.objective.unsqueeze(1)
     gap = state.domain.frank_wolfe_gap(current.x, lagrangian, neighbourhood(state))
-    return KKTReport(
-        projected_gradient=length,
-        products=products,
-        stationary=length <= tolerance,
-        feasible=current.violation <= feasibility,
-        complementary=violation_measure(current.y, current.candidate, state.layout.inequalities) <= tolerance,
-        product=products <= tolerance * size,
-        gap=gap <= 10 * tolerance * size,
-    )
+    met = violation_measure(current.y, current.candidate, state.layout.inequalities) <= tolerance
+    stationary, feasible = length <= tolerance, current.violation <= feasibility
+    product, flat = products <= tolerance * size, gap <= 10 * tolerance * size
+    return KKTReport(length, products, stationary, feasible, complementary=met, product=product, gap=flat)
 
 
 def update_duals(
@@ -143,31 +136,22 @@ def update_duals(
     hopeless = report.feasible & ~report.product & (state.rho >= schedule.maximum)
     hopeless = hopeless & (report.products > 0.5 * state.products)
     state = replace(
-        state,
-        mu=mu,
-        rho=rho,
-        inner_tolerance=torch.where(ended, finer, state.inner_tolerance),
-        outer=outer,
-        inner=torch.where(ended, 0, state.inner),
+        state, mu=mu, rho=rho, outer=outer, pairs=state.pairs.clear(rho != state.rho),
+        inner_tolerance=torch.where(ended, finer, state.inner_tolerance), inner=torch.where(ended, 0, state.inner),
         measure=torch.where(ended, measure, state.measure),
         products=torch.where(ended, report.products, state.products),
         approached=state.approached | (ended & report.nearly & ~report.product),
         futile=torch.where(ended, torch.where(hopeless, state.futile + 1, 0), state.futile),
         anchor=torch.where(ended.unsqueeze(1), current.x, state.anchor),
         spectral_step=torch.where(changed, state.spectral_step / 10, state.spectral_step),
-        pairs=state.pairs.clear(rho != state.rho),
-    )
+    )  # fmt: skip
     return state, changed, stagnant & ~report.feasible & (outer >= DOUBT_FROM)
 
 
 def turn_back(state: SearchState, rows: Tensor) -> SearchState:
     """For rows that ran away while violated: from the last outer point once more with 100 times the penalty."""
-    return replace(
-        state,
-        rho=torch.where(rows, state.rho * 100, state.rho),
-        returns=state.returns + rows,
-        pairs=state.pairs.clear(rows),
-    )
+    rho = torch.where(rows, state.rho * 100, state.rho)
+    return replace(state, rho=rho, returns=state.returns + rows, pairs=state.pairs.clear(rows))
 
 
 def judge_feasibility(
@@ -185,17 +169,12 @@ def judge_feasibility(
     restart, infeasible = struck & (state.restarts == 0), struck & (state.restarts > 0)
     mu, _ = initial_duals(lagrangian, state.layout, state.scaling, state.start.y, state.start.objective)
     state = replace(
-        state,
-        mu=torch.where(restart.unsqueeze(1), mu, state.mu),
-        rho=torch.where(restart, 100 * state.first_rho, state.rho),
+        state, restarts=state.restarts + restart, pairs=state.pairs.clear(restart),
+        mu=torch.where(restart.unsqueeze(1), mu, state.mu), rho=torch.where(restart, 100 * state.first_rho, state.rho),
         inner_tolerance=torch.where(restart, tolerance**0.5, state.inner_tolerance),
-        outer=torch.where(restart, 0, state.outer),
-        measure=torch.where(restart, torch.inf, state.measure),
-        spectral_step=torch.where(restart, 0, state.spectral_step),
-        strikes=torch.where(restart, 0, strikes),
-        restarts=state.restarts + restart,
-        pairs=state.pairs.clear(restart),
-    )
+        outer=torch.where(restart, 0, state.outer), measure=torch.where(restart, torch.inf, state.measure),
+        spectral_step=torch.where(restart, 0, state.spectral_step), strikes=torch.where(restart, 0, strikes),
+    )  # fmt: skip
     return state, infeasible, restart
 
 

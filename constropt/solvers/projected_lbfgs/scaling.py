@@ -27,7 +27,7 @@ def row_max(table: Tensor) -> Tensor:
     return table.abs().amax(1) if table.shape[1] else table.new_zeros(table.shape[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Where each constraint stands in the table ``(batch, m)`` of all entries: inequalities first, then equalities.
 
@@ -73,7 +73,7 @@ class Layout:
         return tuple(parts[i] for i in range(len(self.order)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scaling:
     """``variables`` D ``(batch, n)``, ``objective`` w_f ``(batch,)``, ``constraints`` w ``(batch, m)``."""
 
@@ -94,14 +94,12 @@ class Scaling:
         operation of the model cannot be vectorised, each constraint's entries share the weight of their root mean
         square gradient, from one backward pass per constraint.
         """
-        longest = None
-        if layout.entries <= JACOBIAN_ENTRIES:
-            try:
-                longest = _gradient_lengths(point, layout, x, variables)
-            except RuntimeError:  # an operation without a vectorised derivative
-                longest = None
-        if longest is None:
-            longest = _probed_lengths(point, layout, x, variables)
+        few = layout.entries <= JACOBIAN_ENTRIES
+        try:
+            longest = _gradient_lengths(point, layout, x, variables) if few else None
+        except RuntimeError:  # an operation without a vectorised derivative
+            longest = None
+        longest = _probed_lengths(point, layout, x, variables) if longest is None else longest
         longest = torch.where(longest.isfinite(), longest, 1)
         weights = longest.clamp_min(1).reciprocal().clamp_min(WEIGHT_FLOOR)
         return cls(variables, weights[:, 0].contiguous(), weights[:, 1:].contiguous())
@@ -120,8 +118,7 @@ class Scaling:
 
     def scaled_rho(self, rho: Tensor) -> Tensor:
         """The inverse of :meth:`rho`, the geometric mean where the entries differ."""
-        entries = rho * self.objective.unsqueeze(1) / self.constraints.square()
-        return entries.log().mean(1).exp()
+        return (rho * self.objective.unsqueeze(1) / self.constraints.square()).log().mean(1).exp()
 
 
 def _gradient_lengths(point: Evaluation, layout: Layout, x: Tensor, variables: Tensor) -> Tensor:

@@ -1,15 +1,13 @@
-"""What the default solver remembers of every row between two evaluations."""
+"""What the default solver remembers of every row between two evaluations: a row's own points, duals, L-BFGS pairs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from constropt.rows import beside
 from constropt.solvers.projected_lbfgs.certificates import FlatDomain
-from constropt.solvers.projected_lbfgs.lbfgs_direction import Pairs
 from constropt.solvers.projected_lbfgs.scaling import Layout, Scaling
 
 # phases: what the next evaluation of a row is for
@@ -18,9 +16,10 @@ TRIAL = 1  # a point along the search direction: accept or shrink
 CHECK = 2  # the current point once more, for the gradient of the violation: is the row infeasible?
 
 NONMONOTONE = 10  # the merit may rise up to the largest of so many accepted values
+PAIR_COSINE = 1e-10  # a pair whose cosine is below this has no curvature worth using
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Visited:
     """An evaluated point of every row.
 
@@ -37,13 +36,71 @@ class Visited:
     merit: Tensor
     gradient: Tensor
 
-    def take(self, rows: Tensor, other: Visited) -> Visited:
-        """This, with the given ``rows`` from ``other``."""
-        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return Visited(*(torch.where(beside(rows, old), new, old) for old, new in pairs))
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The last steps ``s`` and gradient differences ``y``, ``(memory, batch, n)``, newest first.
+
+    Nocedal, Updating quasi-Newton matrices with limited storage, Math. Comp. 35 (1980). Every row holds its own, so
+    that its direction depends on nothing but its own history. The first ``count`` ``(batch,)`` of a row are valid.
+    """
+
+    s: Tensor
+    y: Tensor
+    count: Tensor
+
+    @classmethod
+    def empty(cls, memory: int, x: Tensor) -> Pairs:
+        """No pairs yet, for rows like ``x`` of shape ``(batch, n)``."""
+        none = x.new_zeros(memory, *x.shape)
+        return cls(none, none.clone(), torch.zeros(x.shape[0], dtype=torch.long, device=x.device))
+
+    def push(self, s: Tensor, y: Tensor, rows: Tensor) -> Pairs:
+        """With the pair ``(s, y)``, ``(batch, n)`` each, added for the given ``rows``; the oldest is dropped."""
+        if not self.s.shape[0]:
+            return self
+        count = torch.where(rows, (self.count + 1).clamp_max(self.s.shape[0]), self.count)
+        chosen, both = rows.view(1, -1, 1), ((s, self.s), (y, self.y))
+        s, y = (torch.where(chosen, torch.cat([new.unsqueeze(0), old[:-1]]), old) for new, old in both)
+        return Pairs(s, y, count)
+
+    def clear(self, rows: Tensor) -> Pairs:
+        """Without the pairs of the given ``rows``."""
+        return Pairs(self.s, self.y, torch.where(rows, 0, self.count))
+
+    def inverse_times(self, gradient: Tensor, free: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """``H g`` on the ``free`` variables by the two-loop recursion, and which rows had a usable pair.
+
+        ``gradient`` is zero off ``free``; both ``(batch, n)``. Pairs are restricted to the free variables, and those
+        without curvature there are passed over. ``most`` is a number of pairs that no row exceeds.
+        """
+        memory = min(self.s.shape[0], most)
+        if not memory:
+            return gradient, torch.zeros_like(gradient[:, 0], dtype=torch.bool)
+        mask = free.to(gradient)
+        s, y = self.s[:memory] * mask, self.y[:memory] * mask
+        sy, yy = (s * y).sum(2), (y * y).sum(2)
+        lengths = s.square().sum(2).sqrt() * yy.sqrt()
+        age = torch.arange(memory, device=gradient.device).unsqueeze(1)
+        use = (age < self.count) & (sy > PAIR_COSINE * lengths) & sy.isfinite() & yy.isfinite()
+        inverse = torch.where(use, sy, 1).reciprocal().mul(use)
+
+        q = gradient
+        weights = []
+        for i in range(memory):
+            weight = (s[i] * q).sum(1) * inverse[i]
+            q = q - weight.unsqueeze(1) * y[i]
+            weights.append(weight)
+        newest = use.to(torch.uint8).argmax(0, keepdim=True)
+        scale = (torch.where(use, sy, 1) / torch.where(use, yy, 1)).gather(0, newest).squeeze(0)
+        r = scale.unsqueeze(1) * q
+        for i in reversed(range(memory)):
+            weight = weights[i] - (y[i] * r).sum(1) * inverse[i]
+            r = r + torch.where(use[i], weight, 0).unsqueeze(1) * s[i]
+        return r, use.any(0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SearchState:
     """The solver's state; every tensor has one entry or row per problem.
 

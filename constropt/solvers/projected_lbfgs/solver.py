@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import given, require_positive, require_whole
 from constropt.duals import Duals
 from constropt.evaluation import Evaluation
 from constropt.features import Takes
@@ -19,9 +19,8 @@ from constropt.lagrangian import AugmentedLagrangian
 from constropt.precision import at_least_float32
 from constropt.problem import ConstrainedProblem
 from constropt.solution import Status
-from constropt.solvers.base import Proposal, Run, Solver
+from constropt.solvers.base import Proposal, Run, Solver, default_tolerance
 from constropt.solvers.projected_lbfgs.certificates import FlatDomain, runs_away
-from constropt.solvers.projected_lbfgs.lbfgs_direction import Pairs
 from constropt.solvers.projected_lbfgs.line_search import acceptable, advance, aim, flat, shrink
 from constropt.solvers.projected_lbfgs.multiplier_loop import (
     given_duals,
@@ -36,19 +35,14 @@ from constropt.solvers.projected_lbfgs.multiplier_loop import (
     violated,
 )
 from constropt.solvers.projected_lbfgs.scaling import Layout, Scaling, row_max
-from constropt.solvers.projected_lbfgs.search_state import CHECK, FRESH, NONMONOTONE, TRIAL, SearchState, Visited
+from constropt.solvers.projected_lbfgs.search_state import CHECK, FRESH, NONMONOTONE, TRIAL, Pairs, SearchState, Visited
 
 MOST_RETURNS = 6
 MOST_OUTER = 100
 MOST_FUTILE = 2
 
 
-def default_kkt_tolerance(dtype: torch.dtype) -> float:
-    """1e-6 in float64, 1e-4 in float32, 1e-2 below."""
-    return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 1e-2)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProjectedLBFGS(Solver[SearchState]):
     """Augmented Lagrangian with batched projected L-BFGS inside and a spectral projected gradient to fall back on.
 
@@ -56,21 +50,19 @@ class ProjectedLBFGS(Solver[SearchState]):
     for Constrained Optimization* (SIAM, 2014); the fallback is that of Birgin, Martinez & Raydan (SIAM J. Optim. 10,
     2000). It scales the problem at the start, chooses rho itself and needs no tuning. Each step is one forward and
     one backward pass for the whole batch (the start takes one more of ``steps``, vectorised over the constraints, to
-    scale). Over a box (or all of space) the directions are L-BFGS, over any other domain spectral projected
-    gradients.
+    scale). Over a box (or all of space) the directions are L-BFGS, over any other domain spectral projected gradients.
 
     ``lagrangian``: penalty, multiplier safeguards and rho schedule; its ``mu`` and ``rho``, if given, are the initial
     values in the units of the problem. ``memory``: pairs kept per row (``2 memory`` copies of the variable);
     ``inner_steps``: the most steps between two multiplier updates; ``kkt_tolerance``: of the (scaled) KKT residuals,
     by default 1e-6 in float64 and 1e-4 in float32; ``tolerance``: violation up to which a row counts as feasible.
 
-    A row ends as CONVERGED only when all tests of ``certificates.KKTReport`` hold, as
-    APPROXIMATE when only the products ``mu y`` do not vanish (as where no multipliers exist), INFEASIBLE when two
-    starts led to a minimiser of the violation, UNBOUNDED when the objective falls without limit.
+    A row ends as CONVERGED only when all tests of ``certificates.KKTReport`` hold, as APPROXIMATE when only the
+    products ``mu y`` do not vanish (as where no multipliers exist), INFEASIBLE when two starts led to a minimiser of
+    the violation, UNBOUNDED when the objective falls without limit.
 
-    Raises ``ValueError`` (in :func:`~constropt.solve`, before the first evaluation) for problems with a nonsmooth
-    term, with rows that are not independent or multipliers that are shared, and for equality constraints under a
-    penalty that has no equality form.
+    Raises ``ValueError`` (in :func:`~constropt.solve`, before the first evaluation) for a nonsmooth term, rows that are
+    not independent, shared multipliers, and equality constraints under a penalty that has no equality form.
 
     >>> from constropt import ConstrainedProblem, inequality, solve
     >>> problem = ConstrainedProblem(
@@ -93,36 +85,28 @@ class ProjectedLBFGS(Solver[SearchState]):
     def __post_init__(self) -> None:
         require_whole(0, memory=self.memory, check_every=self.check_every)
         require_whole(inner_steps=self.inner_steps)
-        for name in ("kkt_tolerance", "tolerance"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: must be > 0, got {value}")
+        require_positive(**given(kkt_tolerance=self.kkt_tolerance, tolerance=self.tolerance))
 
     # ------------------------------------------------------------------------------------------------- the contract
 
     def check(self, problem: ConstrainedProblem[Any], x0: Tensor) -> None:
-        """Raise ``ValueError`` for an equality under a penalty without a form for it."""
         for constraint in problem.constraints:
             self.lagrangian.form(constraint.equality)
 
     def init(self, run: Run, point: Evaluation) -> SearchState:
-        """The state at the start, with the scaling taken there."""
         return self._begin(run, point, None)
 
     def resume(self, run: Run, point: Evaluation, duals: Sequence[Duals]) -> SearchState:
-        """The state at a start with the multipliers and rho of an earlier solution's ``duals``, one per constraint."""
         return self._begin(run, point, duals)
 
     def duals(self, state: SearchState) -> tuple[Duals, ...]:
         """Per constraint the multipliers and rho in the problem's units, shaped like its value."""
         layout, scaling = state.layout, state.scaling
         y = layout.split(state.current.y / scaling.constraints)
-        tables = zip(
-            layout.split(scaling.multipliers(state.mu)), layout.split(scaling.rho(state.rho)), y, layout.equalities
-        )
+        mus, rhos = layout.split(scaling.multipliers(state.mu)), layout.split(scaling.rho(state.rho))
         return tuple(
             Duals(mu, rho, y.abs() if equality else y.clamp_min(0), y.abs() <= 0 if equality else y <= 0, 1, equality)
-            for mu, rho, y, equality in tables
+            for mu, rho, y, equality in zip(mus, rhos, y, layout.equalities)
         )
 
     def step(self, run: Run, state: SearchState, point: Evaluation, index: int) -> Proposal[SearchState]:
@@ -154,9 +138,8 @@ class ProjectedLBFGS(Solver[SearchState]):
         unbounded = away & (current.violation <= 1e-6 * row_max(current.x).clamp_min(1))
         away = away & ~unbounded
         lost = away & (state.returns >= MOST_RETURNS)
-        state, infeasible, restart = judge_feasibility(
-            state, self.lagrangian, seen.gradient, checking & finite, tolerance
-        )
+        checked = checking & finite
+        state, infeasible, restart = judge_feasibility(state, self.lagrangian, seen.gradient, checked, tolerance)
 
         # the outer iteration, for rows whose inner problem ended
         stuck = stuck | (accepted & trial & flat(state))
@@ -193,19 +176,14 @@ class ProjectedLBFGS(Solver[SearchState]):
     # ------------------------------------------------------------------------------------------------------ helpers
 
     def _tolerance(self, dtype: torch.dtype) -> float:
-        return default_kkt_tolerance(dtype) if self.kkt_tolerance is None else self.kkt_tolerance
+        return default_tolerance(dtype) if self.kkt_tolerance is None else self.kkt_tolerance
 
     def _retire(self, state: SearchState, given: SearchState, converged: Tensor, finished: Tensor) -> SearchState:
         """The duals of done rows as they were ``given``; converged rows get the multipliers of their solution."""
-        mu = torch.where(
-            converged.unsqueeze(1), safeguard(self.lagrangian, state.layout, state.current.candidate), state.mu
-        )
-        return replace(
-            state,
-            mu=torch.where(given.done.unsqueeze(1), given.mu, mu),
-            rho=torch.where(given.done, given.rho, state.rho),
-            done=given.done | finished,
-        )
+        reached = safeguard(self.lagrangian, state.layout, state.current.candidate)
+        mu = torch.where(converged.unsqueeze(1), reached, state.mu)
+        mu, rho = torch.where(given.done.unsqueeze(1), given.mu, mu), torch.where(given.done, given.rho, state.rho)
+        return replace(state, mu=mu, rho=rho, done=given.done | finished)
 
     def _begin(self, run: Run, point: Evaluation, duals: Sequence[Duals] | None) -> SearchState:
         x = at_least_float32(point.x.detach().flatten(1))
@@ -223,38 +201,16 @@ class ProjectedLBFGS(Solver[SearchState]):
         zero, count = torch.zeros_like(objective), torch.zeros_like(objective, dtype=torch.long)
         start = Visited(x, objective, zero + torch.inf, y, torch.zeros_like(y), zero, torch.zeros_like(x))
         return SearchState(
-            layout=layout,
-            domain=domain,
-            scaling=scaling,
-            mu=mu,
-            rho=rho,
-            first_rho=rho,
-            current=start,
-            start=start,
-            phase=torch.full_like(count, FRESH),
-            direction=torch.zeros_like(x),
-            slope=zero,
-            alpha=zero + 1,
-            spectral=count.bool(),
-            spectral_step=zero,
-            merits=x.new_full((NONMONOTONE, x.shape[0]), -torch.inf),
+            layout=layout, domain=domain, scaling=scaling, mu=mu, rho=rho, first_rho=rho, current=start, start=start,
+            phase=torch.full_like(count, FRESH), direction=torch.zeros_like(x), slope=zero, alpha=zero + 1,
+            spectral=count.bool(), spectral_step=zero, merits=x.new_full((NONMONOTONE, x.shape[0]), -torch.inf),
             pairs=Pairs.empty(self.memory if domain.box else 0, x),
             # good multipliers deserve an accurate solve at once
             inner_tolerance=zero + self._tolerance(point.x.dtype) ** (0.5 if duals is None else 1.0),
-            inner=count,
-            outer=count,
-            measure=zero + torch.inf,
-            products=zero + torch.inf,
-            approached=count.bool(),
-            futile=count,
-            anchor=x,
-            second=second_start(domain, x),
-            strikes=count,
-            probed=count,
-            restarts=count,
-            returns=count,
-            done=count.bool(),
-        )
+            inner=count, outer=count, measure=zero + torch.inf, products=zero + torch.inf, approached=count.bool(),
+            futile=count, anchor=x, second=second_start(domain, x), strikes=count, probed=count, restarts=count,
+            returns=count, done=count.bool(),
+        )  # fmt: skip
 
     def _values(self, layout: Layout, scaling: Scaling, point: Evaluation, x: Tensor) -> Tensor:
         """The table of scaled constraint values, 0 where an entry does not count."""
