@@ -93,8 +93,7 @@ def time_pass(model: Callable[[Tensor], Any], inputs: Tensor, *, repeats: int = 
         start = time.perf_counter()
         with torch.enable_grad():
             x = inputs.detach().requires_grad_()
-            logits = logits_of(model(x))
-            torch.autograd.grad(logits.sum(), x, allow_unused=True)
+            torch.autograd.grad(logits_of(model(x)).sum(), x, allow_unused=True)
         synchronize(inputs.device)
         if repeat or not warm_up:
             seconds.append(time.perf_counter() - start)

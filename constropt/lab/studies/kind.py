@@ -6,20 +6,16 @@ file; :func:`~constropt.lab.studies.catalogue.add_study` brings its tables to th
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import pyarrow
-import pyarrow.parquet
 import torch
 from torch import nn
 
 from constropt.checks import MissingExtra
-from constropt.files import finite, replacing
 from constropt.lab.runs.specs import RecipeSpec
 from constropt.lab.studies.epochs import History, TrainingSettings
 from constropt.lab.studies.study import Run, Study, complete, distinct, trained
@@ -36,7 +32,7 @@ from constropt.lab.studies.tables import (
     with_data,
     write_blocks,
 )
-from constropt.lab.text_tables import markdown_table
+from constropt.lab.writing import markdown_table, write_json, write_parquet, write_text
 
 Split = TypeVar("Split")
 Network = TypeVar("Network", bound=nn.Module)
@@ -88,8 +84,7 @@ class StudyKind:
     ``name`` is that of its folder of runs, ``title`` stands over reports, ``what`` names a method in messages.
     ``columns(study)`` are those of reports, ``main`` those that a terminal has room for; ``described`` says data, model
     and training in one line, ``remarks`` what the figures say of the claims, ``notes`` how they are meant.
-    ``write_figures`` draws into the study's folder, keeps what is newer than the weights that it shows, and returns the
-    paths.
+    ``write_figures`` draws into the study's folder what is not newer than its weights, and returns all paths.
     """
 
     name: str
@@ -126,7 +121,7 @@ class StudyKind:
         epoch. Returns all finished runs of the folder, those of earlier calls too.
 
         Raises ``ValueError`` for unknown methods, before anything is trained, for no methods or seeds, for a folder of
-        a study with other settings (``fresh`` removes it), and as reading the data and training do.
+        other settings (``fresh`` removes it), and as reading the data and training do.
         """
         specs, chosen = distinct([self.parse(text) for text in methods], seeds)
         splits = setup.splits()
@@ -159,16 +154,12 @@ class StudyKind:
         text = [f"# {self.title}", "", self.described(study), "", *markdown_table(header, lines), ""]
         text += [f"- {remark}" for remark in [*remarks, self.notes]] + [""]
         runs = [found[m][seed] for m in ordered(list(found), self.methods) for seed in sorted(found[m])]
-        paths = [study.out / f"results.{kind}" for kind in ("md", "json", "parquet")]
-        with replacing(paths[0]) as unfinished:
-            unfinished.write_text("\n".join(text), encoding="utf-8")
-        content = {"settings": study.settings, "remarks": remarks, "runs": runs}
-        with replacing(paths[1]) as unfinished:
-            unfinished.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         cells: dict[str, list[Any]] = {name: [run[name] for run in runs] for name in ("method", "seed")}
         cells |= {"_".join(column.path): [column.of(run) for run in runs] for column in columns}
-        with replacing(paths[2]) as unfinished:
-            pyarrow.parquet.write_table(pyarrow.table(cells), unfinished)
+        paths = [study.out / f"results.{kind}" for kind in ("md", "json", "parquet")]
+        write_text(paths[0], text)
+        write_json(paths[1], {"settings": study.settings, "remarks": remarks, "runs": runs})
+        write_parquet(paths[2], cells)
         return paths
 
 

@@ -1,6 +1,4 @@
-"""Methods by name, the columns of their figures, and tables of the thesis on them: as data and as found, a block for
-each benchmark.
-"""
+"""Methods by name, the columns of their figures, and tables of the thesis on them: as data, and as blocks found."""
 
 from __future__ import annotations
 
@@ -13,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from constropt.files import replacing
 from constropt.lab.runs.specs import RecipeSpec, known, module_of, parse_recipe
 from constropt.lab.studies.study import Study
-from constropt.lab.text_tables import markdown_table
+from constropt.lab.writing import markdown_table, write_text
 from constropt.problems.references import load_reference
 
 if TYPE_CHECKING:
@@ -32,8 +29,8 @@ class Method:
 
 
 def parse_method(text: str, methods: Mapping[str, Method], what: str) -> RecipeSpec:
-    """A method and options in ``NAME`` or ``NAME[KEY=VALUE,...]``; the name is one of ``methods``, or
-    ``module:factory`` of one's own. Raises ``ValueError`` for others, listing near names.
+    """A method as ``NAME`` or ``NAME[KEY=VALUE,...]``; ``ValueError``, listing near names, for one that is neither
+    among ``methods`` nor ``module:factory``.
     """
     spec = parse_recipe(text)
     if ":" not in spec.reference:
@@ -48,10 +45,9 @@ def title_of(method: str, methods: Mapping[str, Method]) -> str:
     'LS [alpha=0.1]'
     """
     spec = parse_recipe(method)
-    label = spec.label
-    name = label.partition("[")[0]
+    name, bracket, options = spec.label.partition("[")
     title = methods[spec.reference].title if spec.reference in methods else name
-    return title + label[len(name) :].replace("[", " [", 1)
+    return f"{title} [{options}" if bracket else title
 
 
 def build(spec: RecipeSpec, methods: Mapping[str, Method], available: Mapping[str, Any], *, what: str) -> nn.Module:
@@ -104,15 +100,20 @@ def ordered(results: Sequence[str], methods: Mapping[str, Method]) -> list[str]:
     return sorted(results, key=lambda text: (places.get(parse_recipe(text).reference, len(places)), text))
 
 
-def layout(study: Study, methods: Mapping[str, Method], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the table: a line per method, only columns that some run has a figure for."""
+def with_figures(study: Study, columns: Sequence[Column]) -> list[Column]:
+    """Those of the columns that some run has a figure for."""
     everything = [result for runs in study.results.values() for result in runs.values()]
-    shown = [column for column in columns if any(column.of(result) is not None for result in everything)]
-    lines = []
-    for method in ordered(list(study.results), methods):
+    return [column for column in columns if any(column.of(result) is not None for result in everything)]
+
+
+def layout(
+    study: Study, methods: Mapping[str, Method], columns: Sequence[Column], among: Sequence[str] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the table: a line per method (of those ``among`` these), :func:`with_figures` the columns."""
+    shown, lines = with_figures(study, columns), []
+    for method in ordered(list(study.results), methods) if among is None else among:
         runs = list(study.results[method].values())
-        title = title_of(method, methods)
-        lines.append([title, str(len(runs)), *(column.text(runs) for column in shown)])
+        lines.append([title_of(method, methods), str(len(runs)), *(column.text(runs) for column in shown)])
     return ["method", "seeds", *(column.header for column in shown)], lines
 
 
@@ -172,10 +173,8 @@ def with_data(
     if not present and STAND_IN not in benchmarks:
         raise ValueError(f"data: {root} has no data for {missing} (set CONSTROPT_DATA)")
     if missing and (wanted or not present):
-        tell(
-            f"{root} has no data for {missing}{'' if present else f': running on {STAND_IN} instead'} (set"
-            " CONSTROPT_DATA)"
-        )
+        instead = "" if present else f": running on {STAND_IN} instead"
+        tell(f"{root} has no data for {missing}{instead} (set CONSTROPT_DATA)")
     return present or [STAND_IN]
 
 
@@ -185,6 +184,4 @@ def write_blocks(path: Path, title: str, blocks: Sequence[Block]) -> Path:
     for block in blocks:
         text += [f"## {block.title}", "", *markdown_table(block.header, block.lines), ""]
         text += [*(f"- {remark}" for remark in block.remarks), ""]
-    with replacing(path) as unfinished:
-        unfinished.write_text("\n".join(text), encoding="utf-8")
-    return path
+    return write_text(path, text)

@@ -1,13 +1,11 @@
 """Calibration as a kind of study: what ``constropt train calibration`` runs, and the tables of chapter 6 and appendix V
-of the thesis as data: benchmarks, methods, columns, published figures.
-
-Published figures are those of ResNet-50, DeepLabV3 and GPCN on Tiny-ImageNet, ImageNet-LT, PASCAL VOC and 20
-Newsgroups; here stand in Omniglot's characters (many classes, few samples each), long-tailed CIFAR-10, CamVid and 20
-Newsgroups, with networks that a CPU trains in a minute. They tell the order of methods, not of magnitude.
+of the thesis as data. Published figures are those of ResNet-50, DeepLabV3 and GPCN on Tiny-ImageNet, ImageNet-LT,
+PASCAL VOC and 20 Newsgroups; here stand in Omniglot's characters (many classes, few samples each), long-tailed
+CIFAR-10, CamVid and 20 Newsgroups, with networks that a CPU trains in a minute: the order of methods, not of magnitude.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from constropt.lab.models.calibration import deeplab, gpcn, small_resnet18
 from constropt.lab.models.small import digits_cnn
@@ -19,7 +17,7 @@ from constropt.lab.studies.calibration.study_data import DataSettings
 from constropt.lab.studies.epochs import TrainingSettings
 from constropt.lab.studies.kind import StudyKind
 from constropt.lab.studies.study import Study
-from constropt.lab.studies.tables import Benchmark, Block, Column, StudyTable, ordered, title_of
+from constropt.lab.studies.tables import Benchmark, Block, Column, StudyTable, layout, ordered, with_figures
 
 Published = Mapping[str, Sequence[float | None]]
 # the data sets of the published figures
@@ -39,16 +37,13 @@ class CalibrationTable(StudyTable):
     def block(self, name: str, title: str, study: Study, methods: Sequence[str]) -> Block:
         """A line per method; columns that no run has a figure for are left out."""
         source = f"{self.source[name]} (thesis)" if name in self.published else ""
-        everything = [result for runs in study.results.values() for result in runs.values()]
-        columns = [column for column in self.columns if any(column.of(result) is not None for result in everything)]
+        columns = with_figures(study, self.columns)
         beside = [column for column in columns if any(self._published(name, m, column) != "-" for m in methods)]
-        header = ["method", "seeds", *(column.header for column in columns)]
+        among = ordered([method for method in methods if method in study.results], METHODS)
+        header, lines = layout(study, METHODS, columns, among)
         header += [f"{source} {column.header}" for column in beside]
-        lines = []
-        for method in ordered([method for method in methods if method in study.results], METHODS):
-            runs = list(study.results[method].values())
-            line = [title_of(method, METHODS), str(len(runs)), *(column.text(runs) for column in columns)]
-            lines.append([*line, *(self._published(name, method, column) for column in beside)])
+        for line, method in zip(lines, among):
+            line += [self._published(name, method, column) for column in beside]
         return Block(f"{title}: {report.described(study)}", header, lines, report.remarks(study))
 
     def _published(self, name: str, method: str, column: Column) -> str:
@@ -58,64 +53,49 @@ class CalibrationTable(StudyTable):
 
 
 _RESNET = f"{reference_of(small_resnet18)}[width=8]"
+
+
 # settings chosen on cross-entropy alone: long enough that it over-fits, as the hundred and more epochs published do
+def _benchmark(title: str, model: str, training: TrainingSettings, data: DataSettings, *needs: str) -> Benchmark:
+    return Benchmark(title, CalibrationSetup(data=data, training=training, model=model), needs)
+
+
+_SGD = TrainingSettings(epochs=20, optimizer="sgd")
 BENCHMARKS: dict[str, Benchmark] = {
-    "many-class": Benchmark(
-        "Omniglot",
-        CalibrationSetup(
-            data=DataSettings("omniglot:{}/omniglot[size=16]", held_out=3),
-            training=TrainingSettings(epochs=20, optimizer="sgd"), model=_RESNET,
-        ),
-        ("omniglot",),
+    "many-class": _benchmark(
+        "Omniglot", _RESNET, _SGD, DataSettings("omniglot:{}/omniglot[size=16]", held_out=3), "omniglot"
     ),
-    "long-tailed": Benchmark(
-        "CIFAR-10-LT",
-        CalibrationSetup(
-            data=DataSettings(
-                "cifar10:{}/cifar10/cifar10_train8k.npz[size=16]", "cifar10:{}/cifar10/cifar10_test.npz", held_out=50,
-                long_tail=100.0, test_samples=3000,
-            ),
-            training=TrainingSettings(epochs=20, optimizer="sgd", augment="shift-mirror"), model=_RESNET,
+    "long-tailed": _benchmark(
+        "CIFAR-10-LT", _RESNET, replace(_SGD, augment="shift-mirror"),
+        DataSettings(
+            "cifar10:{}/cifar10/cifar10_train8k.npz[size=16]", "cifar10:{}/cifar10/cifar10_test.npz", held_out=50,
+            long_tail=100.0, test_samples=3000,
         ),
-        ("cifar10/cifar10_train8k.npz", "cifar10/cifar10_test.npz"),
+        "cifar10/cifar10_train8k.npz", "cifar10/cifar10_test.npz",
     ),
-    "fashion": Benchmark(
-        "Fashion-MNIST",
-        CalibrationSetup(
-            data=DataSettings("npz:{}/fashion_mnist/fashion_mnist_40k.npz[size=14]", samples=3000, test_samples=3000),
-            training=TrainingSettings(epochs=20, optimizer="sgd"), model=_RESNET,
+    "fashion": _benchmark(
+        "Fashion-MNIST", _RESNET, _SGD,
+        DataSettings("npz:{}/fashion_mnist/fashion_mnist_40k.npz[size=14]", samples=3000, test_samples=3000),
+        "fashion_mnist/fashion_mnist_40k.npz",
+    ),
+    "segmentation": _benchmark(
+        "CamVid", f"{reference_of(deeplab)}[width=8]", TrainingSettings(epochs=40, batch_size=8),
+        DataSettings("camvid:{}/camvid[size=[90,120]]"), "camvid/train", "camvid/test",
+    ),
+    "text": _benchmark(
+        "20 Newsgroups", f"{reference_of(gpcn)}[embedding=32,width=32]",
+        TrainingSettings(epochs=16, optimizer="adam", lr=2e-3, schedule="half"),
+        DataSettings(
+            "newsgroups:{}/newsgroups20/20news_bydate.jsonl.gz[length=100,vocabulary=8000]", held_out=45,
+            test_samples=4000,
         ),
-        ("fashion_mnist/fashion_mnist_40k.npz",),
+        "newsgroups20/20news_bydate.jsonl.gz",
     ),
-    "segmentation": Benchmark(
-        "CamVid",
-        CalibrationSetup(
-            data=DataSettings("camvid:{}/camvid[size=[90,120]]"), training=TrainingSettings(epochs=40, batch_size=8),
-            model=f"{reference_of(deeplab)}[width=8]",
-        ),
-        ("camvid/train", "camvid/test"),
-    ),
-    "text": Benchmark(
-        "20 Newsgroups",
-        CalibrationSetup(
-            data=DataSettings(
-                "newsgroups:{}/newsgroups20/20news_bydate.jsonl.gz[length=100,vocabulary=8000]", held_out=45,
-                test_samples=4000,
-            ),
-            training=TrainingSettings(epochs=16, optimizer="adam", lr=2e-3, schedule="half"),
-            model=f"{reference_of(gpcn)}[embedding=32,width=32]",
-        ),
-        ("newsgroups20/20news_bydate.jsonl.gz",),
-    ),
-    "digits": Benchmark(
-        "digits",
-        CalibrationSetup(
-            data=DataSettings("digits"), training=TrainingSettings(epochs=20), model=reference_of(digits_cnn)
-        ),
-    ),
+    "digits": _benchmark("digits", reference_of(digits_cnn), TrainingSettings(epochs=20), DataSettings("digits")),
 }  # fmt: skip
 _ALL = ("ce", "mmce", "ecp", "ls", "fl", "flsd", "cpc", "mbls", "cals-hr", "cals-alm")
 _SCALED = ("ce", "ls", "fl", "flsd", "cpc", "mbls", "cals-hr", "cals-alm")
+_DENSE, _NOISY = ("ce", "ecp", "ls", "fl", "mbls", "cals-alm"), ("ce", "ls", "fl", "mbls", "cals-alm")
 
 
 def _rows(methods: Sequence[str], *columns: Sequence[float | None]) -> dict[str, tuple[float | None, ...]]:
@@ -143,13 +123,12 @@ TABLES: Mapping[str, CalibrationTable] = {
         },
     ),
     "table-6.2": CalibrationTable(
-        title="Calibration of segmentation", benchmarks=("segmentation",),
-        methods=("ce", "ecp", "ls", "fl", "mbls", "cals-alm"),
+        title="Calibration of segmentation", benchmarks=("segmentation",), methods=_DENSE,
         columns=(report.ECE, report.MIOU, report.ACCURACY, report.ECE_SCALED),
         published={
             "segmentation": _rows(
-                ("ce", "ecp", "ls", "fl", "mbls", "cals-alm"), (14.75, 5.15, 6.90, 10.87, 5.22, 4.66),
-                (66.46, 65.57, 67.73, 64.25, 65.29, 66.77), (None,) * 6, (None,) * 6,
+                _DENSE, (14.75, 5.15, 6.90, 10.87, 5.22, 4.66), (66.46, 65.57, 67.73, 64.25, 65.29, 66.77),
+                (None,) * 6, (None,) * 6,
             )
         },
     ),
@@ -191,9 +170,8 @@ TABLES: Mapping[str, CalibrationTable] = {
         published={"long-tailed": _rows(_SCALED, (0.090, 0.072, 0.087, 0.087, 0.078, 0.072, 0.071, 0.069))},
     ),
     "table-V-3": CalibrationTable(
-        title="ECE under Gaussian noise of severity 5", benchmarks=("long-tailed", "many-class"),
-        methods=("ce", "ls", "fl", "mbls", "cals-alm"), columns=(report.SHIFTED,),
-        published={"long-tailed": _rows(("ce", "ls", "fl", "mbls", "cals-alm"), (19.99, 27.51, 15.80, 15.40, 12.91))},
+        title="ECE under Gaussian noise of severity 5", benchmarks=("long-tailed", "many-class"), methods=_NOISY,
+        columns=(report.SHIFTED,), published={"long-tailed": _rows(_NOISY, (19.99, 27.51, 15.80, 15.40, 12.91))},
     ),
 }  # fmt: skip
 

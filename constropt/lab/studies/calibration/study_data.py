@@ -26,9 +26,7 @@ _OWN_OPTIONS = {"newsgroups": ("length", "vocabulary", "headers")}  # options of
 
 @dataclass(frozen=True)
 class StudyData:
-    """The parts of a split. ``kind``: "image", "dense" (a label per pixel) or "text" (word numbers, of which there are
-    ``vocabulary``).
-    """
+    """The parts of a split. ``kind``: "image", "dense" (a label per pixel), "text" (``vocabulary`` word numbers)."""
 
     train: LabelledData
     held_out: LabelledData
@@ -64,17 +62,14 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         if not self.held_out > 0 or (self.held_out >= 1 and self.held_out != int(self.held_out)):
-            raise ValueError(
-                f"held_out: takes a fraction of each class, > 0 and < 1, or how many of each, got {self.held_out!r};"
-                " temperatures and multipliers are fitted to the held-out part, so it can't be empty"
-            )
+            takes = f"takes a fraction of each class, > 0 and < 1, or how many of each, got {self.held_out!r}"
+            cure = "temperatures and multipliers are fitted to the held-out part, so it can't be empty"
+            raise ValueError(f"held_out: {takes}; {cure}")
         if self.long_tail is not None and not self.long_tail >= 1:
-            raise ValueError(
-                f"long_tail: takes the ratio of the largest class to the smallest, >= 1, got {self.long_tail!r}"
-            )
-        for name in ("samples", "test_samples"):
-            if getattr(self, name) is not None:
-                require_whole(**{name: getattr(self, name)})
+            takes = f"takes the ratio of the largest class to the smallest, >= 1, got {self.long_tail!r}"
+            raise ValueError(f"long_tail: {takes}")
+        given = {"samples": self.samples, "test_samples": self.test_samples}
+        require_whole(**{name: count for name, count in given.items() if count is not None})
 
 
 @dataclass(frozen=True)
@@ -92,9 +87,7 @@ class StudyPools:
     vocabulary: int
 
     def split(self, seed: int) -> StudyData:
-        """The split that belongs to ``seed``. ``ValueError`` for a held-out part that is empty or takes a whole
-        class.
-        """
+        """The split of ``seed``; ``ValueError`` for a held-out part that is empty or takes a whole class."""
         pool = _fewer(self.pool, self.settings.samples, seed)
         rows = _split(pool.labels, self.settings.held_out, seed)
         train, kept = (LabelledData(pool.inputs[part], pool.labels[part]) for part in rows)
@@ -114,9 +107,7 @@ def study_data(settings: DataSettings, *, seed: int = 0) -> StudyData:
 
 
 def load_pools(settings: DataSettings) -> StudyPools:
-    """The data of ``settings``, read once for the splits of all seeds. Raises what :func:`study_data` does, but for the
-    held-out part.
-    """
+    """The data of ``settings``, read once for the splits of all seeds; raises as :func:`study_data` but for those."""
     if settings.test is None:
         (pool, test), kind, vocabulary = _load(settings.data, ("train", "test"))
     else:
@@ -140,9 +131,8 @@ def _split(labels: Tensor, part: float, seed: int) -> tuple[Tensor, Tensor]:
     groups = _groups(labels)
     rows = held_out(groups, fraction=part, seed=seed) if part < 1 else held_out(groups, per_class=int(part), seed=seed)
     if not len(rows.held_out) or not len(rows.train):
-        raise ValueError(
-            f"held_out: of {len(labels)} samples {len(rows.held_out)} would be held out; take more samples"
-        )
+        found = f"of {len(labels)} samples {len(rows.held_out)} would be held out"
+        raise ValueError(f"held_out: {found}; take more samples")
     return rows
 
 
@@ -162,16 +152,14 @@ def _fewer(data: LabelledData, samples: int | None, seed: int) -> LabelledData:
 def _load(
     text: str, splits: Sequence[str], options: Any = None, vocabulary: Vocabulary | None = None
 ) -> tuple[list[LabelledData], str, Vocabulary | None]:
-    """The ``splits`` of the data that ``text`` names, its kind, and the words of texts: ``vocabulary``, where they are
-    numbered already, as those that a network is trained on.
-    """
+    """The ``splits`` of the data that ``text`` names, its kind, and the words of texts: ``vocabulary`` if given."""
     spec = parse_recipe(text)
     options = dict(spec.options or options or {})
     kind, _, location = spec.reference.partition(":")
-    wrong = [name for name in options if name not in _OWN_OPTIONS.get(kind, ("size",))]
+    takes = _OWN_OPTIONS.get(kind, ("size",))
+    wrong = [name for name in options if name not in takes]
     if wrong:
-        takes = ", ".join(_OWN_OPTIONS.get(kind, ("size",)))
-        raise ValueError(f"data: {kind} takes the options {takes}, got {wrong[0]} in {text!r}")
+        raise ValueError(f"data: {kind} takes the options {', '.join(takes)}, got {wrong[0]} in {text!r}")
     if kind == "newsgroups":
         options |= {} if vocabulary is None else {"vocabulary": vocabulary}
         texts = load_newsgroups_splits(location, splits, **options)

@@ -26,11 +26,9 @@ def train(
 
     After each epoch the network passes once over ``held_out``: for the figures of the history, and for the dual step of
     a :class:`~constropt.training.ConstrainedLoss` (``update_duals``, Alg. 6.2). Batches are drawn by ``seed`` alone, of
-    sizes that differ by one at most, on the device of the model. What :func:`~constropt.lab.studies.epochs.run_epochs`
-    says of seeds and checkpoints holds.
-
-    Raises ``ValueError`` for empty or mismatched data, augmentation of what is no image with one label, a checkpoint of
-    another training, and a loss that stops being finite.
+    sizes that differ by one at most, on the device of the model. Seeds, checkpoints and errors are those of
+    :func:`~constropt.lab.studies.epochs.run_epochs`; ``ValueError`` also for empty or mismatched data and augmentation
+    of what is no image with one label.
 
     >>> x = torch.linspace(0, 1, 64)[:, None]
     >>> y, settings = (x[:, 0] > 0.5).long(), TrainingSettings(epochs=2, batch_size=16)
@@ -41,9 +39,8 @@ def train(
         if len(inputs) == 0 or len(inputs) != len(labels):
             raise ValueError(f"{name}: takes labelled samples, got {len(inputs)} inputs and {len(labels)} labels")
     if settings.augment != "none" and (data[0].dim() != 4 or data[1].dim() != 1):
-        raise ValueError(
-            f"augment: {settings.augment} takes images with one label each; texts and label maps take none"
-        )
+        takes = "takes images with one label each; texts and label maps take none"
+        raise ValueError(f"augment: {settings.augment} {takes}")
     device = next(model.parameters()).device
     criterion.to(device)
     inputs, labels = (part.to(device) for part in data)

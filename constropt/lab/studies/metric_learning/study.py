@@ -49,9 +49,8 @@ class RetrievalSetup(Setup[RetrievalData, Embedder]):
         return lambda seed: retrieval_data(self.data, seed=seed)
 
     def network(self, split: RetrievalData, seed: int) -> Embedder:
-        return build_embedder(
-            self.model, split, weights=self.weights, head_norm=self.head_norm, frozen=self.frozen, seed=seed
-        )
+        norms = {"head_norm": self.head_norm, "frozen": self.frozen}
+        return build_embedder(self.model, split, weights=self.weights, seed=seed, **norms)
 
     def loss(self, spec: RecipeSpec, split: RetrievalData, network: Embedder) -> nn.Module:
         samples = len(split.train.labels)
@@ -80,9 +79,7 @@ class RetrievalSetup(Setup[RetrievalData, Embedder]):
 
 
 def measured(network: nn.Module, data: RetrievalData, ks: Sequence[int] = KS) -> dict[str, Any]:
-    """All figures of a trained network: on the unseen classes by each of :data:`DISTANCES`, and Recall@1 (cosine) on
-    the validation part where there is one.
-    """
+    """All figures of a network: on unseen classes by each of :data:`DISTANCES`, Recall@1 (cosine) on validation."""
     query = embed(network, data.query.images), data.query.labels
     gallery = (None, None) if data.gallery is None else (embed(network, data.gallery.images), data.gallery.labels)
     largest = len(query[0]) - 1 if gallery[0] is None else len(gallery[0])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from constropt.checks import require_whole
-from constropt.lab.data.retrieval_sets import class_batches
+from constropt.lab.data.retrieval_sets import class_batches, classes_each
 from constropt.lab.studies.epochs import AUGMENTATIONS, OPTIMIZERS, History, TrainingSettings, run_epochs, shuffled
 from constropt.lab.studies.metric_learning.methods import OnSphere
 from constropt.lab.studies.metric_learning.study_data import Images, Samples
@@ -42,11 +42,7 @@ class RetrievalTraining(TrainingSettings):
             raise ValueError(f"momentum: takes a value in [0, 1), got {self.momentum!r}")
         if self.per_class is not None:
             require_whole(2, per_class=self.per_class)
-            if self.batch_size < 2 * self.per_class:
-                raise ValueError(
-                    f"per_class: a batch takes at least two classes, got {self.per_class} samples a class of batches of"
-                    f" {self.batch_size}"
-                )
+            classes_each(self.batch_size, self.per_class)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of the parameters of ``model`` that have a gradient; biases and the like do not decay."""
@@ -73,8 +69,7 @@ def train_embedder(
     classes that are not trained on, the history has their Recall@1 (cosine) after each epoch. A loss with a
     :class:`~constropt.problems.metric_learning.MemoryBank` is given the places of its samples, and the bank updated.
 
-    Raises ``ValueError`` for images and labels of different number, augmentation of what is no image, a checkpoint of
-    another training and a loss that stops being finite.
+    Raises ``ValueError`` as ``run_epochs``, and for images and labels of different number.
 
     >>> from constropt.problems.metric_learning import MultiSimilarity
     >>> data = Samples(torch.rand(40, 1, 8, 8), torch.arange(40) % 4)
@@ -138,7 +133,7 @@ def embed(model: nn.Module, images: Images, *, batch_size: int = 256) -> Tensor:
     >>> embed(nn.Flatten(), torch.zeros(3, 1, 2, 2)).shape
     torch.Size([3, 4])
     """
-    parameter = next(model.parameters(), torch.empty(0))
+    device = next(model.parameters(), torch.empty(0)).device
     rows = torch.arange(len(images)).split(batch_size)
     with evaluating(model):
-        return torch.cat([model(images[part].to(parameter.device)).float().cpu() for part in rows])
+        return torch.cat([model(images[part].to(device)).float().cpu() for part in rows])
