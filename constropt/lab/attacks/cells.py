@@ -95,7 +95,6 @@ def require_cells(cells: Collection[Any], notes: Sequence[str]) -> None:
 
 def left_out(cell: Cell, error: Exception) -> str | None:
     """The note for a cell whose first batch failed since it does not fit the recipe or lacks a package, else ``None``.
-
     A distance that is no norm may need files or images of another size, and says so in errors of its own.
     """
     own = cell.distance is not None and cell.distance not in NORMS and isinstance(error, (ValueError, TypeError))

@@ -16,9 +16,8 @@ LEVELS = 255
 
 
 def round_to_8_bits(x: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """``x`` on the 256 levels between the bounds that an 8-bit image can hold: multiples of 1/255 within (0, 1).
-
-    Exact for inputs that were bytes divided by 255. Halves go to the even level, as ``torch.round`` does.
+    """``x`` on the 256 levels between the bounds that an 8-bit image can hold: multiples of 1/255 within (0, 1), exact
+    for inputs that were bytes divided by 255. Halves go to the even level, as ``torch.round`` does.
 
     >>> round_to_8_bits(torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 1.0])).mul(255).tolist()
     [0.0, 0.0, 1.0, 255.0]

@@ -15,9 +15,8 @@ from constropt.problems.model_calls import logits_of
 
 @dataclass
 class PassCounter:
-    """Rows that went through the model: ``forwards``, and ``backwards`` for gradients taken through its logits.
-
-    A batched call (``is_grads_batched``) counts as often as it has gradients. ``backwards`` is ``None`` once a call was
+    """Rows that went through the model: ``forwards``, and ``backwards`` for gradients taken through its logits. A
+    batched call (``is_grads_batched``) counts as often as it has gradients. ``backwards`` is ``None`` once a call was
     made under ``torch.func`` transforms, which allow no hooks.
     """
 
@@ -52,9 +51,8 @@ def _directions(gradient: Tensor) -> int:
 
 @contextmanager
 def counted(model: Callable[[Tensor], Any], counter: PassCounter) -> Iterator[Callable[[Tensor], Any]]:
-    """A callable that behaves as ``model`` and counts its passes in ``counter`` until the block ends.
-
-    An ``nn.Module`` stays itself, since recipes look at its mode and parameters: a forward hook counts.
+    """A callable that behaves as ``model`` and counts its passes in ``counter`` until the block ends; an ``nn.Module``
+    stays itself, since recipes look at its mode and parameters: a forward hook counts.
 
     >>> counter = PassCounter()
     >>> with counted(nn.Linear(2, 3), counter) as model:

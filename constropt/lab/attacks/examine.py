@@ -21,7 +21,6 @@ from constropt.problems.attacks import pgd
 
 def load_transfer(source: str | Path, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The perturbed inputs in ``source`` by where they come from, for the clean ``inputs`` and their ``labels``.
-
     ``source`` is the folder of a complete run, where every recipe on every model counts, or a safetensors file as
     ``constropt solve --out`` writes them. Raises ``ValueError`` for anything else, and for one of other samples.
     """
@@ -70,21 +69,18 @@ def signs_after(
     found: Mapping[str, Mapping[str, Sequence[tuple[Cell, CellResult]]]], adversarial: Callable[[str, Cell], Tensor],
     transfer: Mapping[str, Tensor], bounds: tuple[float, float], seed: int,
 ) -> list[Sign]:  # fmt: skip
-    """What the results say: ``found`` are those of untargeted cells by model and distance name.
-
-    ``adversarial(model, cell)`` reads the perturbed inputs of a cell, which are tried on the other models of the run as
-    well; ``transfer`` holds those of models outside it, by origin.
+    """What the results say: ``found`` are those of untargeted cells by model and distance name. ``adversarial(model,
+    cell)`` reads the perturbed inputs of a cell, which are tried on the other models of the run as well; ``transfer``
+    holds those of models outside it, by origin.
     """
     signs: list[Sign | None] = []
     for name, by_distance in found.items():
         model, device = models[name], device_of(models[name], inputs)
         x, y = inputs[:SAMPLES].to(device), labels[:SAMPLES].to(device)
         for distance, cells in by_distance.items():
-            rates = [
-                (cell.spec.label.partition("[")[0], cell.options, float(result.columns["success"].mean()))
-                for cell, result in cells
-            ]
-            signs += look.success_falls(rates, name)
+            rates = (float(result.columns["success"].mean()) for _, result in cells)
+            runs = [(cell.spec.label.partition("[")[0], cell.options, rate) for (cell, _), rate in zip(cells, rates)]
+            signs += look.success_falls(runs, name)
             if labels.dim() > 1 or distance not in (*_NOISE, "l0"):
                 continue
             own = white_box(cells)

@@ -71,10 +71,9 @@ def plot_grid(inputs: Tensor, report: AttackReport, path: str | Path, *, samples
 
 
 def failure_rate(norms: Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Radii, ascending from 0, and the fraction of images whose norm exceeds each: its steps, exactly.
-
-    ``norms`` ``(images,)`` holds the smallest norm at which each image was fooled, infinite where the attack failed.
-    Raises ``ValueError`` for another shape, no image, and negative or NaN norms.
+    """Radii, ascending from 0, and the fraction of images whose norm exceeds each: its steps, exactly. ``norms``
+    ``(images,)`` holds the smallest norm at which each image was fooled, infinite where the attack failed. Raises
+    ``ValueError`` for another shape, no image, and negative or NaN norms.
 
     >>> failure_rate(torch.tensor([0.2, 0.1, torch.inf, 0.2]))[1].tolist()
     [1.0, 0.75, 0.25]

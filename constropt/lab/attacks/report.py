@@ -25,9 +25,9 @@ RESULT_CONVENTIONS = (
     "lies within the bounds. median: a failure counts as infinitely far. mean: over successes only. "
     "fwd / bwd: forwards and backwards, counted at the model, per sample."
 )
-CONVENTIONS = RESULT_CONVENTIONS + (
-    " time/model: wall time over steps x (one "
-    "forward + one backward of the model on the same batch, timed in the same run); 1: only the model costs time."
+CONVENTIONS = (
+    f"{RESULT_CONVENTIONS} time/model: wall time over steps x (one forward + one backward of the model on the same"
+    " batch, timed in the same run); 1: only the model costs time."
 )
 DENSE_CONVENTIONS = (
     "a label per pixel: success means that the fraction nu of the labelled pixels reaches the goal; APSR is that "
@@ -36,8 +36,7 @@ DENSE_CONVENTIONS = (
 
 
 def failed_as_infinite(columns: Mapping[str, np.ndarray], suffix: str = "") -> np.ndarray:
-    """``(samples,)``: the distance of each sample, infinity where the attack failed or its distance is unknown.
-
+    """``(samples,)``: the distance of each sample, infinity where the attack failed or its distance is unknown;
     ``suffix`` "_8bit": after rounding.
     """
     distances = np.where(columns[f"success{suffix}"], columns[f"distance{suffix}"], np.inf)
@@ -149,9 +148,8 @@ class AttackReport(Judged):
         return torch.from_numpy(np.ascontiguousarray(self.columns[column]))
 
     def summary(self) -> dict[str, Any]:
-        """The figures of a results table as plain Python numbers; :data:`CONVENTIONS` says how each is meant.
-
-        ``unreproduced`` counts samples that the recipe called solved and the clean forward pass did not confirm.
+        """The figures of a results table as plain numbers; :data:`CONVENTIONS` says how each is meant. ``unreproduced``
+        counts samples that the recipe called solved and the clean forward pass did not confirm.
         """
         dense = {"mean_apsr": float(self.columns["apsr"].mean()), **self.figures} if self.dense else {}
         return {
@@ -163,10 +161,9 @@ class AttackReport(Judged):
 
 
 def results_table(reports: Sequence[AttackReport], *, title: str | None = None) -> Table:
-    """One line per recipe: success, median and mean distance, model passes per sample, time, time over model time.
-
-    The caption states the conventions, and names what does not add up: successes that did not reproduce, and recipes
-    whose own count of passes differs from the one taken at the model. Raises ``ValueError`` for no reports.
+    """One line per recipe: success, median and mean distance, model passes per sample, time, time over model time. The
+    caption states the conventions, and names what does not add up: successes that did not reproduce, and recipes whose
+    own count of passes differs from the one taken at the model. Raises ``ValueError`` for no reports.
     """
     if not reports:
         raise ValueError("reports: takes at least one report")
@@ -236,15 +233,12 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def write_adversarial(report: AttackReport, path: str | Path) -> None:
-    """The perturbed inputs of ``report`` as safetensors: ``inputs`` ``(samples, *event)``, ``labels``, ``success``.
-
-    The file can be evaluated again as the data set ``safetensors:FILE``.
+    """The perturbed inputs of ``report`` as safetensors: ``inputs`` ``(samples, *event)``, ``labels``, ``success``; the
+    file can be evaluated again as the data set ``safetensors:FILE``.
     """
-    tensors = {
-        "inputs": report.adversarial.detach().cpu().contiguous(),
-        "labels": report.tensor("label") if report.labels is None else report.labels.contiguous(),
-        "success": report.tensor("success"),
-    }
+    labels = report.tensor("label") if report.labels is None else report.labels.contiguous()
+    inputs = report.adversarial.detach().cpu().contiguous()
+    tensors = {"inputs": inputs, "labels": labels, "success": report.tensor("success")}
     with replacing(path) as unfinished:
         save_file(tensors, unfinished, metadata={"recipe": report.name})
 

@@ -30,7 +30,6 @@ FIGURES = (
 @dataclass(frozen=True)
 class CellResult(Judged):
     """All samples of one recipe on one model, judged by one distance; ``columns`` are those of an ``AttackReport``.
-
     ``distance_name`` is the distance that ``columns["distance"]`` holds, ``goal`` the kind of target or ``None``.
     ``forwards`` and ``backwards`` count rows through the model, over all samples.
     """
@@ -69,9 +68,8 @@ class CellResult(Judged):
 def cell_result(
     model: str, name: str, goal: str | None, given: str | None, distance: str, shards: Sequence[Shard]
 ) -> CellResult | None:
-    """The shards of a cell together, judged by ``distance``; ``None`` if they say nothing of it.
-
-    ``given`` is the distance that the recipe was called with: what is no norm is as the recipe says.
+    """The shards of a cell together, judged by ``distance``; ``None`` if they say nothing of it. ``given`` is the
+    distance that the recipe was called with: what is no norm is as the recipe says.
     """
     columns = {key: np.concatenate([shard.columns[key] for shard in shards]) for key in shards[0].columns}
     if distance in NORMS:

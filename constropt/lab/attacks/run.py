@@ -171,10 +171,9 @@ def run_batch(
     targets: Tensor | None, options: Mapping[str, Any], how: Measure, *, name: str,
     counter: PassCounter | None = None,
 ) -> BatchResult:  # fmt: skip
-    """One batch through ``recipe``, its passes counted and timed, and what it returns verified.
-
-    ``counter`` goes on counting where earlier batches ended; the result's counts are then those of all of them. Raises
-    ``TypeError`` when the recipe returns no :class:`Solution` with one x per input.
+    """One batch through ``recipe``, its passes counted and timed, and what it returns verified. ``counter`` goes on
+    counting where earlier batches ended; the result's counts are then those of all of them. Raises ``TypeError`` when
+    the recipe returns no :class:`Solution` with one x per input.
     """
     counter = PassCounter() if counter is None else counter
     extra = {} if targets is None else {"targets": targets}
@@ -193,13 +192,9 @@ def run_batch(
 def measure_of(recipe: Callable[..., Any], options: Mapping[str, Any], measure: str | None = None) -> Measure:
     """How the results of ``recipe`` under these ``options`` are judged; ``measure`` replaces its own distance."""
     distance = measure or setting(recipe, options, "distance", "objective")
-    nu = setting(recipe, options, "nu", None)
-    return Measure(
-        distance if isinstance(distance, str) else getattr(distance, "__name__", type(distance).__name__),
-        _checked_bounds(setting(recipe, options, "bounds", (0.0, 1.0))),
-        float(NU if nu is None else nu),
-        int(setting(recipe, options, "ignore_index", 255)),
-    )
+    name = distance if isinstance(distance, str) else getattr(distance, "__name__", type(distance).__name__)
+    bounds, nu = checked_bounds(setting(recipe, options, "bounds", (0.0, 1.0))), setting(recipe, options, "nu", None)
+    return Measure(name, bounds, float(NU if nu is None else nu), int(setting(recipe, options, "ignore_index", 255)))
 
 
 def _dense_figures(confusions: dict[str, Tensor]) -> dict[str, float]:
@@ -241,7 +236,8 @@ def _check_data(
         require_one_of("measure", measure, NORMS)
 
 
-def _checked_bounds(bounds: Any) -> tuple[float, float]:
+def checked_bounds(bounds: Any) -> tuple[float, float]:
+    """The bounds as numbers, or ``ValueError`` unless they are a pair, the lower one first."""
     try:
         low, high = bounds
         if float(low) < float(high):

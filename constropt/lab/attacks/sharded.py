@@ -16,7 +16,7 @@ from constropt.checks import got, require_whole
 from constropt.lab.attacks import results as outcome
 from constropt.lab.attacks.cells import Cell, left_out, plan, require_cells
 from constropt.lab.attacks.examine import signs_after, signs_before
-from constropt.lab.attacks.run import classes_of, device_of, run_batch
+from constropt.lab.attacks.run import checked_bounds, classes_of, device_of, run_batch
 from constropt.lab.attacks.signs import Model, Sign, left_in_training_mode
 from constropt.lab.runs import folder
 from constropt.lab.runs.specs import RecipeSpec, parse_recipe
@@ -94,7 +94,6 @@ def run_evaluation(
     progress: Progress | None = None,
 ) -> AttackEvaluation:  # fmt: skip
     """Run every recipe on every model at each of the distances of ``settings``; summarise once all batches are there.
-
     ``recipes`` are names, "module:function", either with options (``"fmn[steps=50]"``), or specs. ``models`` are
     callables from ``inputs`` ``(samples, *event)`` to logits, by names that serve as file names.
 
@@ -107,8 +106,7 @@ def run_evaluation(
     """
     out = Path(out)
     _check(models, inputs, labels, settings)
-    low, high = settings.options.get("bounds", (0.0, 1.0))
-    bounds = float(low), float(high)
+    bounds = checked_bounds(settings.options.get("bounds", (0.0, 1.0)))
     signs: list[Sign] = []
 
     def seen(found: Sequence[Sign | None]) -> None:
@@ -178,9 +176,8 @@ def run_evaluation(
                 settings.transfer, bounds, settings.seed,
             ))  # fmt: skip
     rows = [result.row(settings.radii) for result in collected]
-    return AttackEvaluation(
-        out, described, done, len(tasks), collected, rows, outcome.geometric_means(rows), notes, signs
-    )
+    means = outcome.geometric_means(rows)
+    return AttackEvaluation(out, described, done, len(tasks), collected, rows, means, notes, signs)
 
 
 def _compute(task: _Task, model: Model, inputs: Tensor, labels: Tensor, classes: int, seed: int, run: str) -> None:
@@ -244,4 +241,4 @@ def _check(models: Mapping[str, Model], inputs: Tensor, labels: Tensor, settings
         raise ValueError("targets: are for classifiers here; for a label per pixel use `constropt solve --targets`")
     for origin, images in settings.transfer.items():
         if images.shape != inputs.shape:
-            raise ValueError(f"transfer: takes inputs of shape {tuple(inputs.shape)}, of {origin} got {got(images)}")
+            raise ValueError(f"transfer: takes inputs as {got(inputs)}, those of {origin} are {got(images)}")

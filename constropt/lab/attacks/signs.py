@@ -1,5 +1,4 @@
 """Signs that the figures of an evaluation do not mean what they seem to: masked gradients, a model that is not itself.
-
 Each function looks for one of them and returns a :class:`Sign` or ``None``. None proves that a model is robust.
 """
 
@@ -90,10 +89,9 @@ def probabilities(model: Model, inputs: Tensor, name: str = "") -> Sign | None:
 def zero_gradients(
     model: Model, inputs: Tensor, labels: Tensor, name: str = "", *, threshold: float = 0.01
 ) -> Sign | None:
-    """Inputs, correctly classified, where the gradient of the cross-entropy is 0 or not finite: masked gradients.
-
-    A sign if there are more than the fraction ``threshold``. The gradient of the logit of the label is taken too: where
-    that one is not 0, only the softmax has saturated, and attacks on logit differences still work.
+    """Inputs, correctly classified, where the gradient of the cross-entropy is 0 or not finite: masked gradients; a
+    sign beyond the fraction ``threshold``. The gradient of the logit of the label is taken too: where that one is not
+    0, only the softmax has saturated, and attacks on logit differences still work.
     """
     with torch.enable_grad():
         x = inputs.detach().clone().requires_grad_()
@@ -148,9 +146,8 @@ def noise_beats(
     model: Model, inputs: Tensor, labels: Tensor, distances: np.ndarray, distance_name: str, *,
     bounds: tuple[float, float] = (0.0, 1.0), draws: int = 10, seed: int = 0, name: str = "", threshold: float = 0.01,
 ) -> Sign | None:  # fmt: skip
-    """Samples that random noise changes within 95 % of the distance that white-box recipes found, in ``draws`` draws.
-
-    Where they found none (infinite in ``distances``), images of uniform noise are tried. The norms l1, l2 and linf.
+    """Samples that random noise changes within 95 % of the distance (l1, l2 or linf) that white-box recipes found, in
+    ``draws`` draws. Where they found none (infinite in ``distances``), images of uniform noise are tried.
     """
     generator = torch.Generator().manual_seed(seed)
     own = torch.from_numpy(np.ascontiguousarray(distances)).to(inputs)
@@ -177,10 +174,9 @@ def fails_unbounded(
     attack: Callable[..., Any], model: Model, inputs: Tensor, labels: Tensor, *,
     bounds: tuple[float, float] = (0.0, 1.0), name: str = "", threshold: float = 0.01, **options: Any,
 ) -> Sign | None:  # fmt: skip
-    """A budgeted ``attack`` that is free to go anywhere within the bounds, and still fails.
-
-    ``attack(model, inputs, labels, eps=..., **options)`` gets the width of the bounds as its radius; every classifier
-    with more than one class can be fooled so, unless its gradients lead nowhere.
+    """A budgeted ``attack`` that is free to go anywhere within the bounds, and still fails. ``attack(model, inputs,
+    labels, eps=..., **options)`` gets the width of the bounds as its radius; every classifier with more than one class
+    can be fooled so, unless its gradients lead nowhere.
     """
     solution = attack(model, inputs, labels, eps=bounds[1] - bounds[0], **options)
     with torch.no_grad():
@@ -195,9 +191,8 @@ def fails_unbounded(
 def success_falls(
     runs: Sequence[tuple[str, Mapping[str, Any], float]], name: str = "", *, tolerance: float = 0.01
 ) -> list[Sign]:
-    """Recipes whose success falls as their budget grows: ``(recipe, options, success rate)`` on the same samples.
-
-    Runs are compared that differ in nothing but ``eps``, or nothing but ``steps``.
+    """Recipes whose success falls as their budget grows: ``(recipe, options, success rate)`` on the same samples. Runs
+    are compared that differ in nothing but ``eps``, or nothing but ``steps``.
 
     >>> runs = [("pgd", {"eps": 0.1, "steps": 40}, 0.9), ("pgd", {"eps": 0.2, "steps": 40}, 0.5)]
     >>> success_falls(runs)[0].message.split(":")[0]

@@ -22,9 +22,8 @@ from constropt.problems.references import load_recipe
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A table as found: ``header`` and ``lines`` of texts, the ``figures`` behind them, and remarks below it.
-
-    ``evaluation`` is the run that they come from; while batches are missing in it, there are no lines.
+    """A table as found: ``header`` and ``lines`` of texts, the ``figures`` behind them, and remarks below it, from the
+    run ``evaluation``; while batches are missing in it, there are no lines.
     """
 
     table: ThesisTable

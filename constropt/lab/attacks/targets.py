@@ -10,7 +10,6 @@ from constropt.checks import are_whole
 
 def choose_targets(kind: str, labels: Tensor, num_classes: int, *, seed: int = 0) -> Tensor:
     """Targets ``(samples,)`` other than ``labels``: the "next" class, a "random" one, one by number, or "+k" after it.
-
     Raises ``ValueError`` for another ``kind``, a class that does not exist, or one that is the label of a sample.
 
     >>> choose_targets("next", torch.tensor([0, 1, 2]), 3)
@@ -36,12 +35,10 @@ def choose_targets(kind: str, labels: Tensor, num_classes: int, *, seed: int = 0
 
 
 def dense_targets(kind: str, labels: Tensor, others: Callable[[], Tensor], *, ignore_index: int = 255) -> Tensor:
-    """Target label maps ``(samples, height, width)`` by name.
-
-    "7": that class everywhere (:func:`constant_target`); "majority": each pixel's most frequent label in the maps that
-    ``others()`` returns (:func:`majority_target`); "erase:7": the nearest other class in place of class 7
-    (:func:`nearest_neighbour_target`); "8,9=3": class 3 in place of classes 8 and 9. Ignored pixels stay ignored.
-    Raises ``ValueError`` for anything else.
+    """Target label maps ``(samples, height, width)`` by name. "7": that class everywhere (:func:`constant_target`);
+    "majority": each pixel's most frequent label in the maps that ``others()`` returns (:func:`majority_target`);
+    "erase:7": the nearest other class in place of class 7 (:func:`nearest_neighbour_target`); "8,9=3": class 3 in place
+    of classes 8 and 9. Ignored pixels stay ignored. Raises ``ValueError`` for anything else.
 
     >>> dense_targets("8,9=3", torch.tensor([[[8, 1], [9, 255]]]), others=list)
     tensor([[[  3,   1],
@@ -63,9 +60,8 @@ def dense_targets(kind: str, labels: Tensor, others: Callable[[], Tensor], *, ig
 
 
 def constant_target(labels: Tensor, target: int) -> Tensor:
-    """Label maps like ``labels``, ``(batch, height, width)``, that are ``target`` everywhere, such as the background.
-
-    Pixels that have the label already are kept: they count as reached. Raises ``ValueError`` for a negative class.
+    """Label maps like ``labels``, ``(batch, height, width)``, that are ``target`` everywhere, such as the background;
+    pixels that have the label already count as reached. Raises ``ValueError`` for a negative class.
 
     >>> constant_target(torch.tensor([[[3, 1]]]), 0)
     tensor([[[0, 0]]])
@@ -76,9 +72,8 @@ def constant_target(labels: Tensor, target: int) -> Tensor:
 
 
 def repeated_target(labels: Tensor, label_map: Tensor) -> Tensor:
-    """The one ``label_map`` ``(height, width)`` for every image of ``labels`` ``(batch, height, width)``.
-
-    Raises ``ValueError`` for a map of another size, ``TypeError`` for one that is not of integers.
+    """The one ``label_map`` ``(height, width)`` for every image of ``labels`` ``(batch, height, width)``. Raises
+    ``ValueError`` for a map of another size, ``TypeError`` for one that is not of integers.
 
     >>> repeated_target(torch.zeros(2, 1, 2, dtype=torch.long), torch.tensor([[4, 5]])).tolist()
     [[[4, 5]], [[4, 5]]]
@@ -91,10 +86,9 @@ def repeated_target(labels: Tensor, label_map: Tensor) -> Tensor:
 
 
 def majority_target(label_maps: Tensor, *, ignore_index: int = 255) -> Tensor:
-    """The most frequent label of each pixel, ``(height, width)``, over ``label_maps`` ``(samples, height, width)``.
-
-    Of labels as frequent the smallest is taken; a pixel that is ``ignore_index`` in every map stays so. This is the
-    target of the thesis (section 5.5.4) before its smoothing by hand. Raises ``ValueError`` without a sample.
+    """The most frequent label of each pixel, ``(height, width)``, over ``label_maps`` ``(samples, height, width)``. Of
+    labels as frequent the smallest is taken; a pixel that is ``ignore_index`` in every map stays so. This is the target
+    of the thesis (section 5.5.4) before its smoothing by hand. Raises ``ValueError`` without a sample.
 
     >>> majority_target(torch.tensor([[[1, 255]], [[2, 255]], [[2, 255]]]))
     tensor([[  2, 255]])

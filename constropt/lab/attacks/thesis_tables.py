@@ -1,5 +1,4 @@
 """The tables of attacks in the thesis (Rony, 2023) as data: which recipe, with which options, stands in which row.
-
 Published figures stand beside the rows, as far as their data sets go; they are those of other networks than the small
 ones that run here by default, and tell the order of magnitude. Recipes are named, not imported.
 """
@@ -9,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Published = Mapping[str, float]
+_Row = tuple[str, str, str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class TableRow:
     """A row: ``attack`` as printed, the recipe's name and options, and the distance that it is judged by.
-
     ``published``: figures by the names of :data:`~constropt.lab.attacks.results.FIGURES`, rates as fractions; for
     targeted attacks, after "average." or "least likely.".
     """
@@ -70,8 +69,7 @@ def _targeted(*published: tuple[float, float, float, float]) -> tuple[TableRow, 
 _TABLE_3_1 = (
     TableRow(*_CW_4, _first(100.0, 1.7382, 1.7400, 100)), TableRow(*_CW_1, _first(99.4, 1.5917, 1.6405, 100)),
     TableRow(*_CW_9, _first(100.0, 1.3961, 1.4121, 54_007)), TableRow(*_DEEPFOOL, _first(75.4, 1.9685, 2.2909, 98)),
-    TableRow(*_DDN[100], _first(100.0, 1.4563, 1.4506, 100)),
-    TableRow(*_DDN[300], _first(100.0, 1.4357, 1.4386, 300)),
+    TableRow(*_DDN[100], _first(100.0, 1.4563, 1.4506, 100)), TableRow(*_DDN[300], _first(100.0, 1.4357, 1.4386, 300)),
     TableRow(*_DDN[1000], _first(100.0, 1.4240, 1.4342, 1000)),
 )  # fmt: skip
 _TABLE_3_2 = _targeted(
@@ -92,21 +90,17 @@ _EAD = {steps: ("ead", "l1", {"rule": "l1", "steps": 9 * steps, "searches": 9}) 
 
 def _norms(published: Mapping[str, tuple[float, float | None, float, float]]) -> tuple[TableRow, ...]:
     """The l1 and l2 rows that Tables 4.1 and 4.2 share; those without figures stand there as well."""
+
+    def both(attack: str, norm: str) -> list[_Row]:
+        name, steps = attack.lower(), (100, 1000)
+        return [(f"{attack} {norm} {count}", name, norm, {"distance": norm, "steps": count}) for count in steps]
+
+    cw: list[_Row] = [(f"C&W l2 9×{steps}", "cw", "l2", {**_CW_9[3], "steps": 9 * steps}) for steps in (1000, 10_000)]
+    ddn: list[_Row] = [(f"DDN {steps}", "ddn", "l2", {"steps": steps}) for steps in (100, 1000)]
+    apgd: _Row = ("APGD-DLR-T l2", "apgd", "l2", {"distance": "l2", "loss": "targeted dlr"})
     rows = [(f"EAD 9×{steps}", *_EAD[steps]) for steps in (100, 1000)]
-    for norm in ("l1", "l2"):
-        if norm == "l2":
-            rows += [
-                (f"C&W l2 9×{steps}", "cw", "l2", {"distance": "l2", "steps": 9 * steps, "searches": 9})
-                for steps in (1000, 10_000)
-            ]
-            rows += [(f"DDN {steps}", "ddn", "l2", {"steps": steps}) for steps in (100, 1000)]
-        for name, recipe in (("FAB", "fab"), ("FMN", "fmn")):
-            rows += [
-                (f"{name} {norm} {steps}", recipe, norm, {"distance": norm, "steps": steps}) for steps in (100, 1000)
-            ]
-        if norm == "l2":
-            rows.append(("APGD-DLR-T l2", "apgd", "l2", {"distance": "l2", "loss": "targeted dlr"}))
-        rows += [(f"ALMA {norm} {steps}", "alma", norm, {"distance": norm, "steps": steps}) for steps in (100, 1000)]
+    rows += [*both("FAB", "l1"), *both("FMN", "l1"), *both("ALMA", "l1")]
+    rows += [*cw, *ddn, *both("FAB", "l2"), *both("FMN", "l2"), apgd, *both("ALMA", "l2")]
     return tuple(TableRow(*row, _quality(*published[row[0]])) for row in rows)
 
 
@@ -153,16 +147,13 @@ _TABLE_4_2 = (
     _perceptual("ALMA LPIPS 1000", "alma", "lpips", {**_LPIPS, "steps": 1000}, 100, 0.0060, 1000, 1000),
 )  # fmt: skip
 
-TABLES = {
-    table.name: table
-    for table in (
-        ThesisTable("table-3.1", "DDN beside C&W and DeepFool, untargeted (MNIST)", "means", "mnist", _TABLE_3_1),
-        ThesisTable("table-3.2", "DDN beside C&W, targeted (MNIST)", "targets", "mnist", _TABLE_3_2),
-        ThesisTable("table-3.3", "DDN beside C&W, targeted (CIFAR-10)", "targets", "cifar10", _TABLE_3_3),
-        ThesisTable("table-3.4", "DDN beside C&W, targeted (ImageNet)", "targets", "imagenet", _TABLE_3_4),
-        ThesisTable("table-3.5", "Robustness of models to l2 (MNIST)", "models", "mnist", _DEFENSES, 1.5),
-        ThesisTable("table-3.6", "Robustness of models to l2 (CIFAR-10)", "models", "cifar10", _DEFENSES, 0.5),
-        ThesisTable("table-4.1", "Minimal attacks (MNIST)", "means", "mnist", _TABLE_4_1),
-        ThesisTable("table-4.2", "Minimal attacks (CIFAR-10)", "means", "cifar10", _TABLE_4_2),
-    )
-}
+TABLES = {table.name: table for table in (
+    ThesisTable("table-3.1", "DDN beside C&W and DeepFool, untargeted (MNIST)", "means", "mnist", _TABLE_3_1),
+    ThesisTable("table-3.2", "DDN beside C&W, targeted (MNIST)", "targets", "mnist", _TABLE_3_2),
+    ThesisTable("table-3.3", "DDN beside C&W, targeted (CIFAR-10)", "targets", "cifar10", _TABLE_3_3),
+    ThesisTable("table-3.4", "DDN beside C&W, targeted (ImageNet)", "targets", "imagenet", _TABLE_3_4),
+    ThesisTable("table-3.5", "Robustness of models to l2 (MNIST)", "models", "mnist", _DEFENSES, 1.5),
+    ThesisTable("table-3.6", "Robustness of models to l2 (CIFAR-10)", "models", "cifar10", _DEFENSES, 0.5),
+    ThesisTable("table-4.1", "Minimal attacks (MNIST)", "means", "mnist", _TABLE_4_1),
+    ThesisTable("table-4.2", "Minimal attacks (CIFAR-10)", "means", "cifar10", _TABLE_4_2),
+)}  # fmt: skip

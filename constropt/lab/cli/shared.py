@@ -88,7 +88,6 @@ def named_networks(
     progress: bool | None,
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:  # fmt: skip
     """The networks of a run by name, and what each is: NAME=REFERENCE or REFERENCE, whose last part is then the name.
-
     ``weights`` are in the order of ``models``. Without models, one is trained and kept in ``out`` for a continued run.
     """
     if weights and len(weights) != len(models):

@@ -17,9 +17,8 @@ from constropt.lab.studies.calibration.study import CalibrationSetup
 from constropt.lab.studies.calibration.study_data import DataSettings
 from constropt.lab.studies.epochs import TrainingSettings
 from constropt.lab.studies.metric_learning.kind import RETRIEVAL
-from constropt.lab.studies.metric_learning.study import RetrievalSetup
+from constropt.lab.studies.metric_learning.study import RetrievalSetup, RetrievalTraining
 from constropt.lab.studies.metric_learning.study_data import RetrievalSettings
-from constropt.lab.studies.metric_learning.training import RetrievalTraining
 
 _METHODS = (
     "NAME[KEY=VALUE,...] of ce, mmce, ecp, ls, fl, flsd, cpc, mbls, cals-hr, cals-alm, their variants or module:factory"

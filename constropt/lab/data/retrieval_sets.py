@@ -2,7 +2,7 @@
 as Sec. 2.5.3.3 does), and batches for pairwise losses.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -35,9 +35,8 @@ def load_cub(folder: str | Path) -> RetrievalSet:
     train, the others are searched. Raises ``ValueError`` for a missing file or a line that does not fit.
     """
     folder = Path(folder)
-    paths, classes = (
-        {row[0]: row[1] for row in _table(folder / name, 2)} for name in ("images.txt", "image_class_labels.txt")
-    )
+    tables = (_table(folder / name, 2) for name in ("images.txt", "image_class_labels.txt"))
+    paths, classes = ({row[0]: row[1] for row in rows} for rows in tables)
     missing = sorted(set(paths) - set(classes))
     if missing:
         raise ValueError(f"{folder / 'image_class_labels.txt'}: has no class for image {missing[0]}")
@@ -87,16 +86,13 @@ def load_in_shop(folder: str | Path) -> RetrievalSet:
     if not train or not query or not gallery:
         counts = f"{len(train)} train, {len(query)} query, {len(gallery)} gallery"
         raise ValueError(f"{path}: takes images to train on, to search for and to search in, got {counts}")
-    seen, searched = (
-        _numbered([below / row[0] for row in part], [row[1] for row in part]) for part in (train, query + gallery)
-    )
+    parts = train, query + gallery
+    seen, searched = (_numbered([below / row[0] for row in part], [row[1] for row in part]) for part in parts)
     halves = slice(len(query)), slice(len(query), None)
     return RetrievalSet(seen, *(ImageList(searched.paths[half], searched.labels[half]) for half in halves))
 
 
-LAYOUTS: Mapping[str, Callable[[str | Path], RetrievalSet]] = {
-    "cub": load_cub, "cars": load_cars, "sop": load_sop, "in-shop": load_in_shop,
-}  # fmt: skip
+LAYOUTS = {"cub": load_cub, "cars": load_cars, "sop": load_sop, "in-shop": load_in_shop}
 
 
 def _table(path: Path, columns: int, skip: int = 0) -> list[tuple[str, ...]]:

@@ -121,13 +121,8 @@ def load_newsgroups_splits(
     if not isinstance(vocabulary, Vocabulary):
         vocabulary = Vocabulary.of(bodies["train"], vocabulary)
     numbers = {label: number for number, label in enumerate(classes)}
-    return tuple(
-        TextData(
-            vocabulary.encode(bodies[split], length), torch.tensor([numbers[label] for label, _ in texts[split]]),
-            classes, vocabulary,
-        )
-        for split in splits
-    )  # fmt: skip
+    labels = {split: torch.tensor([numbers[label] for label, _ in texts[split]]) for split in splits}
+    return tuple(TextData(vocabulary.encode(bodies[s], length), labels[s], classes, vocabulary) for s in splits)
 
 
 def _read(path: Path) -> dict[str, list[tuple[str, str]]]:

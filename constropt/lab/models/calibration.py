@@ -97,7 +97,6 @@ class TransformerBlock(nn.Module):
 
 class ViT(nn.Module):
     """A vision transformer (Dosovitskiy et al. 2021) that averages its tokens instead of adding one for the class.
-
     Images are cut into squares of side ``patch``. Raises ``ValueError`` unless the numbers are at least 1, ``patch``
     divides ``image_size`` and ``heads`` ``width``.
 
@@ -138,10 +137,9 @@ def small_vit(num_classes: int = 10, *, channels: int = 3, image_size: int = 32,
 
 
 class SegmentationHead(nn.Module):
-    """Atrous spatial pyramid pooling and a classifier per pixel, as in DeepLabV3 (Chen et al. 2017).
-
-    Features go through a 1x1 convolution, a 3x3 one for each dilation in ``rates`` and their mean over the image; the
-    results, ``width`` channels each, are joined.
+    """Atrous spatial pyramid pooling and a classifier per pixel, as in DeepLabV3 (Chen et al. 2017). Features go
+    through a 1x1 convolution, a 3x3 one for each dilation in ``rates`` and their mean over the image; the results,
+    ``width`` channels each, are joined.
 
     >>> SegmentationHead(8, 5, width=4)(torch.zeros(2, 8, 6, 7)).shape
     torch.Size([2, 5, 6, 7])

@@ -145,11 +145,8 @@ class CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(
-                BasicBlock(inputs, outputs, 1 if inputs == outputs else 2),
-                *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)),
-            )
-            for inputs, outputs in ((16, 16), (16, 32), (32, 64))
+            nn.Sequential(BasicBlock(a, b, 1 if a == b else 2), *(BasicBlock(b, b, 1) for _ in range(blocks - 1)))
+            for a, b in ((16, 16), (16, 32), (32, 64))
         )
         self.linear = nn.Linear(64, num_classes)
 

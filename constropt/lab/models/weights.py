@@ -6,7 +6,7 @@ weights file to fill its parameters with.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,9 @@ def is_hub(reference: str) -> bool:
 
 
 def load_hub(reference: str, *, pretrained: bool = True) -> nn.Module:
-    """The model that ``reference`` names, on the CPU; with ``pretrained=False``, fresh weights to be filled in.
-
-    Raises ``ValueError`` for a reference of another form or a name that its library does not have, and
-    :class:`MissingExtra` where the library is not installed.
+    """The model that ``reference`` names, on the CPU; with ``pretrained=False``, fresh weights to be filled in. Raises
+    ``ValueError`` for a reference of another form or a name that its library does not have, and :class:`MissingExtra`
+    where the library is not installed.
     """
     kind, _, name = reference.partition(":")
     if kind not in _LOADERS:
@@ -80,8 +79,7 @@ def _transformers(name: str, pretrained: bool) -> nn.Module:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"model: transformers cannot load {name!r} ({reason})") from None
     settings = _processor_settings(library, name)
-    if not settings.get("do_normalize", True):
-        return _normalized(model, None, None)
+    settings = settings if settings.get("do_normalize", True) else {}
     return _normalized(model, settings.get("image_mean"), settings.get("image_std"))
 
 
@@ -104,9 +102,7 @@ def _library(module: str, package: str) -> Any:
         raise MissingExtra(f"model: needs {package} ({error}): pip install constropt[hub]") from None
 
 
-_LOADERS: dict[str, Callable[[str, bool], nn.Module]] = {
-    "robustbench": _robustbench, "timm": _timm, "hf": _transformers,
-}  # fmt: skip
+_LOADERS = {"robustbench": _robustbench, "timm": _timm, "hf": _transformers}
 _FORMS = {"robustbench": "robustbench:NAME:DATASET:THREAT", "timm": "timm:NAME", "hf": "hf:NAME"}
 
 

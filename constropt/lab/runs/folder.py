@@ -48,7 +48,6 @@ def model_fingerprint(model: Callable[..., Any]) -> str:
 
 def open_run(out: Path, settings: Mapping[str, Any], *, fresh: bool = False) -> str:
     """Make ``out`` the folder of the run with these ``settings``, or continue it; returns the digest of the settings.
-
     ``fresh`` removes the shards and the manifest that are there. Raises ``ValueError`` for a folder of other settings,
     naming each that differs, for shards without a manifest, and for a manifest that cannot be read.
     """
@@ -154,13 +153,9 @@ def is_complete(path: Path, run: str, rows: tuple[int, int]) -> bool:
     try:
         with safe_open(path, framework="pt") as file:
             note = json.loads((file.metadata() or {}).get(_NOTE, "{}"))
-            names = set(file.keys())
-            return (
-                note.get("run") == run
-                and note.get("rows") == list(rows)
-                and {_X, _COLUMN + "success", _COLUMN + "index"} <= names
-                and file.get_slice(_X).get_shape()[0] == rows[1] - rows[0]
-            )
+            own = note.get("run") == run and note.get("rows") == list(rows)
+            whole = own and {_X, _COLUMN + "success", _COLUMN + "index"} <= set(file.keys())
+            return whole and file.get_slice(_X).get_shape()[0] == rows[1] - rows[0]
     except (SafetensorError, OSError, json.JSONDecodeError):
         return False
 

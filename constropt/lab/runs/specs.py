@@ -17,9 +17,8 @@ from constropt.problems.references import load_recipe, load_reference
 
 @dataclass(frozen=True)
 class RecipeSpec:
-    """A recipe by ``reference`` (an entry point's name or "module:function") and the ``options`` that it is given.
-
-    ``str(spec)`` is its one canonical text: options sorted, values as JSON; two specs are equal where their texts are.
+    """A recipe by ``reference`` (an entry point's name or "module:function") and the ``options`` that it is given. Two
+    are equal where their canonical texts, ``str(spec)``, are: options sorted, values as JSON.
     """
 
     reference: str
@@ -54,9 +53,8 @@ class RecipeSpec:
 
 
 def parse_recipe(text: str) -> RecipeSpec:
-    """The recipe and options in ``NAME`` or ``NAME[KEY=VALUE,...]``, where a value is JSON, or text where it is not.
-
-    A text that looks like JSON goes in double quotes, as does one with a comma or a bracket. Raises ``ValueError`` for
+    """The recipe and options in ``NAME`` or ``NAME[KEY=VALUE,...]``, where a value is JSON, or text where it is not. A
+    text that looks like JSON goes in double quotes, as does one with a comma or a bracket. Raises ``ValueError`` for
     brackets that do not close, a key that is no name or is given twice, and a value that begins like JSON and is none.
 
     >>> parse_recipe('pgd[eps=0.3,loss=dlr,size=null,pair=[1,2]]').options
@@ -165,10 +163,9 @@ def module_of(make: Any, available: Mapping[str, Any], spec: RecipeSpec, *, what
 
 
 def call_with(make: Any, available: Mapping[str, Any], spec: RecipeSpec, *, what: str) -> Any:
-    """``make`` called with those of ``available`` that it takes, and the options of ``spec``, which come first.
-
-    Raises ``ValueError``, beginning with ``what``, for what can't be called, an option that it does not take and a
-    parameter that nothing is given for.
+    """``make`` called with those of ``available`` that it takes, and the options of ``spec``, which come first. Raises
+    ``ValueError``, beginning with ``what``, for what can't be called, an option that it does not take and a parameter
+    that nothing is given for.
     """
     if not callable(make):
         raise ValueError(f"{what}: {spec.reference} is a {type(make).__name__}, not a factory")

@@ -64,9 +64,8 @@ TRAIN_LOSS = "train_loss"  # the figure that every epoch leaves
 @dataclass(frozen=True)
 class TrainingSettings:
     """How long and by which optimizer. ``lr`` and ``weight_decay`` ``None`` are those usual for the optimizer;
-    ``augment`` changes images at random (:mod:`~constropt.lab.studies.epochs`).
-
-    Raises ``ValueError`` for an unknown optimizer, schedule or augmentation, naming near ones, and for bad numbers.
+    ``augment`` changes images at random (:mod:`~constropt.lab.studies.epochs`). Raises ``ValueError`` for an unknown
+    optimizer, schedule or augmentation, naming near ones, and for bad numbers.
     """
 
     epochs: int = 40

@@ -1,5 +1,4 @@
 """A kind of study: which methods are trained on what, measured, reported and drawn. Calibration and retrieval are two.
-
 A study of one's own is a :class:`Setup` (data, network, training, figures of a run) and a :class:`StudyKind`, in one
 file; :func:`~constropt.lab.studies.catalogue.add_study` brings its tables to the command line.
 """
@@ -40,9 +39,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(ABC, Generic[Split, Network]):
-    """What all methods of a study share: data that a seed splits, the network ``model``, the ``training``.
-
-    ``model`` is ``module:factory`` or ``module:factory[KEY=VALUE,...]``; ``None`` is the default for the data.
+    """What all methods of a study share: data that a seed splits, the network ``model``, the ``training``. ``model`` is
+    ``module:factory`` or ``module:factory[KEY=VALUE,...]``; ``None`` is the default for the data.
     """
 
     training: TrainingSettings

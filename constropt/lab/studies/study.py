@@ -85,10 +85,8 @@ def complete(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Study:  # fmt: skip
     """Make ``run(run, data(seed))`` for all methods and seeds that have no result in ``out`` yet, and write what it
-    returns there; returns all finished runs of the folder, those of earlier calls too.
-
-    ``progress(run, done, total)`` is called after each epoch. ``ValueError`` for a folder of other ``settings``, which
-    ``fresh`` removes.
+    returns there; returns all finished runs of the folder, those of earlier calls too. ``progress(run, done, total)``
+    is called after each epoch. ``ValueError`` for a folder of other ``settings``, which ``fresh`` removes.
     """
     if fresh:
         shutil.rmtree(out / RUNS, ignore_errors=True)

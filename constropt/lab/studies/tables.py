@@ -161,10 +161,9 @@ def with_data(
     names: Sequence[str], benchmarks: Mapping[str, Benchmark], root: Path, tell: Callable[[str], None], *,
     wanted: bool = True,
 ) -> list[str]:  # fmt: skip
-    """Those of ``names`` whose data is in the folder ``root``, :data:`STAND_IN` where there are none.
-
-    ``tell`` is told what is missing: if all of it was ``wanted``, or nothing is left. Raises ``ValueError`` for names
-    that are not among ``benchmarks``, naming near ones, and where nothing is there and nothing stands in.
+    """Those of ``names`` whose data is in the folder ``root``, :data:`STAND_IN` where there are none. ``tell`` is told
+    what is missing: if all of it was ``wanted``, or nothing is left. Raises ``ValueError`` for names that are not among
+    ``benchmarks``, naming near ones, and where nothing is there and nothing stands in.
     """
     for name in names:
         known("data", name, benchmarks)

@@ -107,62 +107,48 @@ TABLES: Mapping[str, CalibrationTable] = {
     "table-6.1": CalibrationTable(
         title="Calibration of image classifiers", benchmarks=("many-class", "long-tailed", "fashion"), methods=_ALL,
         columns=(report.ACCURACY, report.ECE, report.AECE, report.ECE_SCALED),
-        published={
-            "many-class": _rows(
-                _ALL, (65.02, 65.34, 64.90, 65.78, 63.09, 64.09, 64.49, 64.74, 65.09, 65.03),
-                (3.73, 2.81, 4.00, 3.17, 2.96, 2.91, 4.88, 1.64, 2.50, 1.54),
-                (3.69, 2.61, 3.92, 3.16, 3.12, 2.95, 4.91, 1.73, 2.42, 1.38),
-                (1.86, None, None, 1.79, 1.74, 1.74, 2.66, 1.64, 1.82, 1.54),
-            ),
-            "long-tailed": _rows(
-                _ALL, (37.90, 37.79, 37.69, 37.88, 36.04, 36.18, 38.90, 38.32, 38.50, 38.56),
-                (28.12, 28.41, 28.14, 10.46, 18.37, 17.77, 16.00, 6.16, 2.83, 2.15),
-                (28.12, 28.40, 28.13, 10.38, 18.36, 17.78, 15.99, 6.16, 2.78, 2.30),
-                (3.72, None, None, 3.32, 2.52, 3.40, 3.22, 2.60, 2.83, 1.81),
-            ),
-        },
+        published={"many-class": _rows(
+            _ALL, (65.02, 65.34, 64.90, 65.78, 63.09, 64.09, 64.49, 64.74, 65.09, 65.03),
+            (3.73, 2.81, 4.00, 3.17, 2.96, 2.91, 4.88, 1.64, 2.50, 1.54),
+            (3.69, 2.61, 3.92, 3.16, 3.12, 2.95, 4.91, 1.73, 2.42, 1.38),
+            (1.86, None, None, 1.79, 1.74, 1.74, 2.66, 1.64, 1.82, 1.54),
+        ), "long-tailed": _rows(
+            _ALL, (37.90, 37.79, 37.69, 37.88, 36.04, 36.18, 38.90, 38.32, 38.50, 38.56),
+            (28.12, 28.41, 28.14, 10.46, 18.37, 17.77, 16.00, 6.16, 2.83, 2.15),
+            (28.12, 28.40, 28.13, 10.38, 18.36, 17.78, 15.99, 6.16, 2.78, 2.30),
+            (3.72, None, None, 3.32, 2.52, 3.40, 3.22, 2.60, 2.83, 1.81),
+        )},
     ),
     "table-6.2": CalibrationTable(
         title="Calibration of segmentation", benchmarks=("segmentation",), methods=_DENSE,
         columns=(report.ECE, report.MIOU, report.ACCURACY, report.ECE_SCALED),
-        published={
-            "segmentation": _rows(
-                _DENSE, (14.75, 5.15, 6.90, 10.87, 5.22, 4.66), (66.46, 65.57, 67.73, 64.25, 65.29, 66.77),
-                (None,) * 6, (None,) * 6,
-            )
-        },
+        published={"segmentation": _rows(
+            _DENSE, (14.75, 5.15, 6.90, 10.87, 5.22, 4.66), (66.46, 65.57, 67.73, 64.25, 65.29, 66.77), (None,) * 6,
+            (None,) * 6,
+        )},
     ),
     "table-6.3": CalibrationTable(
         title="Calibration of text classifiers", benchmarks=("text",), methods=_ALL,
         columns=(report.ECE, report.ACCURACY, report.ECE_SCALED),
-        published={
-            "text": _rows(
-                _ALL, (22.75, 23.02, 22.97, 8.07, 10.80, 10.87, 9.46, 5.40, None, 2.04),
-                (67.01, 66.23, 66.48, 67.14, 66.08, 65.85, 68.27, 67.89, None, 68.32),
-                (3.01, None, None, 3.69, 3.33, 4.10, 4.35, 2.09, 3.14, 1.86),
-            )
-        },
+        published={"text": _rows(
+            _ALL, (22.75, 23.02, 22.97, 8.07, 10.80, 10.87, 9.46, 5.40, None, 2.04),
+            (67.01, 66.23, 66.48, 67.14, 66.08, 65.85, 68.27, 67.89, None, 68.32),
+            (3.01, None, None, 3.69, 3.33, 4.10, 4.35, 2.09, 3.14, 1.86),
+        )},
     ),
     "table-V-1": CalibrationTable(
         title="ECE before and after temperature scaling", benchmarks=("many-class", "long-tailed", "text"),
         methods=_SCALED, columns=(report.ECE, report.ECE_SEARCHED, report.TEMPERATURE_SEARCHED, report.ECE_SCALED),
-        published={
-            "many-class": _rows(
-                _SCALED, (3.73, 3.17, 2.96, 2.91, 4.88, 1.64, 2.50, 1.54),
-                (1.86, 1.79, 1.74, 1.74, 2.66, 1.64, 1.82, 1.54), (1.1, 0.9, 0.9, 0.9, 1.5, 1.0, 0.9, 1.0),
-                (None,) * 8,
-            ),
-            "long-tailed": _rows(
-                _SCALED, (28.12, 10.46, 18.37, 17.77, 16.00, 6.16, 2.83, 2.15),
-                (3.72, 3.32, 2.52, 3.40, 3.22, 2.60, 2.83, 1.81), (1.7, 1.3, 1.5, 1.4, 1.2, 1.1, 1.0, 0.9),
-                (None,) * 8,
-            ),
-            "text": _rows(
-                _SCALED, (22.75, 8.07, 10.80, 10.87, 9.46, 5.40, 6.99, 2.04),
-                (3.01, 3.69, 3.33, 4.10, 4.35, 2.09, 3.14, 1.86), (3.1, 1.2, 1.4, 1.4, 1.4, 1.1, 1.1, 1.1),
-                (None,) * 8,
-            ),
-        },
+        published={"many-class": _rows(
+            _SCALED, (3.73, 3.17, 2.96, 2.91, 4.88, 1.64, 2.50, 1.54),
+            (1.86, 1.79, 1.74, 1.74, 2.66, 1.64, 1.82, 1.54), (1.1, 0.9, 0.9, 0.9, 1.5, 1.0, 0.9, 1.0), (None,) * 8,
+        ), "long-tailed": _rows(
+            _SCALED, (28.12, 10.46, 18.37, 17.77, 16.00, 6.16, 2.83, 2.15),
+            (3.72, 3.32, 2.52, 3.40, 3.22, 2.60, 2.83, 1.81), (1.7, 1.3, 1.5, 1.4, 1.2, 1.1, 1.0, 0.9), (None,) * 8,
+        ), "text": _rows(
+            _SCALED, (22.75, 8.07, 10.80, 10.87, 9.46, 5.40, 6.99, 2.04),
+            (3.01, 3.69, 3.33, 4.10, 4.35, 2.09, 3.14, 1.86), (3.1, 1.2, 1.4, 1.4, 1.4, 1.1, 1.1, 1.1), (None,) * 8,
+        )},
     ),
     "table-V-2": CalibrationTable(
         title="Class-wise calibration error", benchmarks=("many-class", "long-tailed"), methods=_SCALED,

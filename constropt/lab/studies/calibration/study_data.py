@@ -99,7 +99,6 @@ class StudyPools:
 
 def study_data(settings: DataSettings, *, seed: int = 0) -> StudyData:
     """The split of ``settings`` that belongs to ``seed``; for several seeds split what :func:`load_pools` returns.
-
     Raises ``ValueError`` for data that is not there or has another form, an option that it does not take, a test part
     that is the training part, and a held-out part that is empty or takes a whole class.
     """

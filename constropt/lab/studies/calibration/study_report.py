@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from constropt.lab.studies.calibration.methods import METHODS
+from constropt.lab.studies.calibration.study import predict
 from constropt.lab.studies.calibration.study_data import DataSettings, StudyPools, build_network, load_pools
-from constropt.lab.studies.calibration.training import predict
 from constropt.lab.studies.study import Study, outdated, read_history
 from constropt.lab.studies.tables import Column, average, title_of
 from constropt.plotting import require_matplotlib

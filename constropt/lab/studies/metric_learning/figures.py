@@ -15,7 +15,7 @@ from constropt.lab.attacks.plots import class_colors
 from constropt.lab.data.readers import LabelledData
 from constropt.lab.models.embedders import small_embedder
 from constropt.lab.studies.epochs import TRAIN_LOSS, History, TrainingSettings, run_epochs, shuffled
-from constropt.lab.studies.metric_learning.training import embed
+from constropt.lab.studies.metric_learning.study import embed
 from constropt.lab.writing import write_json
 from constropt.plotting import figure_of, save_figure
 from constropt.problems.metric_learning.classifier import CrossEntropy
@@ -110,7 +110,6 @@ def figure_one(
     The thesis' settings: d = 100, Adam, batches of 128, learning rate 1e-4 with cosine annealing, weight decay 1e-4
     (images of MNIST). SPCE has no classifier of its own: a sample is of the class k of largest ``z^T S_k``, the sums
     over the training part. Writes ``figure-I-1.png`` and ``.json`` to ``out``; returns loss and accuracy of each.
-
     Raises ``ValueError`` for images with several labels each, :class:`~constropt.lab.MissingExtra` without matplotlib.
     """
     if train.labels.dim() != 1:

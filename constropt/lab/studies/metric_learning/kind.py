@@ -5,10 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from constropt.lab.studies.kind import StudyKind
 from constropt.lab.studies.metric_learning.methods import METHODS
-from constropt.lab.studies.metric_learning.study import KS, RetrievalSetup
+from constropt.lab.studies.metric_learning.study import KS, RetrievalSetup, RetrievalTraining
 from constropt.lab.studies.metric_learning.study_data import RetrievalSettings
 from constropt.lab.studies.metric_learning.study_report import MAIN, NOTES, columns, described, remarks, write_figures
-from constropt.lab.studies.metric_learning.training import RetrievalTraining
 from constropt.lab.studies.study import Study
 from constropt.lab.studies.tables import STAND_IN, Benchmark, Block, StudyTable, ordered, title_of
 

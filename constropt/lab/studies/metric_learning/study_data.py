@@ -76,10 +76,9 @@ class RetrievalSettings:
 
 
 def retrieval_data(settings: RetrievalSettings, *, seed: int = 0) -> RetrievalData:
-    """The split of ``settings`` that belongs to ``seed``.
-
-    Raises ``ValueError`` for data that is not there or has another form, an option that it does not take, and fractions
-    that leave fewer than two classes to train on or to search.
+    """The split of ``settings`` that belongs to ``seed``. Raises ``ValueError`` for data that is not there or has
+    another form, an option that it does not take, and fractions that leave fewer than two classes to train on or to
+    search.
 
     >>> data = retrieval_data(RetrievalSettings("digits"))
     >>> data.classes, sorted(set(data.query.labels.tolist()))

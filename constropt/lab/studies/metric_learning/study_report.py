@@ -7,14 +7,13 @@ from pathlib import Path
 from constropt.lab.runs.specs import parse_recipe
 from constropt.lab.studies.metric_learning.figures import embedding_map
 from constropt.lab.studies.metric_learning.methods import METHODS
-from constropt.lab.studies.metric_learning.study import DISTANCES, KS
+from constropt.lab.studies.metric_learning.study import DISTANCES, KS, embed
 from constropt.lab.studies.metric_learning.study_data import (
     RetrievalData,
     RetrievalSettings,
     build_embedder,
     retrieval_data,
 )
-from constropt.lab.studies.metric_learning.training import embed
 from constropt.lab.studies.study import Study, outdated
 from constropt.lab.studies.tables import Column, average, title_of
 from constropt.plotting import require_matplotlib
