@@ -22,9 +22,8 @@ from constropt.lab.studies.calibration.study import CalibrationSetup, predict, t
 from constropt.lab.studies.calibration.study_data import DataSettings, build_network, load_pools, study_data
 from constropt.lab.studies.calibration.study_report import COLUMNS, ECE, ECE_SCALED, SHIFTED, remarks, write_figures
 from constropt.lab.studies.epochs import AUGMENTATIONS, TrainingSettings, shift
-from constropt.lab.studies.kind import TableSettings, run_table
 from constropt.lab.studies.study import read_history, read_study
-from constropt.lab.studies.tables import layout, with_spread
+from constropt.lab.studies.tables import TableSettings, layout, run_table, with_spread
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
 from constropt.problems.calibration.metrics import expected_calibration_error
 

@@ -24,8 +24,9 @@ from constropt.lab.data.readers import LabelledData
 from constropt.lab.models.small import cifar_cnn_a, cifar_resnet4b, cifar_resnet20, madry_cnn, mnist_cnn
 from constropt.lab.runs.specs import named_table, reference_of
 from constropt.lab.studies.catalogue import STUDIES
-from constropt.lab.studies.kind import StudyKind, TableSettings, run_table
+from constropt.lab.studies.kind import StudyKind
 from constropt.lab.studies.metric_learning.figures import SETTINGS, figure_one
+from constropt.lab.studies.tables import TableSettings, run_table
 from constropt.plotting import require_matplotlib
 
 _FIGURE_SAMPLES = 6000

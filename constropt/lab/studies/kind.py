@@ -7,30 +7,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
-from constropt.checks import MissingExtra
 from constropt.lab.runs.specs import RecipeSpec
 from constropt.lab.studies.epochs import History, TrainingSettings
 from constropt.lab.studies.study import Run, Study, complete, distinct, trained
-from constropt.lab.studies.tables import (
-    Benchmark,
-    Block,
-    Column,
-    Method,
-    StudyTable,
-    layout,
-    ordered,
-    parse_method,
-    title_of,
-    with_data,
-    write_blocks,
-)
+from constropt.lab.studies.tables import Benchmark, Column, Method, StudyTable, layout, ordered, parse_method, title_of
 from constropt.lab.writing import markdown_table, write_json, write_parquet, write_text
 
 Split = TypeVar("Split")
@@ -159,51 +146,3 @@ class StudyKind:
         write_json(paths[1], {"settings": study.settings, "remarks": remarks, "runs": runs})
         write_parquet(paths[2], cells)
         return paths
-
-
-@dataclass(frozen=True)
-class TableSettings:
-    """What of a table is run: ``benchmarks``, ``methods`` and ``epochs`` replace its own where they are given."""
-
-    benchmarks: tuple[str, ...] | None = None
-    methods: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] = (0, 1, 2)
-    epochs: int | None = None
-    device: torch.device | str = "cpu"
-    fresh: bool = False
-
-
-DEFAULTS = TableSettings()
-
-
-def run_table(
-    kind: StudyKind, table: str, *, out: str | Path, root: str | Path, settings: TableSettings = DEFAULTS,
-    progress: Callable[[str, int, int], None] | None = None, warn: Callable[[str], None] | None = None,
-) -> tuple[list[Block], Path]:  # fmt: skip
-    """Run what the ``table`` of ``kind`` needs and lay it out; returns its blocks and the file that has them.
-
-    The studies are in ``out``, a folder for each benchmark, and shared by the tables: what one has trained the others
-    find. Data is looked for in the folder ``root``; a benchmark that has none there is left out with a warning, and
-    where all are, digits stand in. Raises ``ValueError`` for unknown names, and as :meth:`StudyKind.run`.
-    """
-    wanted, tell = kind.tables[table], warn or (lambda text: None)
-    root, out = Path(root).resolve(), Path(out)  # the folder is part of the settings that a run is continued by
-    methods = settings.methods or wanted.methods
-    told = bool(settings.benchmarks) or not wanted.whatever_is_there
-    blocks = []
-    for name in with_data(settings.benchmarks or wanted.benchmarks, kind.benchmarks, root, tell, wanted=told):
-        benchmark = kind.benchmarks[name]
-        setup = benchmark.setup.located(root)
-        if settings.epochs is not None:
-            setup = replace(setup, training=replace(setup.training, epochs=settings.epochs))
-        study = kind.run(
-            setup, methods, settings.seeds, out=out / name, device=settings.device, fresh=settings.fresh,
-            progress=progress,
-        )  # fmt: skip
-        kind.write_report(study)
-        try:
-            kind.write_figures(study)
-        except MissingExtra as error:
-            tell(str(error))
-        blocks.append(wanted.block(name, benchmark.title, study, [str(kind.parse(text)) for text in methods]))
-    return blocks, write_blocks(out / f"{table}.md", f"{table}: {wanted.title}", blocks)

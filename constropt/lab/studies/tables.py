@@ -5,19 +5,21 @@ from __future__ import annotations
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
+from constropt.checks import MissingExtra
 from constropt.lab.runs.specs import RecipeSpec, known, module_of, parse_recipe
 from constropt.lab.studies.study import Study
 from constropt.lab.writing import markdown_table, write_text
 from constropt.problems.references import load_reference
 
 if TYPE_CHECKING:
-    from constropt.lab.studies.kind import Setup
+    from constropt.lab.studies.kind import Setup, StudyKind
 
 
 @dataclass(frozen=True)
@@ -177,10 +179,51 @@ def with_data(
     return present or [STAND_IN]
 
 
-def write_blocks(path: Path, title: str, blocks: Sequence[Block]) -> Path:
-    """Write the blocks as Markdown; returns the path."""
-    text = [f"# {title}", ""]
+@dataclass(frozen=True)
+class TableSettings:
+    """What of a table is run: ``benchmarks``, ``methods`` and ``epochs`` replace its own where they are given."""
+
+    benchmarks: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int | None = None
+    device: torch.device | str = "cpu"
+    fresh: bool = False
+
+
+DEFAULTS = TableSettings()
+
+
+def run_table(
+    kind: StudyKind, table: str, *, out: str | Path, root: str | Path, settings: TableSettings = DEFAULTS,
+    progress: Callable[[str, int, int], None] | None = None, warn: Callable[[str], None] | None = None,
+) -> tuple[list[Block], Path]:  # fmt: skip
+    """Run what the ``table`` of ``kind`` needs and lay it out; returns its blocks and the file that has them.
+
+    The studies are in ``out``, a folder for each benchmark, and shared by the tables: what one has trained the others
+    find. Data is looked for in the folder ``root``; a benchmark that has none there is left out with a warning, and
+    where all are, digits stand in. Raises ``ValueError`` for unknown names, and as :meth:`StudyKind.run`.
+    """
+    wanted, tell = kind.tables[table], warn or (lambda text: None)
+    root, out = Path(root).resolve(), Path(out)  # the folder is part of the settings that a run is continued by
+    methods = settings.methods or wanted.methods
+    told = bool(settings.benchmarks) or not wanted.whatever_is_there
+    blocks = []
+    for name in with_data(settings.benchmarks or wanted.benchmarks, kind.benchmarks, root, tell, wanted=told):
+        benchmark = kind.benchmarks[name]
+        setup = benchmark.setup.located(root)
+        if settings.epochs is not None:
+            setup = replace(setup, training=replace(setup.training, epochs=settings.epochs))
+        how: dict[str, Any] = {"device": settings.device, "fresh": settings.fresh, "progress": progress}
+        study = kind.run(setup, methods, settings.seeds, out=out / name, **how)
+        kind.write_report(study)
+        try:
+            kind.write_figures(study)
+        except MissingExtra as error:
+            tell(str(error))
+        blocks.append(wanted.block(name, benchmark.title, study, [str(kind.parse(text)) for text in methods]))
+    text = [f"# {table}: {wanted.title}", ""]
     for block in blocks:
         text += [f"## {block.title}", "", *markdown_table(block.header, block.lines), ""]
         text += [*(f"- {remark}" for remark in block.remarks), ""]
-    return write_text(path, text)
+    return blocks, write_text(out / f"{table}.md", text)

@@ -12,13 +12,7 @@ from torch import Tensor, nn
 
 from constropt.lab.runs.specs import RecipeSpec
 from constropt.lab.studies.calibration.methods import build_loss
-from constropt.lab.studies.calibration.study_data import (
-    DataSettings,
-    StudyData,
-    build_network,
-    describe_network,
-    load_pools,
-)
+from constropt.lab.studies.calibration.study_data import DataSettings, StudyData, build_network, load_pools
 from constropt.lab.studies.epochs import AUGMENTATIONS, TRAIN_LOSS, History, TrainingSettings, run_epochs, shuffled
 from constropt.lab.studies.kind import Setup
 from constropt.lab.studies.study import Run
@@ -138,7 +132,7 @@ class CalibrationSetup(Setup[StudyData, nn.Module]):
     def settings(self, split: StudyData, network: nn.Module) -> dict[str, Any]:
         return {
             "data": asdict(self.data) | {"kind": split.kind, "classes": split.classes},
-            "model": describe_network(self.model, split.kind),
+            "model": str(split.network(self.model)),
             "training": asdict(self.training),
         }
 
@@ -173,5 +167,5 @@ def figures(logits: Tensor, labels: Tensor, data: StudyData) -> dict[str, float]
         "brier": metrics.brier_score, "nll": metrics.negative_log_likelihood,
         **({"miou": metrics.mean_iou} if data.kind == "dense" else {}),
     }  # fmt: skip
-    how = {"from_logits": True, "ignore_index": data.ignore_index}
+    how: dict[str, Any] = {"from_logits": True, "ignore_index": data.ignore_index}
     return {name: measure(logits, labels, **how).item() for name, measure in measures.items()}

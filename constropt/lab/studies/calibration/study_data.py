@@ -16,7 +16,7 @@ from constropt.lab.data.scenes import IGNORED
 from constropt.lab.data.text import Vocabulary, load_newsgroups_splits
 from constropt.lab.models.calibration import deeplab, gpcn, small_resnet18
 from constropt.lab.runs.folder import fingerprint
-from constropt.lab.runs.specs import made_network, parse_recipe, reference_of
+from constropt.lab.runs.specs import RecipeSpec, made_network, parse_recipe, reference_of
 from constropt.problems.calibration.samples import held_out, long_tailed
 
 # by kind of data
@@ -39,6 +39,10 @@ class StudyData:
     def fingerprint(self) -> str:
         """Of all tensors: equal exactly where two splits are."""
         return fingerprint(*self.train, *self.held_out, *self.test)
+
+    def network(self, model: str | None) -> RecipeSpec:
+        """What :func:`build_network` makes of ``model``: the factory and its options."""
+        return parse_recipe(model or _DEFAULT_NETWORKS[self.kind])
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,7 @@ def build_network(model: str | None, data: StudyData, *, seed: int) -> nn.Module
     DeepLab for label maps, a GPCN for texts. A factory that takes anything needs all of it in the brackets:
     ``timm:create_model[model_name=resnet18,num_classes=10]``. Raises ``ValueError`` for what can't be called so.
     """
-    spec = parse_recipe(model or _DEFAULT_NETWORKS[data.kind])
+    spec = data.network(model)
     available: dict[str, Any] = {"num_classes": data.classes, "classes": data.classes}
     if data.kind == "text":
         available["vocabulary"] = data.vocabulary
@@ -199,8 +203,3 @@ def build_network(model: str | None, data: StudyData, *, seed: int) -> nn.Module
         _, channels, height, _ = data.train.inputs.shape
         available |= {"channels": channels, "in_channels": channels, "image_size": height}
     return made_network(spec, available, seed)
-
-
-def describe_network(model: str | None, kind: str) -> str:
-    """The canonical text of the network that :func:`build_network` makes."""
-    return str(parse_recipe(model or _DEFAULT_NETWORKS[kind]))

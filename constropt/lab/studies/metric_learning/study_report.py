@@ -2,18 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 from constropt.lab.runs.specs import parse_recipe
 from constropt.lab.studies.metric_learning.figures import embedding_map
 from constropt.lab.studies.metric_learning.methods import METHODS
 from constropt.lab.studies.metric_learning.study import DISTANCES, KS, embed
-from constropt.lab.studies.metric_learning.study_data import (
-    RetrievalData,
-    RetrievalSettings,
-    build_embedder,
-    retrieval_data,
-)
+from constropt.lab.studies.metric_learning.study_data import RetrievalSettings, build_embedder, retrieval_data
 from constropt.lab.studies.study import Study, outdated
 from constropt.lab.studies.tables import Column, average, title_of
 from constropt.plotting import require_matplotlib
@@ -81,7 +77,7 @@ def write_figures(study: Study) -> list[Path]:
     require_matplotlib()
     settings = study.settings
     given = RetrievalSettings(**{field.name: settings["data"][field.name] for field in fields(RetrievalSettings)})
-    splits: dict[int, RetrievalData] = {}
+    split = cache(lambda seed: retrieval_data(given, seed=seed))
     written = []
     for method, runs in study.results.items():
         seed = min(runs)
@@ -90,9 +86,7 @@ def write_figures(study: Study) -> list[Path]:
         written.append(path)
         if not outdated(path, [weights]):
             continue
-        if seed not in splits:
-            splits[seed] = retrieval_data(given, seed=seed)
-        data, norms = splits[seed], {name: settings[name] for name in ("head_norm", "frozen")}
+        data, norms = split(seed), {name: settings[name] for name in ("head_norm", "frozen")}
         network = build_embedder(settings["model"], data, seed=seed, **norms)
         network.load_state_dict(load_weights(weights))
         embedded = unit(embed(network, data.query.images))
