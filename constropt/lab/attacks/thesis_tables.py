@@ -118,10 +118,6 @@ _TABLE_4_1 = _norms({
 })  # fmt: skip
 
 
-def _perceptual(attack: str, recipe: str, distance: str, options: Mapping[str, Any], *figures: float) -> TableRow:
-    return TableRow(attack, recipe, distance, options, _quality(*figures))
-
-
 _CIEDE, _LPIPS = {"distance": "ciede2000"}, {"distance": "lpips"}
 _TABLE_4_2 = (
     *_norms({
@@ -136,15 +132,15 @@ _TABLE_4_2 = (
         "ALMA l2 100": (100, 0.40, 100, 100), "ALMA l2 1000": (100, 0.38, 1000, 1000),
         "APGD-DLR-T l2": (100, 0.38, 5345, 5321),
     }),
-    _perceptual("C&W CIEDE2000 9×1000", "cw", "ciede2000", {**_CIEDE, "steps": 9000}, 100, 0.93, 6729, 6726),
-    _perceptual("PerC-AL 100", "perc_al", "ciede2000", {"steps": 100}, 100, 2.87, 201, 100),
-    _perceptual("PerC-AL 1000", "perc_al", "ciede2000", {"steps": 1000}, 100, 2.72, 2001, 1000),
-    _perceptual("ALMA CIEDE2000 100", "alma", "ciede2000", {**_CIEDE, "steps": 100}, 100, 1.09, 100, 100),
-    _perceptual("ALMA CIEDE2000 1000", "alma", "ciede2000", {**_CIEDE, "steps": 1000}, 100, 0.78, 1000, 1000),
-    _perceptual("C&W LPIPS 9×1000", "cw", "lpips", {**_LPIPS, "steps": 9000}, 100, 0.0047, 6658, 6655),
-    _perceptual("LPA", "lpa", "lpips", {}, 100, 0.0539, 1118, 1108),
-    _perceptual("ALMA LPIPS 100", "alma", "lpips", {**_LPIPS, "steps": 100}, 99.97, 0.0247, 100, 100),
-    _perceptual("ALMA LPIPS 1000", "alma", "lpips", {**_LPIPS, "steps": 1000}, 100, 0.0060, 1000, 1000),
+    TableRow("C&W CIEDE2000 9×1000", "cw", "ciede2000", {**_CIEDE, "steps": 9000}, _quality(100, 0.93, 6729, 6726)),
+    TableRow("PerC-AL 100", "perc_al", "ciede2000", {"steps": 100}, _quality(100, 2.87, 201, 100)),
+    TableRow("PerC-AL 1000", "perc_al", "ciede2000", {"steps": 1000}, _quality(100, 2.72, 2001, 1000)),
+    TableRow("ALMA CIEDE2000 100", "alma", "ciede2000", {**_CIEDE, "steps": 100}, _quality(100, 1.09, 100, 100)),
+    TableRow("ALMA CIEDE2000 1000", "alma", "ciede2000", {**_CIEDE, "steps": 1000}, _quality(100, 0.78, 1000, 1000)),
+    TableRow("C&W LPIPS 9×1000", "cw", "lpips", {**_LPIPS, "steps": 9000}, _quality(100, 0.0047, 6658, 6655)),
+    TableRow("LPA", "lpa", "lpips", {}, _quality(100, 0.0539, 1118, 1108)),
+    TableRow("ALMA LPIPS 100", "alma", "lpips", {**_LPIPS, "steps": 100}, _quality(99.97, 0.0247, 100, 100)),
+    TableRow("ALMA LPIPS 1000", "alma", "lpips", {**_LPIPS, "steps": 1000}, _quality(100, 0.0060, 1000, 1000)),
 )  # fmt: skip
 
 TABLES = {table.name: table for table in (
