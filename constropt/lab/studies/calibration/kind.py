@@ -55,11 +55,11 @@ class CalibrationTable(StudyTable):
 _RESNET = f"{reference_of(small_resnet18)}[width=8]"
 
 
-# settings chosen on cross-entropy alone: long enough that it over-fits, as the hundred and more epochs published do
 def _benchmark(title: str, model: str, training: TrainingSettings, data: DataSettings, *needs: str) -> Benchmark:
     return Benchmark(title, CalibrationSetup(data=data, training=training, model=model), needs)
 
 
+# settings chosen on cross-entropy alone: long enough that it over-fits, as the hundred and more epochs published do
 _SGD = TrainingSettings(epochs=20, optimizer="sgd")
 BENCHMARKS: dict[str, Benchmark] = {
     "many-class": _benchmark(
