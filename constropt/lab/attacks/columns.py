@@ -112,5 +112,5 @@ def own_distance_of(solution: Solution) -> Any:
 def _own_distance(solution: Solution, x: Tensor, inputs: Tensor) -> Tensor:
     """The recipe's own distance between two batches, NaN where its problem does not hold one."""
     distance: Any = own_distance_of(solution)
-    value = distance(x, inputs) if callable(distance) else torch.full((len(x),), torch.nan)
+    value: Any = distance(x, inputs) if callable(distance) else torch.full((len(x),), torch.nan)
     return value.detach().double()
