@@ -18,14 +18,12 @@ from constropt.lab.runs.specs import named_table
 from constropt.lab.studies.calibration import study_data as study_data_module
 from constropt.lab.studies.calibration.kind import BENCHMARKS, CALIBRATION, TABLES
 from constropt.lab.studies.calibration.methods import METHODS, build_loss
-from constropt.lab.studies.calibration.study import CalibrationSetup
+from constropt.lab.studies.calibration.study import CalibrationSetup, predict, train
 from constropt.lab.studies.calibration.study_data import DataSettings, build_network, load_pools, study_data
 from constropt.lab.studies.calibration.study_report import COLUMNS, ECE, ECE_SCALED, SHIFTED, remarks, write_figures
-from constropt.lab.studies.calibration.training import predict, train
 from constropt.lab.studies.epochs import AUGMENTATIONS, TrainingSettings, shift
-from constropt.lab.studies.kind import TableSettings, run_table
 from constropt.lab.studies.study import read_history, read_study
-from constropt.lab.studies.tables import layout, with_spread
+from constropt.lab.studies.tables import TableSettings, layout, run_table, with_spread
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS
 from constropt.problems.calibration.metrics import expected_calibration_error
 

@@ -356,3 +356,22 @@ def test_a_plain_callable_and_a_batched_jacobian(data, tmp_path, model):
         eye = torch.eye(10)[:, None].expand(10, 30, 10)
         torch.autograd.grad(watched(x), x, eye, is_grads_batched=True)
     assert counter == PassCounter(forwards=30, backwards=300)
+
+
+class Shifted(nn.Module):
+    """A model of inputs in [0, 1] for inputs in [-1, 1]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.model((inputs + 1) / 2)
+
+
+def test_signs_are_looked_for_within_the_bounds_of_the_recipes(model, data, tmp_path):
+    shifted, options = {"m": Shifted(model).eval()}, {"bounds": (-1.0, 1.0)}
+    found = run_evaluation(["fmn[steps=5]"], shifted, 2 * data[0] - 1, data[1], out=tmp_path, options=options)
+    assert found.complete and not {"inputs", "unbounded"} & {sign.name for sign in found.signs}
+    images = read_adversarial(sorted(tmp_path.glob("shards/*/*/*.safetensors")))
+    assert images.min() < 0 and images.abs().max() <= 1

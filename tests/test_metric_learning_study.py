@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from constropt.lab.data.retrieval_sets import class_batches
 from constropt.lab.models.embedders import Embedder, small_embedder
-from constropt.lab.studies.kind import TableSettings, run_table
 from constropt.lab.studies.metric_learning.figures import SETTINGS, embedding_map, figure_one, principal_components
 from constropt.lab.studies.metric_learning.kind import BENCHMARKS, RETRIEVAL
 from constropt.lab.studies.metric_learning.methods import METHODS, build_loss
-from constropt.lab.studies.metric_learning.study import RetrievalSetup
+from constropt.lab.studies.metric_learning.study import RetrievalSetup, RetrievalTraining, embed, train_embedder
 from constropt.lab.studies.metric_learning.study_data import RetrievalSettings, Samples, build_embedder, retrieval_data
 from constropt.lab.studies.metric_learning.study_report import remarks, write_figures
-from constropt.lab.studies.metric_learning.training import RetrievalTraining, embed, train_embedder
 from constropt.lab.studies.study import read_history
+from constropt.lab.studies.tables import TableSettings, run_table
 from constropt.problems.metric_learning import SPCE, MemoryBank, MultiSimilarity
 from constropt.problems.metric_learning.neighbours import SNCA
 

@@ -72,7 +72,7 @@ def test_bad_training_arguments():
     with pytest.raises(ValueError, match="one label per input"):
         train_classifier(model, inputs, labels[:-1])
     for name in ("epochs", "batch_size", "lr"):
-        with pytest.raises(ValueError, match=f"{name}: takes a positive number, got 0"):
+        with pytest.raises(ValueError, match=f"{name}: takes a number > 0, got 0"):
             train_classifier(model, inputs, labels, **{name: 0})
 
 

@@ -135,7 +135,7 @@ def test_bad_training_arguments():
     with pytest.raises(ValueError, match="labels: takes one map per image"):
         train_segmenter(head(), images, labels[:, :5])
     for name in ("epochs", "batch_size", "lr"):
-        with pytest.raises(ValueError, match=f"{name}: takes a positive number, got 0"):
+        with pytest.raises(ValueError, match=f"{name}: takes a number > 0, got 0"):
             train_segmenter(head(), images, labels, **{name: 0})
 
 

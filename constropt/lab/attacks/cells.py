@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,9 +64,7 @@ def plan(
 
     ``common`` options go to every recipe that takes them, and a recipe's own replace them. A recipe that declares its
     distances is left out at the others; one that does not may still refuse when it is first run (:func:`left_out`).
-
-    Raises ``ValueError`` for a common option that no recipe takes, an option that its recipe does not take, and if
-    nothing is left to run.
+    Raises ``ValueError`` for a common option that no recipe takes, a recipe's own that it does not, and no cell at all.
     """
     functions = {spec: spec.load() for spec in dict.fromkeys(specs)}
     for option in common:
@@ -76,8 +74,7 @@ def plan(
     notes: list[str] = []
     for spec, function in functions.items():
         for distance, options in _variants(spec, function, distances, common, seed):
-            reason = None if distance is None else refusal(function, distance)
-            if reason:
+            if distance is not None and (reason := refusal(function, distance)):
                 notes.append(_note(spec, distance, reason))
                 continue
             for goal in goals:
@@ -86,25 +83,23 @@ def plan(
                     continue
                 cell = Cell(spec, distance, goal, options, function)
                 cells.setdefault(cell.key, cell)
-    require_cells(list(cells.values()), notes)
+    require_cells(cells, notes)
     return list(cells.values()), notes
 
 
-def require_cells(cells: Sequence[Cell], notes: Sequence[str]) -> None:
+def require_cells(cells: Collection[Any], notes: Sequence[str]) -> None:
     """``ValueError`` where no cell is left to run, with the reasons."""
     if not cells:
         raise ValueError(f"recipes: nothing to run; {'; '.join(notes) or 'no recipe is given'}")
 
 
 def left_out(cell: Cell, error: Exception) -> str | None:
-    """The note for a cell whose first batch failed by ``error``, if it is one that does not fit the recipe or lacks a
-    package; ``None`` for a mistake.
-
+    """The note for a cell whose first batch failed since it does not fit the recipe or lacks a package, else ``None``.
     A distance that is no norm may need files or images of another size, and says so in errors of its own.
     """
-    fits_not = (UnsupportedDistance, ImportError)
     own = cell.distance is not None and cell.distance not in NORMS and isinstance(error, (ValueError, TypeError))
-    return _note(cell.spec, cell.distance, str(error)) if own or isinstance(error, fits_not) else None
+    unfit = own or isinstance(error, (UnsupportedDistance, ImportError))
+    return _note(cell.spec, cell.distance, str(error)) if unfit else None
 
 
 def _note(spec: RecipeSpec, distance: str | None, reason: str) -> str:

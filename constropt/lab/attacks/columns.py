@@ -16,11 +16,9 @@ LEVELS = 255
 
 
 def round_to_8_bits(x: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """``x`` on the 256 levels between the bounds that an 8-bit image can hold: multiples of 1/255 within (0, 1).
+    """``x`` on the 256 levels between the bounds that an 8-bit image can hold: multiples of 1/255 within (0, 1), exact
+    for inputs that were bytes divided by 255. Halves go to the even level, as ``torch.round`` does.
 
-    Exact for inputs that were bytes divided by 255. Halves go to the even level, as ``torch.round`` does.
-
-    >>> import torch
     >>> round_to_8_bits(torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 1.0])).mul(255).tolist()
     [0.0, 0.0, 1.0, 255.0]
     """
@@ -52,10 +50,8 @@ def norms_of(delta: Tensor) -> dict[str, Tensor]:
     {'l0': 2.0, 'l1': 7.0, 'l2': 5.0, 'linf': 4.0}
     """
     delta = delta.flatten(1).double()
-    return {
-        "l0": (delta != 0).sum(1).double(), "l1": delta.abs().sum(1), "l2": delta.norm(dim=1),
-        "linf": delta.abs().amax(1),
-    }  # fmt: skip
+    size = delta.abs()
+    return {"l0": (delta != 0).sum(1).double(), "l1": size.sum(1), "l2": delta.norm(dim=1), "linf": size.amax(1)}
 
 
 @torch.no_grad()
@@ -75,35 +71,30 @@ def verified(
     inside = (finite & (x >= bounds[0] - TOLERANCE).flatten(1) & (x <= bounds[1] + TOLERANCE).flatten(1)).all(1)
     saved, rounded = round_to_8_bits(x.nan_to_num(bounds[0]), bounds), round_to_8_bits(inputs, bounds)
     logits = [logits_of(model(batch)) for batch in (inputs, x, saved)]
-    clean, prediction, saved_prediction = (z.argmax(1) for z in logits)
+    clean, *perturbed = (z.argmax(1) for z in logits)
     norms, saved_norms = norms_of(x - inputs), norms_of(saved - rounded)
     columns: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     if labels.dim() == 1:
-        columns |= {"label": labels, "prediction": prediction, "clean_prediction": clean}
+        columns |= {"label": labels, "prediction": perturbed[0], "clean_prediction": clean}
         columns["clean_correct"] = clean == labels
-        changed, saved_changed = (
-            p != labels if targets is None else p == targets for p in (prediction, saved_prediction)
-        )
+        changed, saved_changed = (p != labels if targets is None else p == targets for p in perturbed)
         if targets is not None:
             columns["target"] = targets
     else:
         mask = labels != ignore_index
         if targets is not None:
             mask &= targets != ignore_index
-        before, after, saved_after = (
-            apsr(p, labels, targets=targets, mask=mask) for p in (clean, prediction, saved_prediction)
-        )
+        before, after, saved_after = (apsr(p, labels, targets=targets, mask=mask) for p in (clean, *perturbed))
         enough = nu - 1e-9  # 0.99 is not a binary fraction
         columns |= {"apsr": after, "clean_apsr": before, "clean_correct": before < enough}
         changed, saved_changed = after >= enough, saved_after >= enough
-        for name, predictions in (("clean", clean), ("adversarial", prediction)):
+        for name, predictions in (("clean", clean), ("adversarial", perturbed[0])):
             counts[name] = confusion(predictions, labels, logits[0].shape[1], ignore_index=ignore_index).cpu()
     columns |= {
         "success": changed & inside, "success_8bit": saved_changed & finite.all(1), "claimed": solution.feasible,
         "distance": norms.get(measure.distance_name, solution.objective.detach().double()),
-        "distance_8bit": saved_norms[measure.distance_name]
-        if measure.distance_name in norms
+        "distance_8bit": saved_norms[measure.distance_name] if measure.distance_name in norms
         else _own_distance(solution, saved, rounded),
         **norms, **{f"{name}_8bit": norm for name, norm in saved_norms.items()}, "forwards": solution.forwards,
         "backwards": solution.backwards, "first_feasible": solution.first_feasible,
@@ -121,7 +112,5 @@ def own_distance_of(solution: Solution) -> Any:
 def _own_distance(solution: Solution, x: Tensor, inputs: Tensor) -> Tensor:
     """The recipe's own distance between two batches, NaN where its problem does not hold one."""
     distance: Any = own_distance_of(solution)
-    if not callable(distance):
-        return torch.full((x.shape[0],), torch.nan, dtype=torch.float64)
-    value: Any = distance(x, inputs)
+    value: Any = distance(x, inputs) if callable(distance) else torch.full((len(x),), torch.nan)
     return value.detach().double()

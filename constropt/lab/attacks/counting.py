@@ -15,9 +15,8 @@ from constropt.problems.model_calls import logits_of
 
 @dataclass
 class PassCounter:
-    """Rows that went through the model: ``forwards``, and ``backwards`` for gradients taken through its logits.
-
-    A batched call (``is_grads_batched``) counts as often as it has gradients. ``backwards`` is ``None`` once a call was
+    """Rows that went through the model: ``forwards``, and ``backwards`` for gradients taken through its logits. A
+    batched call (``is_grads_batched``) counts as often as it has gradients. ``backwards`` is ``None`` once a call was
     made under ``torch.func`` transforms, which allow no hooks.
     """
 
@@ -52,9 +51,8 @@ def _directions(gradient: Tensor) -> int:
 
 @contextmanager
 def counted(model: Callable[[Tensor], Any], counter: PassCounter) -> Iterator[Callable[[Tensor], Any]]:
-    """A callable that behaves as ``model`` and counts its passes in ``counter`` until the block ends.
-
-    An ``nn.Module`` stays itself, since recipes look at its mode and parameters: a forward hook counts.
+    """A callable that behaves as ``model`` and counts its passes in ``counter`` until the block ends; an ``nn.Module``
+    stays itself, since recipes look at its mode and parameters: a forward hook counts.
 
     >>> counter = PassCounter()
     >>> with counted(nn.Linear(2, 3), counter) as model:
@@ -93,8 +91,7 @@ def time_pass(model: Callable[[Tensor], Any], inputs: Tensor, *, repeats: int = 
         start = time.perf_counter()
         with torch.enable_grad():
             x = inputs.detach().requires_grad_()
-            logits = logits_of(model(x))
-            torch.autograd.grad(logits.sum(), x, allow_unused=True)
+            torch.autograd.grad(logits_of(model(x)).sum(), x, allow_unused=True)
         synchronize(inputs.device)
         if repeat or not warm_up:
             seconds.append(time.perf_counter() - start)

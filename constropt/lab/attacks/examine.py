@@ -1,11 +1,9 @@
-"""The signs of :mod:`~constropt.lab.attacks.signs` looked for around a run: before it, in what it found, and by
-perturbed inputs that another run found.
-"""
+"""The signs of :mod:`~constropt.lab.attacks.signs` looked for before a run, in what it found, by another's inputs."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +11,6 @@ from torch import Tensor
 
 from constropt.lab.attacks import signs as look
 from constropt.lab.attacks.cells import Cell
-from constropt.lab.attacks.report import failed_as_infinite
 from constropt.lab.attacks.results import CellResult
 from constropt.lab.attacks.run import device_of
 from constropt.lab.attacks.signs import Model, Sign
@@ -24,15 +21,12 @@ from constropt.problems.attacks import pgd
 
 def load_transfer(source: str | Path, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The perturbed inputs in ``source`` by where they come from, for the clean ``inputs`` and their ``labels``.
-
-    ``source`` is the folder of a complete run, where every recipe on every model counts, or a safetensors file with
-    ``inputs`` and ``labels`` as ``constropt solve --out`` writes them. Raises ``ValueError`` for anything else and for
-    one of other samples.
+    ``source`` is the folder of a complete run, where every recipe on every model counts, or a safetensors file as
+    ``constropt solve --out`` writes them. Raises ``ValueError`` for anything else, and for one of other samples.
     """
     source = Path(source)
     if not source.is_dir():
-        data = load_data(f"safetensors:{source}")
-        count = len(labels)
+        data, count = load_data(f"safetensors:{source}"), len(labels)
         if len(data.labels) < count or not torch.equal(data.labels[:count], labels.cpu()):
             raise ValueError(f"transfer-from: {source} holds other samples than these {count}: their labels differ")
         return {source.stem: data.inputs[:count]}
@@ -75,28 +69,24 @@ def signs_after(
     found: Mapping[str, Mapping[str, Sequence[tuple[Cell, CellResult]]]], adversarial: Callable[[str, Cell], Tensor],
     transfer: Mapping[str, Tensor], bounds: tuple[float, float], seed: int,
 ) -> list[Sign]:  # fmt: skip
-    """What the results say: ``found`` are those of untargeted cells by model and distance name.
-
-    ``adversarial(model, cell)`` reads the perturbed inputs of a cell; ``transfer`` holds those of models outside the
-    run, by origin. Inputs found on the other models of the run are tried on each as well.
+    """What the results say: ``found`` are those of untargeted cells by model and distance name. ``adversarial(model,
+    cell)`` reads the perturbed inputs of a cell, which are tried on the other models of the run as well; ``transfer``
+    holds those of models outside it, by origin.
     """
     signs: list[Sign | None] = []
     for name, by_distance in found.items():
         model, device = models[name], device_of(models[name], inputs)
         x, y = inputs[:SAMPLES].to(device), labels[:SAMPLES].to(device)
         for distance, cells in by_distance.items():
-            rates = [
-                (cell.spec.label.partition("[")[0], cell.options, float(result.columns["success"].mean()))
-                for cell, result in cells
-            ]
-            signs += look.success_falls(rates, name)
+            rates = (float(result.columns["success"].mean()) for _, result in cells)
+            runs = [(cell.spec.label.partition("[")[0], cell.options, rate) for (cell, _), rate in zip(cells, rates)]
+            signs += look.success_falls(runs, name)
             if labels.dim() > 1 or distance not in (*_NOISE, "l0"):
                 continue
             own = white_box(cells)
             if distance in _NOISE:
-                signs.append(
-                    look.noise_beats(model, x, y, own[:SAMPLES], distance, bounds=bounds, seed=seed, name=name)
-                )
+                noise = look.noise_beats(model, x, y, own[:SAMPLES], distance, bounds=bounds, seed=seed, name=name)
+                signs.append(noise)
             others = dict(transfer)
             for other, theirs in found.items():
                 if other != name and distance in theirs:
@@ -105,16 +95,14 @@ def signs_after(
                 clean, truth, foreign = inputs.to(device), labels.to(device), images.to(device)
                 signs.append(look.transfer_beats(model, clean, truth, foreign, own, distance, origin=origin, name=name))
         if labels.dim() == 1:
-            options: dict[str, Any] = {} if bounds == (0.0, 1.0) else {"bounds": bounds}
-            signs.append(look.fails_unbounded(pgd, model, x, y, bounds=bounds, name=name, **options))
+            within = partial(pgd, bounds=bounds)
+            signs.append(look.fails_unbounded(within, model, x, y, bounds=bounds, name=name))
     return [sign for sign in signs if sign is not None]
 
 
 def white_box(cells: Sequence[tuple[Cell, CellResult]]) -> np.ndarray:
-    """``(samples,)``: the distance that a black-box perturbation has to beat.
-
-    That of the minimal recipes, infinite where all failed. Where every recipe had a budget, 0 for samples that one of
-    them changed, else the largest budget.
+    """``(samples,)``: the distance that a black-box perturbation has to beat: that of the minimal recipes, infinite
+    where all failed; where every recipe had a budget, 0 for samples that one of them changed, else the largest budget.
     """
     minimal = [result.distances() for cell, result in cells if not _budget(cell)]
     if minimal:
@@ -130,14 +118,8 @@ def _budget(cell: Cell) -> float | None:
 
 def _nearest(cells: Sequence[tuple[Cell, CellResult]], adversarial: Callable[[Cell], Tensor]) -> Tensor:
     """Per sample the perturbed input of the recipe that came closest."""
-    best: Tensor | None = None
-    smallest = np.array([])
-    for cell, result in cells:
-        images, distances = adversarial(cell), failed_as_infinite(result.columns)
-        if best is None:
-            best, smallest = images, distances
-        else:
-            rows = torch.from_numpy(distances < smallest)
-            best[rows], smallest = images[rows], np.minimum(smallest, distances)
-    assert best is not None
+    nearest = torch.from_numpy(np.argmin([result.distances() for _, result in cells], axis=0))
+    best = adversarial(cells[0][0])
+    for place, (cell, _) in enumerate(cells[1:], 1):
+        best[nearest == place] = adversarial(cell)[nearest == place]
     return best

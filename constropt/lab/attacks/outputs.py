@@ -1,24 +1,22 @@
 """The figures of a run for people and programs: terminal, Markdown, JSON, Parquet, CSV and pictures."""
 
 import csv
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from constropt.checks import MissingExtra
-from constropt.files import finite, replacing
+from constropt.files import replacing
 from constropt.lab.attacks.plots import plot_curve
-from constropt.lab.attacks.report import number
+from constropt.lab.attacks.report import number, percent
 from constropt.lab.attacks.results import CONVENTIONS, CellResult
 from constropt.lab.attacks.sharded import AttackEvaluation
-from constropt.lab.text_tables import markdown_table
+from constropt.lab.writing import markdown_table, write_json, write_parquet, write_text
 from constropt.solution import Status
 
 GRID = 100  # intervals of the curves that are written as numbers
@@ -36,24 +34,19 @@ def write_evaluation(evaluation: AttackEvaluation) -> list[str]:
     if not evaluation.complete:
         raise ValueError(f"evaluation: {evaluation.total - evaluation.done} batches are missing in {evaluation.out}")
     out = evaluation.out
-    with replacing(out / "summary.md") as path:
-        path.write_text(markdown(evaluation), encoding="utf-8")
+    write_text(out / "summary.md", [markdown(evaluation)])
     content = {
         "settings": evaluation.settings, "conventions": CONVENTIONS,
         "rows": [_with_text_radii(row) for row in evaluation.rows],
         "geometric_means": [_with_text_radii(row) for row in evaluation.means], "notes": evaluation.notes,
         "signs": [vars(sign) for sign in evaluation.signs],
     }  # fmt: skip
-    with replacing(out / "summary.json") as path:
-        path.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    flat = [_flat(row) for row in [*evaluation.rows, *evaluation.means]]
-    with replacing(out / "summary.parquet") as path:
-        names = list(dict.fromkeys(name for row in flat for name in row))
-        columns = {name: [row.get(name) for row in flat] for name in names}
-        pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    with replacing(out / "results.parquet") as path:
-        tables = [_samples(result) for result in evaluation.results]
-        pyarrow.parquet.write_table(pyarrow.concat_tables(tables, promote_options="default"), path)
+    write_json(out / "summary.json", content)
+    flat = [flat_row(row) for row in [*evaluation.rows, *evaluation.means]]
+    names = dict.fromkeys(name for row in flat for name in row)
+    write_parquet(out / "summary.parquet", {name: [row.get(name) for row in flat] for name in names})
+    samples = pyarrow.concat_tables([_samples(result) for result in evaluation.results], promote_options="default")
+    write_parquet(out / "results.parquet", samples)
     _write_curves(evaluation)
     try:
         for (model, distance), results in _by_axis(evaluation.results).items():
@@ -64,9 +57,7 @@ def write_evaluation(evaluation: AttackEvaluation) -> list[str]:
 
 
 def terminal_tables(evaluation: AttackEvaluation) -> list[Table]:
-    """A table for every model and distance and, of several models, those of the geometric means; the conventions stand
-    below the last one.
-    """
+    """A table per model and distance, of several models also of geometric means; the conventions below the last one."""
     tables = []
     for caption, rows in _blocks(evaluation):
         header, lines = _layout(rows)
@@ -87,8 +78,7 @@ def markdown(evaluation: AttackEvaluation) -> str:
     """The same tables, conventions, notes and signs as Markdown."""
     parts = []
     for caption, rows in _blocks(evaluation):
-        header, lines = _layout(rows)
-        parts += [f"## {caption}", "", *markdown_table(header, lines), ""]
+        parts += [f"## {caption}", "", *markdown_table(*_layout(rows)), ""]
     parts += [CONVENTIONS, ""]
     for heading, texts in (("Warnings", evaluation.signs), ("Left out", evaluation.notes)):
         if texts:
@@ -101,11 +91,10 @@ def _blocks(evaluation: AttackEvaluation) -> list[tuple[str, list[Row]]]:
     blocks: dict[tuple[str, str, bool], list[Row]] = {}
     for row in [*evaluation.rows, *evaluation.means]:
         blocks.setdefault((row["model"], row["distance"], row["targets"] is not None), []).append(row)
-    samples = evaluation.settings["samples"]
     captioned = []
     for (model, distance, targeted), rows in blocks.items():
         clean = "" if targeted else f", clean accuracy {percent(rows[0]['clean_accuracy'])}"
-        captioned.append((f"{distance}, {model}: {samples} samples{clean}", rows))
+        captioned.append((f"{distance}, {model}: {evaluation.settings['samples']} samples{clean}", rows))
     return captioned
 
 
@@ -114,7 +103,7 @@ def _layout(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     radii = sorted({radius for row in rows for radius in row["accuracy_at"]})
     targeted = any(row["targets"] for row in rows)
     header = ["recipe", *(["targets"] if targeted else []), "success", "median", "mean"]
-    header += [*(f"acc at {radius:g}" for radius in radii), "fwd/bwd", "8-bit success", "8-bit median"]
+    header += [f"acc at {radius:g}" for radius in radii] + ["fwd/bwd", "8-bit success", "8-bit median"]
     lines = []
     for row in rows:
         line = [row["recipe"], *([row["targets"]] if targeted else [])]
@@ -124,15 +113,6 @@ def _layout(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         line += [percent(row["success_rate_8bit"]), number(row["median_distance_8bit"])]
         lines.append(line)
     return header, lines
-
-
-def percent(value: float | None) -> str:
-    """A fraction in percent, a dash for what is unknown.
-
-    >>> percent(0.5), percent(None)
-    ('50.0%', '-')
-    """
-    return "-" if value is None else f"{value:.1%}"
 
 
 def passes(count: float | None) -> str:
@@ -148,8 +128,9 @@ def _with_text_radii(row: Row) -> Row:
     return {**row, "accuracy_at": {f"{radius:g}": accuracy for radius, accuracy in row["accuracy_at"].items()}}
 
 
-def _flat(row: Row) -> Row:
-    radii = {f"accuracy_at_{radius:g}": accuracy for radius, accuracy in row["accuracy_at"].items()}
+def flat_row(row: Mapping[str, Any]) -> Row:
+    """The row with the accuracy at each radius as a figure of its own."""
+    radii = {f"accuracy_at_{radius:g}": accuracy for radius, accuracy in row.get("accuracy_at", {}).items()}
     return {key: value for key, value in row.items() if key != "accuracy_at"} | radii
 
 
@@ -165,9 +146,7 @@ def _samples(result: CellResult) -> pyarrow.Table:
 
 
 def _by_axis(results: Sequence[CellResult]) -> dict[tuple[str, str], list[CellResult]]:
-    """Results that one picture can hold: those of a model, a distance and a goal; the goal is named where there is
-    one.
-    """
+    """Results that one picture can hold: those of a model, a distance and a goal, which is named where there is one."""
     grouped: dict[tuple[str, str], list[CellResult]] = {}
     for result in results:
         goal = f"-{result.goal.replace(' ', '-')}" if result.goal else ""

@@ -1,24 +1,27 @@
 """Figures as files: curves of robustness, grids of adversarial images and label maps. They need the extra ``plot``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from constropt.lab.attacks.report import AttackReport, Curve
+from constropt.checks import got
+from constropt.lab.attacks.report import AttackReport, Judged
 from constropt.plotting import figure_of, require_matplotlib, save_figure
 
+_DASHES = ("-", "--", "-.", ":")  # as well as colors: good recipes lie on top of each other
 _LINEAR_UNTIL = 2 / 255  # of the axis of failures: attacks on dense predictions differ below it
 
 
-def plot_curve(reports: Sequence[Curve], path: str | Path) -> None:
+def plot_curve(reports: Sequence[Judged], path: str | Path) -> None:
     """Write the robust accuracy of every recipe against the size of the perturbation allowed, as one figure.
 
     The curve is exact: it drops at each distance found, and says only that no *smaller* perturbation was found. Where
-    it crosses one half is the median distance. Raises ``ValueError`` for no reports, or reports on several distances or
-    of both targeted and untargeted runs, which no axis can hold; :class:`MissingExtra` without matplotlib.
+    it crosses one half is the median distance. Raises ``ValueError`` for no reports, and for several distances or both
+    targeted and untargeted runs, which no axis can hold; :class:`MissingExtra` without matplotlib.
     """
     kinds = {(report.distance_name, report.targeted) for report in reports}
     if len(kinds) != 1:
@@ -27,11 +30,10 @@ def plot_curve(reports: Sequence[Curve], path: str | Path) -> None:
     figure = figure_of(6.0, 4.0)
     axes = figure.add_subplot()
     curves = [report.robust_accuracy() for report in reports]
-    end = max([radii[-1] for radii, _ in curves] + [0.0]) * 1.05 or 1.0
+    end = max(radii[-1] for radii, _ in curves) * 1.05 or 1.0
     for number, (report, (radii, accuracy)) in enumerate(zip(reports, curves)):
         x, y = np.append(radii, end), np.append(accuracy, accuracy[-1])
-        # dashes as well as colors: good recipes lie on top of each other
-        axes.step(x, y, where="post", label=report.name, linestyle=("-", "--", "-.", ":")[number % 4])
+        axes.step(x, y, where="post", label=report.name, linestyle=_DASHES[number % 4])
     axes.set_xlim(0, end)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(f"size of the perturbation ({distance})")
@@ -49,38 +51,29 @@ def plot_grid(inputs: Tensor, report: AttackReport, path: str | Path, *, samples
     classifies correctly come first, since there the attack had work to do. Raises ``ValueError`` for inputs of another
     shape than the report's images or that are no images, :class:`MissingExtra` without matplotlib.
     """
-    if inputs.shape != report.adversarial.shape or inputs.dim() != 4 or inputs.shape[1] not in (1, 3):
-        raise ValueError(
-            f"inputs: takes the (N, 1 or 3, H, W) images of the report, {tuple(report.adversarial.shape)}, "
-            f"got {tuple(inputs.shape)}"
-        )
+    shape = tuple(report.adversarial.shape)
+    if inputs.shape != shape or len(shape) != 4 or shape[1] not in (1, 3):
+        raise ValueError(f"inputs: takes the (N, 1 or 3, H, W) images of the report, {shape}, got {got(inputs)}")
     columns = report.columns
-    shown = np.argsort(~columns["clean_correct"], kind="stable")[:samples]
-    figure = figure_of(1.7 * max(len(shown), 1), 5.7)
-    grid = figure.subplots(3, len(shown), squeeze=False)
-    for column, sample in zip(grid.T, shown):
-        original, adversarial = _image(inputs[sample]), _image(report.adversarial[sample])
-        delta = adversarial - original
-        largest = float(np.abs(delta).max())
-        factor = 0.5 / largest if largest > 0 else 1.0
+    drawn = np.argsort(~columns["clean_correct"], kind="stable")[:samples]
+    figure = figure_of(1.7 * max(len(drawn), 1), 5.7)
+    for column, sample in zip(figure.subplots(3, len(drawn), squeeze=False).T, drawn):
+        image, adversarial = _image(inputs[sample]), _image(report.adversarial[sample])
+        picture, factor, _ = _amplified(adversarial - image)
         outcome = "" if columns["success"][sample] else ", failed"
-        titles = (
-            f"label {columns['label'][sample]}, predicted {columns['clean_prediction'][sample]}",
-            f"predicted {columns['prediction'][sample]}{outcome}",
-            f"{report.distance_name} {columns['distance'][sample]:.3g}, shown × {factor:.3g}",
-        )
-        for axes, image, title in zip(column, (original, adversarial, 0.5 + factor * delta), titles):
-            axes.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_title(title, fontsize=7)
-            axes.axis("off")
+        shown = {
+            f"label {columns['label'][sample]}, predicted {columns['clean_prediction'][sample]}": image,
+            f"predicted {columns['prediction'][sample]}{outcome}": adversarial,
+            f"{report.distance_name} {columns['distance'][sample]:.3g}, shown × {factor:.3g}": picture,
+        }
+        _show(column, shown, fontsize=7)
     save_figure(figure, path)
 
 
 def failure_rate(norms: Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Radii, ascending from 0, and the fraction of images whose norm exceeds each: its steps, exactly.
-
-    ``norms`` ``(images,)`` holds the smallest norm at which each image was fooled, infinite where the attack failed.
-    Raises ``ValueError`` for another shape, no image, and negative or NaN norms.
+    """Radii, ascending from 0, and the fraction of images whose norm exceeds each: its steps, exactly. ``norms``
+    ``(images,)`` holds the smallest norm at which each image was fooled, infinite where the attack failed. Raises
+    ``ValueError`` for another shape, no image, and negative or NaN norms.
 
     >>> failure_rate(torch.tensor([0.2, 0.1, torch.inf, 0.2]))[1].tolist()
     [1.0, 0.75, 0.25]
@@ -107,7 +100,7 @@ def plot_failures(norms: Mapping[str, Tensor | np.ndarray], path: str | Path, *,
     for number, (name, (radii, rates)) in enumerate(curves.items()):
         x, y = np.append(radii, 1.0), 100 * np.append(rates, rates[-1])
         x, y = np.insert(x, 0, 0.0), np.insert(y, 0, 100.0)  # images fooled as they are: a drop at 0
-        axes.step(x, y, where="post", label=name, linestyle=("-", "--", "-.", ":")[number % 4])
+        axes.step(x, y, where="post", label=name, linestyle=_DASHES[number % 4])
     # the linear part takes as much room as one and a half decades: about 2 of 5 parts of the axis
     axes.set_xscale("symlog", linthresh=_LINEAR_UNTIL, linscale=1.5)
     axes.set_xlim(0, 1)
@@ -139,9 +132,7 @@ def plot_label_maps(
     together and labels that have no class, :class:`MissingExtra` without matplotlib.
     """
     if inputs.dim() != 4 or inputs.shape[1] not in (1, 3) or adversarial.shape != inputs.shape:
-        raise ValueError(
-            f"inputs and adversarial: take (N, 1 or 3, H, W), got {tuple(inputs.shape)} and {tuple(adversarial.shape)}"
-        )
+        raise ValueError(f"inputs and adversarial: take (N, 1 or 3, H, W), got {got(inputs)} and {got(adversarial)}")
     maps = [value[:samples].cpu() for value in (predictions, adversarial_predictions)]
     shape = (min(samples, len(inputs)), *inputs.shape[2:])
     for name, value in zip(("predictions", "adversarial_predictions"), maps):
@@ -156,21 +147,16 @@ def plot_label_maps(
     colors = class_colors(count)
     height = 2.6 * shape[1] / shape[2]
     figure = figure_of(10.4, shape[0] * (height + 0.25) + (0.5 if names else 0.1))
-    grid = figure.subplots(shape[0], 4, squeeze=False)
-    for row, axes in enumerate(grid):
-        image, delta = _image(inputs[row]), _image(adversarial[row]) - _image(inputs[row])
-        largest = float(np.abs(delta).max())
-        factor = 0.5 / largest if largest > 0 else 1.0
+    for row, axes in enumerate(figure.subplots(shape[0], 4, squeeze=False)):
+        image = _image(inputs[row])
+        picture, factor, largest = _amplified(_image(adversarial[row]) - image)
         shown = {
             "image": image,
             "prediction": _colored(maps[0][row], colors, ignore_index),
-            f"perturbation × {factor:.3g}, l-infinity {255 * largest:.3g}/255": 0.5 + factor * delta,
+            f"perturbation × {factor:.3g}, l-infinity {255 * largest:.3g}/255": picture,
             "prediction with it": _colored(maps[1][row], colors, ignore_index),
         }
-        for panel, (title, picture) in zip(axes, shown.items()):
-            panel.imshow(np.clip(picture, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            panel.set_title(title, fontsize=8)
-            panel.axis("off")
+        _show(axes, shown, fontsize=8)
     if names and seen:
         from matplotlib.patches import Patch
 
@@ -195,6 +181,21 @@ def class_colors(classes: int) -> np.ndarray:
     number = np.arange(20, max(classes, 20))
     more = np.stack([number * 0.618034 % 1, 0.55 + 0.15 * (number % 4), 0.5 + 0.15 * (number // 4 % 4)], axis=1)
     return np.concatenate([first, hsv_to_rgb(more).reshape(-1, 3)])
+
+
+def _amplified(delta: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """A perturbation around gray, scaled so that its largest entry is black or white; the factor, and that entry."""
+    largest = float(np.abs(delta).max())
+    factor = 0.5 / largest if largest > 0 else 1.0
+    return 0.5 + factor * delta, factor, largest
+
+
+def _show(panels: Iterable[Any], pictures: Mapping[str, np.ndarray], *, fontsize: float) -> None:
+    """A picture under its title in each of the panels."""
+    for panel, (title, picture) in zip(panels, pictures.items()):
+        panel.imshow(np.clip(picture, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        panel.set_title(title, fontsize=fontsize)
+        panel.axis("off")
 
 
 def _colored(labels: Tensor, colors: np.ndarray, ignore_index: int) -> np.ndarray:

@@ -1,7 +1,5 @@
 """What an evaluation found: one row per sample, the figures that papers quote with their conventions stated, side by
 side in a terminal, and on disk: per-sample tables as Parquet, perturbed inputs as safetensors, summaries as JSON.
-
-Every file is written under a temporary name beside its own and renamed when complete: a killed run leaves no half file.
 """
 
 import json
@@ -9,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -20,15 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from constropt.files import finite, replacing
+from constropt.lab.writing import write_json, write_parquet
 
 RESULT_CONVENTIONS = (
     "success: the returned input, sent through the model once more, gets another label (the target, if targeted) and "
     "lies within the bounds. median: a failure counts as infinitely far. mean: over successes only. "
     "fwd / bwd: forwards and backwards, counted at the model, per sample."
 )
-CONVENTIONS = RESULT_CONVENTIONS + (
-    " time/model: wall time over steps x (one "
-    "forward + one backward of the model on the same batch, timed in the same run); 1: only the model costs time."
+CONVENTIONS = (
+    f"{RESULT_CONVENTIONS} time/model: wall time over steps x (one forward + one backward of the model on the same"
+    " batch, timed in the same run); 1: only the model costs time."
 )
 DENSE_CONVENTIONS = (
     "a label per pixel: success means that the fraction nu of the labelled pixels reaches the goal; APSR is that "
@@ -36,21 +35,8 @@ DENSE_CONVENTIONS = (
 )
 
 
-class Curve(Protocol):
-    """What can be drawn as a curve of robust accuracy."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def distance_name(self) -> str: ...
-    @property
-    def targeted(self) -> bool: ...
-    def robust_accuracy(self) -> tuple[np.ndarray, np.ndarray]: ...
-
-
 def failed_as_infinite(columns: Mapping[str, np.ndarray], suffix: str = "") -> np.ndarray:
-    """``(samples,)``: the distance of each sample, infinity where the attack failed or its distance is unknown.
-
+    """``(samples,)``: the distance of each sample, infinity where the attack failed or its distance is unknown;
     ``suffix`` "_8bit": after rounding.
     """
     distances = np.where(columns[f"success{suffix}"], columns[f"distance{suffix}"], np.inf)
@@ -92,8 +78,25 @@ def figures_of(columns: Mapping[str, np.ndarray], forwards: int, backwards: int 
     }  # fmt: skip
 
 
+class Judged:
+    """Samples of a recipe judged by one distance: what can be drawn as a curve of robust accuracy."""
+
+    name: str
+    distance_name: str
+    targeted: bool
+    columns: dict[str, np.ndarray]
+
+    def distances(self) -> np.ndarray:
+        """``(samples,)``: the distance of each sample, infinity where the attack failed."""
+        return failed_as_infinite(self.columns)
+
+    def robust_accuracy(self) -> tuple[np.ndarray, np.ndarray]:
+        """:func:`robust_accuracy` of these samples."""
+        return robust_accuracy(self.distances(), None if self.targeted else self.columns["clean_correct"])
+
+
 @dataclass(frozen=True)
-class AttackReport:
+class AttackReport(Judged):
     """The result of one recipe on one data set.
 
     ``columns`` holds one numpy array ``(samples,)`` per name: ``index, label, prediction`` (of the perturbed input),
@@ -144,18 +147,9 @@ class AttackReport:
         """A column as a tensor ``(samples,)``."""
         return torch.from_numpy(np.ascontiguousarray(self.columns[column]))
 
-    def distances(self) -> np.ndarray:
-        """``(samples,)``: the distance of each sample, infinity where the attack failed."""
-        return failed_as_infinite(self.columns)
-
-    def robust_accuracy(self) -> tuple[np.ndarray, np.ndarray]:
-        """:func:`robust_accuracy` of this recipe's samples."""
-        return robust_accuracy(self.distances(), None if self.targeted else self.columns["clean_correct"])
-
     def summary(self) -> dict[str, Any]:
-        """The figures of a results table as plain Python numbers; :data:`CONVENTIONS` says how each is meant.
-
-        ``unreproduced`` counts samples that the recipe called solved and the clean forward pass did not confirm.
+        """The figures of a results table as plain numbers; :data:`CONVENTIONS` says how each is meant. ``unreproduced``
+        counts samples that the recipe called solved and the clean forward pass did not confirm.
         """
         dense = {"mean_apsr": float(self.columns["apsr"].mean()), **self.figures} if self.dense else {}
         return {
@@ -167,25 +161,24 @@ class AttackReport:
 
 
 def results_table(reports: Sequence[AttackReport], *, title: str | None = None) -> Table:
-    """One line per recipe: success, median and mean distance, model passes per sample, time, time over model time.
-
-    The caption states the conventions, and names what does not add up: successes that did not reproduce, and recipes
-    whose own count of passes differs from the one taken at the model. Raises ``ValueError`` for no reports.
+    """One line per recipe: success, median and mean distance, model passes per sample, time, time over model time. The
+    caption states the conventions, and names what does not add up: successes that did not reproduce, and recipes whose
+    own count of passes differs from the one taken at the model. Raises ``ValueError`` for no reports.
     """
     if not reports:
         raise ValueError("reports: takes at least one report")
-    conventions = [CONVENTIONS, DENSE_CONVENTIONS] if any(report.dense for report in reports) else [CONVENTIONS]
+    dense = any(report.dense for report in reports)
+    conventions = [CONVENTIONS, DENSE_CONVENTIONS] if dense else [CONVENTIONS]
     table = Table(title=title, caption="\n".join([*conventions, *_remarks(reports)]), caption_justify="left")
     table.add_column("recipe")
     distances = list(dict.fromkeys(report.distance_name for report in reports))
     unit = f" {distances[0]}" if len(distances) == 1 else ""
-    dense = any(report.dense for report in reports)
     found = ("APSR", "mIoU") if dense else ()
     for header in ("success", f"median{unit}", f"mean{unit}", *found, "fwd / bwd", "time", "time/model"):
         table.add_column(header, justify="right")
     for report in reports:
         summary = report.summary()
-        apsr, before, after = (_percent(summary, figure) for figure in ("mean_apsr", "clean_miou", "miou"))
+        apsr, before, after = (percent(summary.get(figure)) for figure in ("mean_apsr", "clean_miou", "miou"))
         table.add_row(
             report.name if unit else f"{report.name} ({report.distance_name})", f"{summary['success_rate']:.1%}",
             number(summary["median_distance"]), number(summary["mean_distance"]),
@@ -196,8 +189,13 @@ def results_table(reports: Sequence[AttackReport], *, title: str | None = None) 
     return table
 
 
-def _percent(summary: dict[str, Any], name: str) -> str:
-    return f"{summary[name]:.1%}" if name in summary else "-"
+def percent(value: float | None) -> str:
+    """A fraction in percent, a dash for what is unknown.
+
+    >>> percent(0.5), percent(None)
+    ('50.0%', '-')
+    """
+    return "-" if value is None else f"{value:.1%}"
 
 
 def number(value: float | None) -> str:
@@ -216,8 +214,7 @@ def _remarks(reports: Sequence[AttackReport]) -> list[str]:
         if summary["unreproduced"]:
             remarks.append(f"{report.name}: {summary['unreproduced']} claimed successes did not reproduce.")
         own = [summary["reported_forwards"], summary["reported_backwards"]]
-        seen = [summary["forwards"], summary["backwards"]]
-        if own != seen:
+        if own != [summary["forwards"], summary["backwards"]]:
             remarks.append(f"{report.name} itself reports {number(own[0])} forwards and {number(own[1])} backwards.")
     return remarks
 
@@ -226,9 +223,7 @@ def write_results(report: AttackReport, path: str | Path) -> None:
     """The per-sample columns of ``report`` as Parquet; its summary goes into the file's metadata as JSON."""
     table = pyarrow.table({name: pyarrow.array(column) for name, column in report.columns.items()})
     note = json.dumps(finite(report.summary()), allow_nan=False)
-    table = table.replace_schema_metadata({"constropt.recipe": report.name, "constropt.summary": note})
-    with replacing(path) as unfinished:
-        pyarrow.parquet.write_table(table, unfinished)
+    write_parquet(path, table.replace_schema_metadata({"constropt.recipe": report.name, "constropt.summary": note}))
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
@@ -238,21 +233,16 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def write_adversarial(report: AttackReport, path: str | Path) -> None:
-    """The perturbed inputs of ``report`` as safetensors: ``inputs`` ``(samples, *event)``, ``labels``, ``success``.
-
-    The file can be evaluated again as the data set ``safetensors:FILE``.
+    """The perturbed inputs of ``report`` as safetensors: ``inputs`` ``(samples, *event)``, ``labels``, ``success``; the
+    file can be evaluated again as the data set ``safetensors:FILE``.
     """
-    tensors = {
-        "inputs": report.adversarial.detach().cpu().contiguous(),
-        "labels": report.tensor("label") if report.labels is None else report.labels.contiguous(),
-        "success": report.tensor("success"),
-    }
+    labels = report.tensor("label") if report.labels is None else report.labels.contiguous()
+    inputs = report.adversarial.detach().cpu().contiguous()
+    tensors = {"inputs": inputs, "labels": labels, "success": report.tensor("success")}
     with replacing(path) as unfinished:
         save_file(tensors, unfinished, metadata={"recipe": report.name})
 
 
 def write_summary(reports: Sequence[AttackReport], path: str | Path, **context: Any) -> None:
     """The summaries of ``reports`` by recipe, with the ``context`` of the run, as strict JSON (null: not finite)."""
-    content = {**context, "recipes": {report.name: report.summary() for report in reports}}
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, {**context, "recipes": {report.name: report.summary() for report in reports}})

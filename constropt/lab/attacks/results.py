@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from constropt.lab.attacks.columns import NORMS
-from constropt.lab.attacks.report import RESULT_CONVENTIONS, failed_as_infinite, figures_of, robust_accuracy
+from constropt.lab.attacks.report import RESULT_CONVENTIONS, Judged, failed_as_infinite, figures_of
 from constropt.lab.runs.folder import Shard
 
 WORST_CASE = "worst case"
@@ -28,9 +28,8 @@ FIGURES = (
 
 
 @dataclass(frozen=True)
-class CellResult:
+class CellResult(Judged):
     """All samples of one recipe on one model, judged by one distance; ``columns`` are those of an ``AttackReport``.
-
     ``distance_name`` is the distance that ``columns["distance"]`` holds, ``goal`` the kind of target or ``None``.
     ``forwards`` and ``backwards`` count rows through the model, over all samples.
     """
@@ -46,14 +45,6 @@ class CellResult:
     @property
     def targeted(self) -> bool:
         return self.goal is not None
-
-    def distances(self) -> np.ndarray:
-        """``(samples,)``: the distance of each sample, infinity where the attack failed."""
-        return failed_as_infinite(self.columns)
-
-    def robust_accuracy(self) -> tuple[np.ndarray, np.ndarray]:
-        """:func:`~constropt.lab.attacks.report.robust_accuracy` of these samples."""
-        return robust_accuracy(self.distances(), None if self.targeted else self.columns["clean_correct"])
 
     def accuracy_at(self, radii: Iterable[float]) -> list[float]:
         """The robust accuracy at each of the ``radii``: what its curve, a step function, is there."""
@@ -77,9 +68,8 @@ class CellResult:
 def cell_result(
     model: str, name: str, goal: str | None, given: str | None, distance: str, shards: Sequence[Shard]
 ) -> CellResult | None:
-    """The shards of a cell together, judged by ``distance``; ``None`` if they say nothing of it.
-
-    ``given`` is the distance that the recipe was called with: what is no norm is as the recipe says.
+    """The shards of a cell together, judged by ``distance``; ``None`` if they say nothing of it. ``given`` is the
+    distance that the recipe was called with: what is no norm is as the recipe says.
     """
     columns = {key: np.concatenate([shard.columns[key] for shard in shards]) for key in shards[0].columns}
     if distance in NORMS:
@@ -106,9 +96,8 @@ def worst_case(results: Sequence[CellResult]) -> CellResult:
 
 
 def over_targets(results: Sequence[CellResult]) -> list[CellResult]:
-    """One recipe's attacks towards all targets as the two scenarios of Tables 3.2 to 3.4.
-
-    "average": every attack is a sample; "least likely": of each sample the target that was the hardest.
+    """One recipe's attacks towards all targets as the two scenarios of Tables 3.2 to 3.4: "average", where every attack
+    is a sample, and "least likely", of each sample the target that was the hardest.
     """
     first = results[0]
     keys = [key for key in first.columns if all(key in result.columns for result in results)]
@@ -132,8 +121,7 @@ def _best(results: Sequence[CellResult], name: str, goal: str | None, *, farthes
     columns |= chosen(saved, ("success_8bit", "distance_8bit"))
     for own in ("forwards", "backwards"):
         columns[own] = np.sum([result.columns[own] for result in results], axis=0)
-    first = results[0]
-    return CellResult(first.model, name, first.distance_name, goal, columns, *_passes(results))
+    return CellResult(results[0].model, name, results[0].distance_name, goal, columns, *_passes(results))
 
 
 def _passes(results: Sequence[CellResult | Shard]) -> tuple[int, int | None]:

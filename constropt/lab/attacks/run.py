@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from constropt.checks import require_whole
+from constropt.checks import got, require_one_of, require_whole
 from constropt.lab.attacks.columns import NORMS, Measure, verified
 from constropt.lab.attacks.counting import PassCounter, counted, synchronize, time_pass
 from constropt.lab.attacks.report import AttackReport
@@ -103,7 +103,7 @@ def _parameters(recipe: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What one run of a recipe on one batch gave; ``columns`` and ``confusions`` are those of ``verified``."""
+    """What a recipe gave on one batch; ``columns`` and ``confusions`` are those of ``verified``."""
 
     solution: Solution
     columns: dict[str, np.ndarray]
@@ -171,10 +171,9 @@ def run_batch(
     targets: Tensor | None, options: Mapping[str, Any], how: Measure, *, name: str,
     counter: PassCounter | None = None,
 ) -> BatchResult:  # fmt: skip
-    """One batch through ``recipe``, its passes counted and timed, and what it returns verified.
-
-    ``counter`` goes on counting where earlier batches ended; the result's counts are then those of all of them. Raises
-    ``TypeError`` when the recipe returns no :class:`Solution` with one x per input.
+    """One batch through ``recipe``, its passes counted and timed, and what it returns verified. ``counter`` goes on
+    counting where earlier batches ended; the result's counts are then those of all of them. Raises ``TypeError`` when
+    the recipe returns no :class:`Solution` with one x per input.
     """
     counter = PassCounter() if counter is None else counter
     extra = {} if targets is None else {"targets": targets}
@@ -193,13 +192,9 @@ def run_batch(
 def measure_of(recipe: Callable[..., Any], options: Mapping[str, Any], measure: str | None = None) -> Measure:
     """How the results of ``recipe`` under these ``options`` are judged; ``measure`` replaces its own distance."""
     distance = measure or setting(recipe, options, "distance", "objective")
-    nu = setting(recipe, options, "nu", None)
-    return Measure(
-        distance if isinstance(distance, str) else getattr(distance, "__name__", type(distance).__name__),
-        _checked_bounds(setting(recipe, options, "bounds", (0.0, 1.0))),
-        float(NU if nu is None else nu),
-        int(setting(recipe, options, "ignore_index", 255)),
-    )
+    name = distance if isinstance(distance, str) else getattr(distance, "__name__", type(distance).__name__)
+    bounds, nu = checked_bounds(setting(recipe, options, "bounds", (0.0, 1.0))), setting(recipe, options, "nu", None)
+    return Measure(name, bounds, float(NU if nu is None else nu), int(setting(recipe, options, "ignore_index", 255)))
 
 
 def _dense_figures(confusions: dict[str, Tensor]) -> dict[str, float]:
@@ -207,11 +202,8 @@ def _dense_figures(confusions: dict[str, Tensor]) -> dict[str, float]:
     if not confusions:
         return {}
     clean, adversarial = confusions["clean"].double(), confusions["adversarial"].double()
-    return {
-        "clean_accuracy": (clean.trace() / clean.sum()).item(),
-        "clean_miou": mean_iou_of(clean),
-        "miou": mean_iou_of(adversarial),
-    }
+    accuracy = (clean.trace() / clean.sum()).item()
+    return {"clean_accuracy": accuracy, "clean_miou": mean_iou_of(clean), "miou": mean_iou_of(adversarial)}
 
 
 def device_of(model: Callable[[Tensor], Any], inputs: Tensor) -> torch.device:
@@ -234,19 +226,18 @@ def _check_data(
         raise ValueError("model: is in training mode, where its answers change from call to call; call model.eval()")
     if inputs.dim() < 2 or inputs.shape[0] == 0:
         raise ValueError(f"inputs: takes (samples, *event) with at least one sample, got shape {tuple(inputs.shape)}")
-    dense = (inputs.shape[0], *inputs.shape[2:])
+    plain, dense = (len(inputs),), (len(inputs), *inputs.shape[2:])
     for what, values in (("labels", labels), ("targets", targets)):
-        if values is not None and (values.shape not in (inputs.shape[:1], dense) or values.shape != labels.shape):
-            raise ValueError(
-                f"{what}: takes shape ({inputs.shape[0]},), one per input, or {dense}, one per pixel, got"
-                f" {tuple(values.shape)}"
-            )
+        if values is not None and (values.shape not in (plain, dense) or values.shape != labels.shape):
+            takes_one = f"takes shape {plain}, one per input, or {dense}, one per pixel"
+            raise ValueError(f"{what}: {takes_one}, got {got(values)}")
     require_whole(batch_size=batch_size)
-    if measure is not None and measure not in NORMS:
-        raise ValueError(f"measure: takes one of {', '.join(NORMS)}, got {measure!r}")
+    if measure is not None:
+        require_one_of("measure", measure, NORMS)
 
 
-def _checked_bounds(bounds: Any) -> tuple[float, float]:
+def checked_bounds(bounds: Any) -> tuple[float, float]:
+    """The bounds as numbers, or ``ValueError`` unless they are a pair, the lower one first."""
     try:
         low, high = bounds
         if float(low) < float(high):

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import got, require_whole
 from constropt.lab.attacks import results as outcome
 from constropt.lab.attacks.cells import Cell, left_out, plan, require_cells
 from constropt.lab.attacks.examine import signs_after, signs_before
-from constropt.lab.attacks.run import classes_of, device_of, run_batch
+from constropt.lab.attacks.run import checked_bounds, classes_of, device_of, run_batch
 from constropt.lab.attacks.signs import Model, Sign, left_in_training_mode
 from constropt.lab.runs import folder
 from constropt.lab.runs.specs import RecipeSpec, parse_recipe
@@ -93,25 +93,20 @@ def run_evaluation(
     out: str | Path, settings: RunSettings = DEFAULTS, warn: Callable[[Sign], None] | None = None,
     progress: Progress | None = None,
 ) -> AttackEvaluation:  # fmt: skip
-    """Run every recipe on every model at each of the distances of ``settings``, and summarise once all batches are
-    there.
-
+    """Run every recipe on every model at each of the distances of ``settings``; summarise once all batches are there.
     ``recipes`` are names, "module:function", either with options (``"fmn[steps=50]"``), or specs. ``models`` are
     callables from ``inputs`` ``(samples, *event)`` to logits, by names that serve as file names.
 
     Each batch is one file below ``out/shards``, written whole or not at all; a batch that is there is not computed
     again, so that the same call after a kill continues. A folder that was made with other settings (data, models,
     recipes, options, seed, batch size, ...) is refused. First every recipe is run on its first batch: one that turns
-    out not to take a distance, or to lack a package, is left out with a note. ``warn`` is called with each sign as it
-    is seen, ``progress(what, done, total)`` after each batch. The global random state stays as it is; batches draw from
-    seeds of their own.
-
-    Raises ``ValueError``/``TypeError`` for arguments that do not fit, before the first model call.
+    out not to take a distance, or to lack a package, is left out with a note. ``warn`` gets each sign as it is seen,
+    ``progress(what, done, total)`` is called after each batch. Batches draw from seeds of their own; the global random
+    state stays as it is. Raises ``ValueError``/``TypeError`` for what does not fit, before the first model call.
     """
     out = Path(out)
     _check(models, inputs, labels, settings)
-    low, high = settings.options.get("bounds", (0.0, 1.0))
-    bounds = float(low), float(high)
+    bounds = checked_bounds(settings.options.get("bounds", (0.0, 1.0)))
     signs: list[Sign] = []
 
     def seen(found: Sequence[Sign | None]) -> None:
@@ -170,23 +165,19 @@ def run_evaluation(
         done = sum(folder.is_complete(task.path, run, task.rows) for task in tasks)
         if done < len(tasks):
             return AttackEvaluation(out, described, done, len(tasks), notes=notes, signs=signs)
-        found, collected = _collect(tasks, settings.distances, notes)
+        files: dict[tuple[str, str], tuple[Cell, list[Path]]] = {}
+        for task in tasks:
+            files.setdefault((task.model, task.cell.key), (task.cell, []))[1].append(task.path)
+        found, collected = _collect(files, settings.distances, notes)
         if settings.look_for_signs:
-            paths: dict[tuple[str, str], list[Path]] = {}
-            for task in tasks:
-                paths.setdefault((task.model, task.cell.key), []).append(task.path)
             torch.manual_seed(settings.seed)
-            seen(
-                signs_after(
-                    models, inputs, labels, found,
-                    lambda model, cell: folder.read_adversarial(paths[model, cell.key]), settings.transfer, bounds,
-                    settings.seed,
-                )
-            )  # fmt: skip
+            seen(signs_after(
+                models, inputs, labels, found, lambda model, cell: folder.read_adversarial(files[model, cell.key][1]),
+                settings.transfer, bounds, settings.seed,
+            ))  # fmt: skip
     rows = [result.row(settings.radii) for result in collected]
-    return AttackEvaluation(
-        out, described, done, len(tasks), collected, rows, outcome.geometric_means(rows), notes, signs
-    )
+    means = outcome.geometric_means(rows)
+    return AttackEvaluation(out, described, done, len(tasks), collected, rows, means, notes, signs)
 
 
 def _compute(task: _Task, model: Model, inputs: Tensor, labels: Tensor, classes: int, seed: int, run: str) -> None:
@@ -205,18 +196,16 @@ def _compute(task: _Task, model: Model, inputs: Tensor, labels: Tensor, classes:
 
 
 def _collect(
-    tasks: Sequence[_Task], distances: Sequence[str], notes: list[str]
+    files: Mapping[tuple[str, str], tuple[Cell, list[Path]]], distances: Sequence[str], notes: list[str]
 ) -> tuple[dict[str, dict[str, list[tuple[Cell, outcome.CellResult]]]], list[outcome.CellResult]]:
-    """The untargeted cells by model and distance, and all results in the order in which they are shown."""
-    files: dict[tuple[str, str], tuple[Cell, list[Path]]] = {}
-    for task in tasks:
-        files.setdefault((task.model, task.cell.key), (task.cell, []))[1].append(task.path)
+    """The untargeted cells by model and distance, and all results in the order in which they are shown; ``files`` are
+    the shards of each cell by model and the cell's key.
+    """
     found: dict[str, dict[str, list[tuple[Cell, outcome.CellResult]]]] = {}
     grouped: dict[tuple[str, str, bool], dict[RecipeSpec, list[outcome.CellResult]]] = {}
     for (model, _), (cell, paths) in files.items():
         shards = [folder.read_shard(path) for path in paths]
-        own = shards[0].own_distance
-        for distance in outcome.distances_of(own, cell.distance, distances):
+        for distance in outcome.distances_of(shards[0].own_distance, cell.distance, distances):
             result = outcome.cell_result(model, cell.spec.label, cell.goal, cell.distance, distance, shards)
             if result is None:
                 note = f"{cell.spec.label} takes no distance and is not measured in {distance}"
@@ -242,9 +231,7 @@ def _check(models: Mapping[str, Model], inputs: Tensor, labels: Tensor, settings
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
             raise ValueError(f"models: takes names of letters, digits and _ . + -, since they name files; got {name!r}")
     if inputs.dim() < 2 or not len(inputs) or labels.shape[:1] != inputs.shape[:1]:
-        raise ValueError(
-            f"inputs: takes (samples, *event) with a label each, got {tuple(inputs.shape)} and {tuple(labels.shape)}"
-        )
+        raise ValueError(f"inputs: takes (samples, *event) with a label each, got {got(inputs)} and {got(labels)}")
     require_whole(batch_size=settings.batch_size, shards=shards)
     if not 0 <= shard < shards:
         raise ValueError(f"shard: of {shards}, takes a number from 0 to {shards - 1}, got {shard}")
@@ -254,6 +241,4 @@ def _check(models: Mapping[str, Model], inputs: Tensor, labels: Tensor, settings
         raise ValueError("targets: are for classifiers here; for a label per pixel use `constropt solve --targets`")
     for origin, images in settings.transfer.items():
         if images.shape != inputs.shape:
-            raise ValueError(
-                f"transfer: takes inputs of shape {tuple(inputs.shape)}, those of {origin} are {tuple(images.shape)}"
-            )
+            raise ValueError(f"transfer: takes inputs as {got(inputs)}, those of {origin} are {got(images)}")

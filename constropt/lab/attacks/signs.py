@@ -1,5 +1,4 @@
 """Signs that the figures of an evaluation do not mean what they seem to: masked gradients, a model that is not itself.
-
 Each function looks for one of them and returns a :class:`Sign` or ``None``. None proves that a model is robust.
 """
 
@@ -59,11 +58,8 @@ def outside_bounds(inputs: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> 
         return None
     flat = inputs.flatten(1)
     rows = int((~((flat >= bounds[0]) & (flat <= bounds[1])).all(1)).sum())
-    seen = (
-        f"{rows} of {len(inputs)} inputs leave [{bounds[0]:g}, {bounds[1]:g}] (values from {low:.4g} to {high:.4g}):"
-        " put the normalisation into the model, divide bytes by 255"
-    )
-    return Sign("inputs", "", seen)
+    seen = f"{rows} of {len(inputs)} inputs leave [{bounds[0]:g}, {bounds[1]:g}] (values from {low:.4g} to {high:.4g})"
+    return Sign("inputs", "", f"{seen}: put the normalisation into the model, divide bytes by 255")
 
 
 @torch.no_grad()
@@ -75,11 +71,9 @@ def stochastic(model: Model, inputs: Tensor, name: str = "") -> Sign | None:
     if gap <= 1e-4 * spread:
         return None
     flips = float((first.argmax(1) != second.argmax(1)).double().mean())
-    seen = (
-        f"answers at random: two passes on the same inputs differ by up to {gap:.3g} and in {flips:.1%} of the"
-        " predictions; a success may not repeat, and attacks need the mean over draws"
-    )
-    return Sign("stochastic", name, seen)
+    seen = f"two passes on the same inputs differ by up to {gap:.3g} and in {flips:.1%} of the predictions"
+    cure = "a success may not repeat, and attacks need the mean over draws"
+    return Sign("stochastic", name, f"answers at random: {seen}; {cure}")
 
 
 @torch.no_grad()
@@ -88,20 +82,16 @@ def probabilities(model: Model, inputs: Tensor, name: str = "") -> Sign | None:
     outputs = logits_of(model(inputs))
     if outputs.min() < 0 or not bool((outputs.sum(1) - 1).abs().max() < 1e-2):
         return None
-    return Sign(
-        "probabilities",
-        name,
-        "returns probabilities, not logits: attacks on the cross-entropy then apply a softmax twice; return the logits",
-    )
+    cure = "attacks on the cross-entropy then apply a softmax twice; return the logits"
+    return Sign("probabilities", name, f"returns probabilities, not logits: {cure}")
 
 
 def zero_gradients(
     model: Model, inputs: Tensor, labels: Tensor, name: str = "", *, threshold: float = 0.01
 ) -> Sign | None:
-    """Inputs, correctly classified, where the gradient of the cross-entropy is 0 or not finite: masked gradients.
-
-    A sign if there are more than the fraction ``threshold``. The gradient of the logit of the label is taken too: where
-    that one is not 0, only the softmax has saturated, and attacks on logit differences still work.
+    """Inputs, correctly classified, where the gradient of the cross-entropy is 0 or not finite: masked gradients; a
+    sign beyond the fraction ``threshold``. The gradient of the logit of the label is taken too: where that one is not
+    0, only the softmax has saturated, and attacks on logit differences still work.
     """
     with torch.enable_grad():
         x = inputs.detach().clone().requires_grad_()
@@ -146,11 +136,9 @@ def transfer_beats(
         right += int(correct.sum())
     if ahead <= threshold * right:
         return None
-    seen = (
-        f"black-box transfer beats white-box: inputs made on {origin} change {ahead} of {right} samples at a smaller"
-        f" {distance_name} distance than the attacks on the model itself found"
-    )
-    return Sign("transfer", name, seen)
+    seen = f"inputs made on {origin} change {ahead} of {right} samples at a smaller {distance_name} distance"
+    worse = "than the attacks on the model itself found"
+    return Sign("transfer", name, f"black-box transfer beats white-box: {seen} {worse}")
 
 
 @torch.no_grad()
@@ -158,9 +146,8 @@ def noise_beats(
     model: Model, inputs: Tensor, labels: Tensor, distances: np.ndarray, distance_name: str, *,
     bounds: tuple[float, float] = (0.0, 1.0), draws: int = 10, seed: int = 0, name: str = "", threshold: float = 0.01,
 ) -> Sign | None:  # fmt: skip
-    """Samples that random noise changes within 95 % of the distance that white-box recipes found, in ``draws`` draws.
-
-    Where they found none (infinite in ``distances``), images of uniform noise are tried. The norms l1, l2 and linf.
+    """Samples that random noise changes within 95 % of the distance (l1, l2 or linf) that white-box recipes found, in
+    ``draws`` draws. Where they found none (infinite in ``distances``), images of uniform noise are tried.
     """
     generator = torch.Generator().manual_seed(seed)
     own = torch.from_numpy(np.ascontiguousarray(distances)).to(inputs)
@@ -179,21 +166,17 @@ def noise_beats(
     count, right = int((fooled & correct).sum()), int(correct.sum())
     if count <= threshold * right:
         return None
-    seen = (
-        f"random noise beats white-box: {draws} draws of it change {count} of {right} samples at a smaller"
-        f" {distance_name} distance than the attacks found"
-    )
-    return Sign("noise", name, seen)
+    seen = f"{draws} draws of it change {count} of {right} samples at a smaller {distance_name} distance"
+    return Sign("noise", name, f"random noise beats white-box: {seen} than the attacks found")
 
 
 def fails_unbounded(
     attack: Callable[..., Any], model: Model, inputs: Tensor, labels: Tensor, *,
     bounds: tuple[float, float] = (0.0, 1.0), name: str = "", threshold: float = 0.01, **options: Any,
 ) -> Sign | None:  # fmt: skip
-    """A budgeted ``attack`` that is free to go anywhere within the bounds, and still fails.
-
-    ``attack(model, inputs, labels, eps=..., **options)`` gets the width of the bounds as its radius; every classifier
-    with more than one class can be fooled so, unless its gradients lead nowhere.
+    """A budgeted ``attack`` that is free to go anywhere within the bounds, and still fails. ``attack(model, inputs,
+    labels, eps=..., **options)`` gets the width of the bounds as its radius; every classifier with more than one class
+    can be fooled so, unless its gradients lead nowhere.
     """
     solution = attack(model, inputs, labels, eps=bounds[1] - bounds[0], **options)
     with torch.no_grad():
@@ -201,19 +184,15 @@ def fails_unbounded(
     failed = int((~fooled).sum())
     if failed <= threshold * len(inputs):
         return None
-    seen = (
-        f"an attack without bound fails on {failed} of {len(inputs)} samples: its gradients lead nowhere, and"
-        " distances found with them overstate the robustness"
-    )
-    return Sign("unbounded", name, seen)
+    seen = f"an attack without bound fails on {failed} of {len(inputs)} samples: its gradients lead nowhere"
+    return Sign("unbounded", name, f"{seen}, and distances found with them overstate the robustness")
 
 
 def success_falls(
     runs: Sequence[tuple[str, Mapping[str, Any], float]], name: str = "", *, tolerance: float = 0.01
 ) -> list[Sign]:
-    """Recipes whose success falls as their budget grows: ``(recipe, options, success rate)`` on the same samples.
-
-    Runs are compared that differ in nothing but ``eps``, or nothing but ``steps``.
+    """Recipes whose success falls as their budget grows: ``(recipe, options, success rate)`` on the same samples. Runs
+    are compared that differ in nothing but ``eps``, or nothing but ``steps``.
 
     >>> runs = [("pgd", {"eps": 0.1, "steps": 40}, 0.9), ("pgd", {"eps": 0.2, "steps": 40}, 0.5)]
     >>> success_falls(runs)[0].message.split(":")[0]
@@ -231,12 +210,7 @@ def success_falls(
             points.sort()
             for (small, before), (large, after) in zip(points, points[1:]):
                 if large > small and after < before - tolerance:
-                    signs.append(
-                        Sign(
-                            "budget",
-                            name,
-                            f"success of {recipe} falls from {before:.1%} to {after:.1%} as {budget} grows from"
-                            f" {small:g} to {large:g}: its search is misled",
-                        )
-                    )
+                    falls = f"success of {recipe} falls from {before:.1%} to {after:.1%}"
+                    grows = f"as {budget} grows from {small:g} to {large:g}"
+                    signs.append(Sign("budget", name, f"{falls} {grows}: its search is misled"))
     return signs

@@ -1,7 +1,6 @@
 """Run a table of the thesis and lay it out as it stands there, with the published figures beside the found ones."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,24 +8,22 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from constropt.files import finite, replacing
-from constropt.lab.attacks.outputs import passes, percent
-from constropt.lab.attacks.report import number
+from constropt.lab.attacks.outputs import flat_row, passes
+from constropt.lab.attacks.report import number, percent
 from constropt.lab.attacks.results import AVERAGE, GEOMETRIC_MEAN, LEAST_LIKELY, WORST_CASE
 from constropt.lab.attacks.run import check_options, takes
 from constropt.lab.attacks.sharded import DEFAULTS, AttackEvaluation, Progress, RunSettings, run_evaluation
 from constropt.lab.attacks.signs import Model, Sign
 from constropt.lab.attacks.thesis_tables import TABLES, TableRow, ThesisTable
 from constropt.lab.runs.specs import RecipeSpec, named_table
-from constropt.lab.text_tables import markdown_table, terminal_table
+from constropt.lab.writing import markdown_table, terminal_table, write_json, write_text
 from constropt.problems.references import load_recipe
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A table as found: ``header`` and ``lines`` of texts, the ``figures`` behind them, and remarks below it.
-
-    ``evaluation`` is the run that they come from; while batches are missing in it, there are no lines.
+    """A table as found: ``header`` and ``lines`` of texts, the ``figures`` behind them, and remarks below it, from the
+    run ``evaluation``; while batches are missing in it, there are no lines.
     """
 
     table: ThesisTable
@@ -59,26 +56,28 @@ def reproduce(
     what ``run_evaluation`` raises, and ``ValueError`` where no row can run.
     """
     table = thesis_table(table) if isinstance(table, str) else table
-    rows, specs, remarks = _specs(table, steps)
-    wanted = [spec for spec in specs if spec is not None]
+    rows, remarks = _specs(table, steps)
+    wanted = [spec for _, spec in rows if spec is not None]
     if not wanted:
         raise ValueError(f"{table.name}: no row can run; {'; '.join(remarks)}")
     asked = replace(
-        settings, distances=list(dict.fromkeys(row.distance for row in rows)),
+        settings, distances=list(dict.fromkeys(row.distance for row, _ in rows)),
         targets="all" if table.kind == "targets" else None, radii=[] if table.radius is None else [table.radius],
     )  # fmt: skip
     evaluation = run_evaluation(wanted, models, inputs, labels, out=out, settings=asked, warn=warn, progress=progress)
     if not evaluation.complete:
         return Reproduction(table, evaluation, [], [], [], remarks)
     layout = {"means": _means, "targets": _targets, "models": _models}[table.kind]
-    header, lines, figures = layout(table, rows, specs, evaluation)
+    header, lines, figures = layout(table, rows, evaluation)
     return Reproduction(table, evaluation, header, lines, figures, [*remarks, *evaluation.notes])
 
 
-def _specs(table: ThesisTable, steps: int | None) -> tuple[list[TableRow], list[RecipeSpec | None], list[str]]:
-    """The rows that differ, the recipe of each or ``None`` where it can't run, and why."""
-    rows: list[TableRow] = []
-    specs: list[RecipeSpec | None] = []
+Rows = list[tuple[TableRow, RecipeSpec | None]]
+
+
+def _specs(table: ThesisTable, steps: int | None) -> tuple[Rows, list[str]]:
+    """The rows that differ with the recipe of each, ``None`` where it can't run, and why."""
+    rows: Rows = []
     seen: dict[RecipeSpec, TableRow] = {}
     reasons: dict[str, list[str]] = {}
     for row in table.rows:
@@ -86,8 +85,7 @@ def _specs(table: ThesisTable, steps: int | None) -> tuple[list[TableRow], list[
             spec = _spec(row, table, steps)
         except (ValueError, ImportError) as error:
             reasons.setdefault(f"not run; {str(error).partition('; known are')[0]}", []).append(row.attack)
-            rows.append(row)
-            specs.append(None)
+            rows.append((row, None))
             continue
         if spec in seen:
             reasons.setdefault(f"cut to {steps} steps, the same as {seen[spec].attack}", []).append(row.attack)
@@ -95,12 +93,11 @@ def _specs(table: ThesisTable, steps: int | None) -> tuple[list[TableRow], list[
         seen[spec] = row
         if spec.options.get("steps") != row.options.get("steps"):
             row = replace(row, attack=f"{row.attack}*")
-        rows.append(row)
-        specs.append(spec)
+        rows.append((row, spec))
     remarks = [f"{', '.join(dict.fromkeys(attacks))}: {reason}" for reason, attacks in reasons.items()]
-    if any(row.attack.endswith("*") for row in rows):
+    if any(row.attack.endswith("*") for row, _ in rows):
         remarks.append(f"*: budget cut to {steps} steps")
-    return rows, specs, remarks
+    return rows, remarks
 
 
 def _spec(row: TableRow, table: ThesisTable, steps: int | None) -> RecipeSpec:
@@ -120,27 +117,22 @@ def _spec(row: TableRow, table: ThesisTable, steps: int | None) -> RecipeSpec:
 Layout = tuple[list[str], list[list[str]], list[dict[str, Any]]]
 
 
-def _found(evaluation: AttackEvaluation, row: TableRow, spec: RecipeSpec | None, **also: Any) -> dict[str, Any] | None:
-    """The figures of a row on one model, or the means over several."""
-    wanted = {"distance": row.distance, "recipe": spec.label if spec else None, **also}
-    for figures in [*evaluation.means, *evaluation.rows]:
-        if all(figures[key] == value for key, value in wanted.items()):
-            return figures
-    return None
+def _found(among: Sequence[dict[str, Any]], row: TableRow, recipe: str | None, **also: Any) -> dict[str, Any]:
+    """The first figures ``among`` these that are those of a row, empty where there are none."""
+    wanted = {"distance": row.distance, "recipe": recipe, **also}
+    return next((found for found in among if all(found[key] == value for key, value in wanted.items())), {})
 
 
-def _means(
-    table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: AttackEvaluation
-) -> Layout:
+def _means(table: ThesisTable, rows: Rows, evaluation: AttackEvaluation) -> Layout:
     """Tables 3.1, 4.1 and 4.2: the geometric mean over the models."""
     names = ["success_rate", "median_distance"]
-    if any("mean_distance" in row.published for row in rows):
+    if any("mean_distance" in row.published for row, _ in rows):
         names.append("mean_distance")
     header = ["distance", "attack", *(_SHORT[name] for name in names), "fwd / bwd", "published"]
     lines, figures = [], []
-    for row, spec in zip(rows, specs):
-        found, before = _found(evaluation, row, spec) or {}, row.published
-        lines.append([row.distance, row.attack, *_quality(found, names), ", ".join(_quality(before, names))])
+    for row, spec in rows:
+        found = _found([*evaluation.means, *evaluation.rows], row, spec and spec.label)
+        lines.append([row.distance, row.attack, *_quality(found, names), ", ".join(_quality(row.published, names))])
         figures.append(_record(row, spec, found))
     return header, lines, figures
 
@@ -153,19 +145,15 @@ def _quality(figures: Mapping[str, Any], names: list[str]) -> list[str]:
     return [*fields, f"{passes(figures.get('forwards'))} / {passes(figures.get('backwards'))}"]
 
 
-def _targets(
-    table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: AttackEvaluation
-) -> Layout:
+def _targets(table: ThesisTable, rows: Rows, evaluation: AttackEvaluation) -> Layout:
     """Tables 3.2 to 3.4: over all targets, on average and for the least likely class."""
-    header = ["attack"]
-    for kind in ("", "published "):
-        header += [
-            f"{kind}{scenario} {figure}" for scenario in (AVERAGE, LEAST_LIKELY) for figure in ("success", "mean")
-        ]
+    places = [f"{scenario} {figure}" for scenario in (AVERAGE, LEAST_LIKELY) for figure in ("success", "mean")]
+    header = ["attack", *places, *(f"published {place}" for place in places)]
+    every = [*evaluation.means, *evaluation.rows]
     lines, figures = [], []
-    for row, spec in zip(rows, specs):
+    for row, spec in rows:
         line = [row.attack]
-        scenarios = {name: _found(evaluation, row, spec, targets=name) or {} for name in (AVERAGE, LEAST_LIKELY)}
+        scenarios = {s: _found(every, row, spec and spec.label, targets=s) for s in (AVERAGE, LEAST_LIKELY)}
         for found in scenarios.values():
             line += [percent(found.get("success_rate")), number(found.get("mean_distance"))]
         for name in scenarios:
@@ -176,49 +164,35 @@ def _targets(
     return header, lines, figures
 
 
-def _models(
-    table: ThesisTable, rows: list[TableRow], specs: list[RecipeSpec | None], evaluation: AttackEvaluation
-) -> Layout:
+def _models(table: ThesisTable, rows: Rows, evaluation: AttackEvaluation) -> Layout:
     """Tables 3.5 and 3.6: each model, the best of all attacks last."""
     header = ["model", "attack", "success", "mean", "median", f"accuracy at {table.radius:g}"]
     lines, figures = [], []
-    everything = TableRow("all", "", rows[0].distance, {})
+    everything = TableRow("all", "", rows[0][0].distance, {}), WORST_CASE
     for model in evaluation.settings["models"]:
-        for row, label in [
-            *((row, spec.label if spec else None) for row, spec in zip(rows, specs)),
-            (everything, WORST_CASE),
-        ]:
-            wanted = {"model": model, "recipe": label, "distance": row.distance}
-            matches = [f for f in evaluation.rows if all(f[key] == value for key, value in wanted.items())]
-            found = matches[0] if matches else {}
-            accuracy = found.get("accuracy_at", {}).get(table.radius)
+        for row, label in [*((row, spec and spec.label) for row, spec in rows), everything]:
+            found = _found(evaluation.rows, row, label, model=model)
             line = [model, row.attack, percent(found.get("success_rate"))]
-            lines.append(
-                [*line, *(number(found.get(f"{name}_distance")) for name in ("mean", "median")), percent(accuracy)]
-            )
+            line += [number(found.get("mean_distance")), number(found.get("median_distance"))]
+            lines.append([*line, percent(found.get("accuracy_at", {}).get(table.radius))])
             figures.append(_record(row, None, found) | {"model": model})
     return header, lines, figures
 
 
 def _record(row: TableRow, spec: RecipeSpec | None, found: Mapping[str, Any]) -> dict[str, Any]:
-    figures = {key: value for key, value in found.items() if key not in ("accuracy_at", "recipe")}
-    radii = {f"accuracy_at_{radius:g}": value for radius, value in found.get("accuracy_at", {}).items()}
+    figures = {key: value for key, value in flat_row(found).items() if key != "recipe"}
     run = {} if spec is None else {"recipe": str(spec)}
-    return {"attack": row.attack, "distance": row.distance, **run, **figures, **radii, "published": dict(row.published)}
+    return {"attack": row.attack, "distance": row.distance, **run, **figures, "published": dict(row.published)}
 
 
 def write_reproduction(found: Reproduction) -> Path:
     """Write ``TABLE.md`` and ``TABLE.json`` into the run's folder; returns the path of the former."""
     path = found.evaluation.out / f"{found.table.name}.md"
     head = [f"# {found.table.name}: {found.table.title}", "", _what(found), ""]
-    body = markdown_table(found.header, found.lines)
     tail = ["", *(f"- {remark}" for remark in found.remarks), ""]
-    with replacing(path) as unfinished:
-        unfinished.write_text("\n".join([*head, *body, *tail]), encoding="utf-8")
     content = {"table": found.table.name, "rows": found.figures, "remarks": found.remarks}
-    with replacing(path.with_suffix(".json")) as unfinished:
-        unfinished.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return path
+    write_json(found.evaluation.out / f"{found.table.name}.json", content)
+    return write_text(path, [*head, *markdown_table(found.header, found.lines), *tail])
 
 
 def reproduction_table(found: Reproduction) -> Table:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from constropt.checks import are_whole
+
 
 def choose_targets(kind: str, labels: Tensor, num_classes: int, *, seed: int = 0) -> Tensor:
-    """Targets ``(samples,)`` that differ from ``labels``: the "next" class, a "random" other one, one class number, or
-    "+k", the k-th after the label.
-
+    """Targets ``(samples,)`` other than ``labels``: the "next" class, a "random" one, one by number, or "+k" after it.
     Raises ``ValueError`` for another ``kind``, a class that does not exist, or one that is the label of a sample.
 
     >>> choose_targets("next", torch.tensor([0, 1, 2]), 3)
@@ -26,10 +26,8 @@ def choose_targets(kind: str, labels: Tensor, num_classes: int, *, seed: int = 0
     if kind[:1] == "+" and kind[1:].isdecimal() and 0 < int(kind[1:]) < num_classes:
         return (labels + int(kind[1:])) % num_classes
     if not kind.isdecimal() or int(kind) >= num_classes:
-        raise ValueError(
-            f"targets: takes 'next', 'random', '+1' to '+{num_classes - 1}' or a class from 0 to {num_classes - 1}, got"
-            f" {kind!r}"
-        )
+        end = num_classes - 1
+        raise ValueError(f"targets: takes 'next', 'random', '+1' to '+{end}' or a class from 0 to {end}, got {kind!r}")
     own = int((labels == int(kind)).sum())
     if own:
         raise ValueError(f"targets: {own} of the samples have label {kind} already; take 'next', or data without them")
@@ -37,13 +35,10 @@ def choose_targets(kind: str, labels: Tensor, num_classes: int, *, seed: int = 0
 
 
 def dense_targets(kind: str, labels: Tensor, others: Callable[[], Tensor], *, ignore_index: int = 255) -> Tensor:
-    """Target label maps ``(samples, height, width)`` by name.
-
-    "7": that class everywhere (:func:`constant_target`); "majority": each pixel's most frequent label in the maps that
-    ``others()`` returns (:func:`majority_target`); "erase:7": the nearest other class in place of class 7
-    (:func:`nearest_neighbour_target`); "8,9=3": class 3 in place of classes 8 and 9. Ignored pixels stay ignored.
-
-    Raises ``ValueError`` for anything else.
+    """Target label maps ``(samples, height, width)`` by name. "7": that class everywhere (:func:`constant_target`);
+    "majority": each pixel's most frequent label in the maps that ``others()`` returns (:func:`majority_target`);
+    "erase:7": the nearest other class in place of class 7 (:func:`nearest_neighbour_target`); "8,9=3": class 3 in place
+    of classes 8 and 9. Ignored pixels stay ignored. Raises ``ValueError`` for anything else.
 
     >>> dense_targets("8,9=3", torch.tensor([[[8, 1], [9, 255]]]), others=list)
     tensor([[[  3,   1],
@@ -65,9 +60,8 @@ def dense_targets(kind: str, labels: Tensor, others: Callable[[], Tensor], *, ig
 
 
 def constant_target(labels: Tensor, target: int) -> Tensor:
-    """Label maps like ``labels``, ``(batch, height, width)``, that are ``target`` everywhere, such as the background.
-
-    Pixels that have the label already are kept: they count as reached. Raises ``ValueError`` for a negative class.
+    """Label maps like ``labels``, ``(batch, height, width)``, that are ``target`` everywhere, such as the background;
+    pixels that have the label already count as reached. Raises ``ValueError`` for a negative class.
 
     >>> constant_target(torch.tensor([[[3, 1]]]), 0)
     tensor([[[0, 0]]])
@@ -78,25 +72,23 @@ def constant_target(labels: Tensor, target: int) -> Tensor:
 
 
 def repeated_target(labels: Tensor, label_map: Tensor) -> Tensor:
-    """The one ``label_map`` ``(height, width)`` for every image of ``labels`` ``(batch, height, width)``.
-
-    Raises ``ValueError`` for a map of another size, ``TypeError`` for one that is not of integers.
+    """The one ``label_map`` ``(height, width)`` for every image of ``labels`` ``(batch, height, width)``. Raises
+    ``ValueError`` for a map of another size, ``TypeError`` for one that is not of integers.
 
     >>> repeated_target(torch.zeros(2, 1, 2, dtype=torch.long), torch.tensor([[4, 5]])).tolist()
     [[[4, 5]], [[4, 5]]]
     """
     if label_map.shape != labels.shape[1:]:
         raise ValueError(f"label_map: takes shape {tuple(labels.shape[1:])}, got {tuple(label_map.shape)}")
-    if label_map.is_floating_point() or label_map.is_complex() or label_map.dtype == torch.bool:
+    if not are_whole(label_map):
         raise TypeError(f"label_map: takes integers, got {label_map.dtype}")
     return label_map.to(labels).expand_as(labels).clone()
 
 
 def majority_target(label_maps: Tensor, *, ignore_index: int = 255) -> Tensor:
-    """The most frequent label of each pixel, ``(height, width)``, over ``label_maps`` ``(samples, height, width)``.
-
-    Of labels as frequent the smallest is taken; a pixel that is ``ignore_index`` in every map stays so. This is the
-    target of the thesis (section 5.5.4) before its smoothing by hand. Raises ``ValueError`` without a sample.
+    """The most frequent label of each pixel, ``(height, width)``, over ``label_maps`` ``(samples, height, width)``. Of
+    labels as frequent the smallest is taken; a pixel that is ``ignore_index`` in every map stays so. This is the target
+    of the thesis (section 5.5.4) before its smoothing by hand. Raises ``ValueError`` without a sample.
 
     >>> majority_target(torch.tensor([[[1, 255]], [[2, 255]], [[2, 255]]]))
     tensor([[  2, 255]])
@@ -116,9 +108,8 @@ def nearest_neighbour_target(labels: Tensor, *, erase: int, ignore_index: int = 
     """``labels`` ``(batch, height, width)`` without the class ``erase``: its pixels get the label of the nearest other.
 
     Nearest in the image plane (Euclidean, between pixel centers) among pixels of another counted class (Fischer et al.
-    2017; thesis section 5.5.4); of equally near ones, that of the leftmost column, then the upper. Pixels labelled
-    ``ignore_index`` stay so. Takes time ``width`` x erased pixels. Raises ``ValueError`` for an image in which only the
-    erased class is counted.
+    2017; thesis section 5.5.4); of equally near ones, that of the leftmost column, then the upper. ``ignore_index``
+    stays. Takes time ``width`` x erased pixels. Raises ``ValueError`` for an image where only the erased class counts.
 
     >>> nearest_neighbour_target(torch.tensor([[[1, 7, 7, 7, 2, 255]]]), erase=7)
     tensor([[[  1,   1,   1,   2,   2, 255]]])
@@ -144,9 +135,8 @@ def nearest_neighbour_target(labels: Tensor, *, erase: int, ignore_index: int = 
 
 
 def _nearest_row(sources: Tensor) -> Tensor:
-    """Per pixel of ``(batch, height, width)``, the row of the nearest source in its column, the upper of two as near.
-
-    Beyond any distance inside the image where the column has none.
+    """Per pixel of ``(batch, height, width)``, the row of the nearest source in its column, the upper of two as near;
+    beyond any distance inside the image where the column has none.
     """
     height, width = sources.shape[1:]
     far = 4 * (height + width)

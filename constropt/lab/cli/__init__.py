@@ -29,10 +29,7 @@ app.add_typer(train_app, name="train")
 
 
 def main() -> None:
-    """The entry point of the ``constropt`` script.
-
-    Entry points of the group ``constropt.lab`` are modules that are imported before: they add studies and data formats.
-    """
+    """The script ``constropt``; entry points of the group ``constropt.lab``, adding studies and formats, load first."""
     for entry in entry_points(group=PLUGINS):
         entry.load()
     app()

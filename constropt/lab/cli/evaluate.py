@@ -20,17 +20,16 @@ from constropt.lab.runs.specs import parse_options, parse_recipe
 _DEFAULT_SAMPLES = 100
 _OWN_FLAGS = {"distance", "steps", "eps", "targets", "seed"}
 
-ModelsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        help="module:factory, robustbench:NAME:DATASET:THREAT, timm:NAME or hf:NAME, after NAME= if it should have a"
-        " name; again for more models. For digits and scenes, default: one trained here.",
-    ),
-]
-WeightsOption = Annotated[
-    list[Path] | None, typer.Option("--weights", help="safetensors or torch file, one per --model in the same order.")
-]
+_MODELS = (
+    "module:factory, robustbench:NAME:DATASET:THREAT, timm:NAME or hf:NAME, after NAME= if it should have a name; again"
+    " for more models. For digits and scenes, default: one trained here."
+)
+_WEIGHTS = "safetensors or torch file, one per --model in the same order."
+ModelsOption = Annotated[list[str] | None, typer.Option("--model", help=_MODELS)]
+WeightsOption = Annotated[list[Path] | None, typer.Option("--weights", help=_WEIGHTS)]
+SamplesOption = Annotated[int | None, typer.Option(min=1, help="The first of the test split; 100 by default.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Samples solved together, and lost together by a kill.")]
+SignsOption = Annotated[bool, typer.Option(help="Look for signs that the figures mislead.")]
 ShardsOption = Annotated[int, typer.Option(min=1, help="How many processes share the folder.")]
 ShardOption = Annotated[int | None, typer.Option(help="Which of them this one is, from 0.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Remove the run that is in --out and begin anew.")]
@@ -38,33 +37,23 @@ FreshOption = Annotated[bool, typer.Option("--fresh", help="Remove the run that 
 
 @shared.clean_errors
 def evaluate_command(
-    recipe: Annotated[
-        list[str],
-        typer.Argument(help='Names that `constropt recipes` lists, or module:function; "fmn[steps=50,alpha=2]".'),
-    ],
+    recipe: Annotated[list[str], typer.Argument(
+        help='Names that `constropt recipes` lists, or module:function; "fmn[steps=50,alpha=2]".')],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues what is in it.")],
     data: shared.DataOption = "digits", model: ModelsOption = None, weights: WeightsOption = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="The first of the test split; 100 by default.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples solved together, and lost together by a kill.")] = 100,
-    distance: Annotated[
-        list[str] | None, typer.Option(help="Again for more; l2 by default, for dense labels linf.")
-    ] = None,
+    samples: SamplesOption = None, batch_size: BatchOption = 100,
+    distance: Annotated[list[str] | None, typer.Option(
+        help="Again for more; l2 by default, for dense labels linf.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget of all recipes that take one.")] = None,
     eps: Annotated[float | None, typer.Option(help="Radius of all recipes that take one.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", "-o", metavar="KEY=VALUE", help="Any other keyword of the recipes: JSON or text."),
-    ] = None,
-    targets: Annotated[
-        str | None, typer.Option(help="next, random, a class (its samples are left out), or all other classes.")
-    ] = None,
+    option: shared.KeywordOption = None,
+    targets: Annotated[str | None, typer.Option(
+        help="next, random, a class (its samples are left out), or all other classes.")] = None,
     radius: Annotated[list[float] | None, typer.Option(help="Report the robust accuracy here; again for more.")] = None,
-    transfer_from: Annotated[
-        Path | None, typer.Option(help="Folder or adversarial file of a run on other models, to be tried on these.")
-    ] = None,
-    signs: Annotated[bool, typer.Option(help="Look for signs that the figures mislead.")] = True,
-    shards: ShardsOption = 1, shard: ShardOption = None, fresh: FreshOption = False, seed: shared.SeedOption = 0,
-    device: shared.DeviceOption = "cpu", progress: shared.ProgressOption = None,
+    transfer_from: Annotated[Path | None, typer.Option(
+        help="Folder or adversarial file of a run on other models, to be tried on these.")] = None,
+    signs: SignsOption = True, shards: ShardsOption = 1, shard: ShardOption = None, fresh: FreshOption = False,
+    seed: shared.SeedOption = 0, device: shared.DeviceOption = "cpu", progress: shared.ProgressOption = None,
 ) -> None:  # fmt: skip
     """Run recipes over a data set in batches, verify, count and summarise; a killed run continues."""
     options = parse_options(option or [], _OWN_FLAGS)
@@ -75,9 +64,8 @@ def evaluate_command(
         spec.load()  # a name that does not exist is not found out after a network was trained
     inputs, labels = first_samples(data, samples, targets)
     dense = labels.dim() > 1
-    networks, described = shared.named_networks(
-        model or [], weights or [], data, out, shared.usable_device(device), seed, progress
-    )
+    where = shared.usable_device(device)
+    networks, described = shared.named_networks(model or [], weights or [], data, out, where, seed, progress)
     transfer = {} if transfer_from is None else load_transfer(transfer_from, inputs, labels)
     settings = RunSettings(
         distances=distance or (["linf"] if dense else ["l2"]), targets=targets, options=options,
@@ -127,9 +115,8 @@ def finished(found: AttackEvaluation) -> bool:
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)
     if not found.complete:
-        typer.echo(
-            f"{found.done} of {found.total} batches are in {found.out}; the summary follows with the last of them"
-        )
+        there = f"{found.done} of {found.total} batches are in {found.out}"
+        typer.echo(f"{there}; the summary follows with the last of them")
         return False
     for remark in write_evaluation(found):
         typer.echo(f"note: {remark}", err=True)

@@ -24,29 +24,24 @@ from constropt.lab.data.readers import LabelledData
 from constropt.lab.models.small import cifar_cnn_a, cifar_resnet4b, cifar_resnet20, madry_cnn, mnist_cnn
 from constropt.lab.runs.specs import named_table, reference_of
 from constropt.lab.studies.catalogue import STUDIES
-from constropt.lab.studies.kind import StudyKind, TableSettings, run_table
+from constropt.lab.studies.kind import StudyKind
 from constropt.lab.studies.metric_learning.figures import SETTINGS, figure_one
+from constropt.lab.studies.tables import TableSettings, run_table
 from constropt.plotting import require_matplotlib
 
 _FIGURE_SAMPLES = 6000
 # by data set: where it is below the data folder, and name, factory and weights of the models
 _DEFAULTS = {
-    "mnist": (
-        "mnist:{}/mnist",
-        {
-            "mnist_cnn": (reference_of(mnist_cnn), "weights/mnist/mnist_conv_small_nat.pth"),
-            "madry_cnn": (reference_of(madry_cnn), "weights/mnist/MadryCNN_no_maxpool_tiny.pt"),
-        },
-    ),
-    "cifar10": (
-        "cifar10:{}/cifar10/cifar10_test.npz",
-        {
-            "resnet20": (reference_of(cifar_resnet20), "weights/cifar10_resnet/resnet20-12fca82f.th"),
-            "cnn_a": (reference_of(cifar_cnn_a), "weights/cifar10_robust/cifar_cnn_a_mix.model"),
-            "resnet4b": (reference_of(cifar_resnet4b), "weights/cifar10_robust/resnet4b.pth"),
-        },
-    ),
-}
+    "mnist": ("mnist:{}/mnist", {
+        "mnist_cnn": (reference_of(mnist_cnn), "weights/mnist/mnist_conv_small_nat.pth"),
+        "madry_cnn": (reference_of(madry_cnn), "weights/mnist/MadryCNN_no_maxpool_tiny.pt"),
+    }),
+    "cifar10": ("cifar10:{}/cifar10/cifar10_test.npz", {
+        "resnet20": (reference_of(cifar_resnet20), "weights/cifar10_resnet/resnet20-12fca82f.th"),
+        "cnn_a": (reference_of(cifar_cnn_a), "weights/cifar10_robust/cifar_cnn_a_mix.model"),
+        "resnet4b": (reference_of(cifar_resnet4b), "weights/cifar10_robust/resnet4b.pth"),
+    }),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,9 +69,7 @@ class Request:
 
 @dataclass(frozen=True)
 class TableKind:
-    """``tables`` by name, the ``options`` of the command line that only some kinds take and this one does, and what
-    runs and prints one of them.
-    """
+    """``tables`` by name, the ``options`` that only some kinds take and this one does, and what runs and prints one."""
 
     tables: tuple[str, ...]
     options: frozenset[str]
@@ -141,16 +134,14 @@ def _run_figure(table: str, request: Request) -> None:
     loaded = (load_data(data, split=split) for split in ("train", "test"))
     train, validation = (LabelledData(part.inputs[:count], part.labels[:count]) for part in loaded)
     settings = SETTINGS if request.epochs is None else replace(SETTINGS, epochs=request.epochs)
-    device = shared.usable_device(request.device)
+    seed, device = request.seed, shared.usable_device(request.device)
     with shared.named_bar("epochs", request.progress) as shown:
-        found = figure_one(
-            train, validation, out=folder, settings=settings, seed=request.seed, device=device, progress=shown
-        )
+        found = figure_one(train, validation, out=folder, settings=settings, seed=seed, device=device, progress=shown)
     header = ["loss", "first epoch", "last epoch", "first accuracy", "last accuracy"]
-    lines = [
-        [name, *(f"{curve['loss'][place]:.4f}" for place in (0, -1)), *(f"{curve['accuracy'][i]:.2%}" for i in (0, -1))]
-        for name, curve in found.items()
-    ]
+    lines = []
+    for name, curve in found.items():
+        loss, accuracy = curve["loss"], curve["accuracy"]
+        lines.append([name, f"{loss[0]:.4f}", f"{loss[-1]:.4f}", f"{accuracy[0]:.2%}", f"{accuracy[-1]:.2%}"])
     shared.print_table(f"{table}: {data}, {len(train.labels)} samples", header, lines, [])
     typer.echo(f"written to {folder}: {table}.png, {table}.json")
 
@@ -168,20 +159,16 @@ def _defaults(kind: str, data: str | None, models: list[str], weights: list[Path
     if not Path(spec.partition(":")[2]).exists() or not (models or here):
         if models:
             raise ValueError(f"--data: needed with --model, since {shared.DATA} ({root}) has no {kind}")
-        typer.echo(
-            f"note: {root} has no {kind} data and models (set {shared.DATA}); running on digits instead", err=True
-        )
+        lacks = f"{root} has no {kind} data and models (set {shared.DATA})"
+        typer.echo(f"note: {lacks}; running on digits instead", err=True)
         return "digits", [], []
     if models:
         return spec, models, weights
     return spec, [f"{name}={factory}" for name, (factory, _) in here.items()], [file for _, file in here.values()]
 
 
-_ATTACKS = TableKind(
-    tuple(TABLES),
-    frozenset(("model", "weights", "samples", "steps", "batch_size", "signs", "shards", "shard", "seed")),
-    _run_attacks,
-)
+_ATTACKED = frozenset(("model", "weights", "samples", "steps", "batch_size", "signs", "shards", "shard", "seed"))
+_ATTACKS = TableKind(tuple(TABLES), _ATTACKED, _run_attacks)
 _TRAINED = frozenset(("method", "seeds", "epochs"))
 _FIGURE = TableKind(("figure-I-1",), frozenset(("samples", "seed", "epochs")), _run_figure)
 
@@ -189,30 +176,19 @@ _FIGURE = TableKind(("figure-I-1",), frozenset(("samples", "seed", "epochs")), _
 @shared.clean_errors
 def reproduce_command(
     context: typer.Context,
-    table: Annotated[
-        str,
-        typer.Argument(
-            help="table-2.4, table-3.1 to table-3.6, table-4.1, table-4.2, table-6.1 to 6.3, table-V-1 to V-3; or"
-            " figure-I-1."
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default: out/TABLE, out/calibration, out/retrieval.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="As for solve; of what is trained (2.4, 6.1 to V-3) names of data sets, with commas. Default: what the"
-            f" folder {shared.DATA} ({shared.DEFAULT_FOLDER}) has, else digits."
-        ),
-    ] = None,
+    table: Annotated[str, typer.Argument(
+        help="table-2.4, table-3.1 to table-3.6, table-4.1, table-4.2, table-6.1 to 6.3, table-V-1 to V-3; or"
+        " figure-I-1.")],
+    out: Annotated[Path | None, typer.Option(
+        help="Folder of the run; default: out/TABLE, out/calibration, out/retrieval.")] = None,
+    data: Annotated[str | None, typer.Option(
+        help="As for solve; of what is trained (2.4, 6.1 to V-3) names of data sets, with commas. Default: what the"
+        f" folder {shared.DATA} ({shared.DEFAULT_FOLDER}) has, else digits.")] = None,
     model: evaluating.ModelsOption = None, weights: evaluating.WeightsOption = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="The first of the test split; 100 by default.")] = None,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Budgets above are cut to this; 90000 cuts none (hours to days).")
-    ] = 100,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples solved together, and lost together by a kill.")] = 100,
-    signs: Annotated[bool, typer.Option(help="Look for signs that the figures mislead.")] = True,
+    samples: evaluating.SamplesOption = None,
+    steps: Annotated[int, typer.Option(
+        min=1, help="Budgets above are cut to this; 90000 cuts none (hours to days).")] = 100,
+    batch_size: evaluating.BatchOption = 100, signs: evaluating.SignsOption = True,
     shards: evaluating.ShardsOption = 1, shard: evaluating.ShardOption = None, fresh: evaluating.FreshOption = False,
     seed: shared.SeedOption = 0, method: MethodsOption = None, seeds: shared.SeedsOption = "0,1,2",
     epochs: Annotated[int | None, typer.Option(min=1, help="Of what is trained; default: the table's.")] = None,

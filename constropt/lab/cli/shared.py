@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +25,15 @@ from constropt.lab.models.training import train_classifier, train_segmenter
 from constropt.lab.models.weights import load_model, save_weights
 from constropt.lab.runs.specs import reference_of
 from constropt.lab.studies.kind import Setup, StudyKind
-from constropt.lab.text_tables import terminal_table
+from constropt.lab.writing import terminal_table
 from constropt.plotting import require_matplotlib
 from constropt.problems.dense_metrics import pixel_accuracy
 from constropt.problems.model_calls import logits_of
 
-_ARCHITECTURES: dict[tuple[int, ...], str] = {  # by the shape of an image
-    (1, 8, 8): reference_of(digits_cnn),
-    (1, 28, 28): reference_of(small_cnn),
-    (3, 64, 64): reference_of(unet),
-}
+# by the shape of an image
+_DEFAULTS: Mapping[tuple[int, ...], Callable[..., nn.Module]] = {
+    (1, 8, 8): digits_cnn, (1, 28, 28): small_cnn, (3, 64, 64): unet,
+}  # fmt: skip
 EMBEDDED = {"digits": 10, "scenes": 5}  # data that a model is trained on by default, and for how many epochs
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -43,6 +42,8 @@ DataOption = Annotated[str, typer.Option(help=f"Data set. {_KINDS}.")]
 DeviceOption = Annotated[str, typer.Option(help="Where the model runs, as torch names it: cpu, cuda, cuda:1.")]
 ProgressOption = Annotated[bool | None, typer.Option(help="Progress bars; by default only in a terminal.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
+_KEYWORD = "Any other keyword of the recipes: JSON or text."
+KeywordOption = Annotated[list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help=_KEYWORD)]
 
 
 def clean_errors(command: Command) -> Command:
@@ -87,14 +88,11 @@ def named_networks(
     progress: bool | None,
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:  # fmt: skip
     """The networks of a run by name, and what each is: NAME=REFERENCE or REFERENCE, whose last part is then the name.
-
-    ``weights`` are in the order of ``models``. Without models, one is trained on embedded data and kept in ``out``, so
-    that a run that continues has the same.
+    ``weights`` are in the order of ``models``. Without models, one is trained and kept in ``out`` for a continued run.
     """
     if weights and len(weights) != len(models):
-        raise ValueError(
-            f"--weights: takes one file per --model in the same order, got {len(weights)} for {len(models)}"
-        )
+        counts = f"{len(weights)} for {len(models)}"
+        raise ValueError(f"--weights: takes one file per --model in the same order, got {counts}")
     if not models:
         epochs = _default_epochs(data)
         reference = _architecture(load_data(data).inputs.shape[1:])
@@ -122,8 +120,8 @@ def named_networks(
 
 def _default_epochs(data: str) -> int:
     if data not in EMBEDDED:
-        known = " and ".join(EMBEDDED)
-        raise ValueError(f"--model: needed for data {data!r} (only for {known} a model is trained by default)")
+        known = f"only for {' and '.join(EMBEDDED)} a model is trained by default"
+        raise ValueError(f"--model: needed for data {data!r} ({known})")
     return EMBEDDED[data]
 
 
@@ -159,10 +157,9 @@ def trained(
 
 
 def _architecture(shape: Sequence[int]) -> str:
-    known = _ARCHITECTURES.get(tuple(shape))
-    if known is None:
+    if tuple(shape) not in _DEFAULTS:
         raise ValueError(f"--model: needed for images of shape {tuple(shape)}, for which there is no default")
-    return known
+    return reference_of(_DEFAULTS[tuple(shape)])
 
 
 @contextmanager

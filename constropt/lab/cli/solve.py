@@ -32,30 +32,20 @@ def solve_command(
     data: shared.DataOption = "digits",
     model: Annotated[str | None, typer.Option(help="module:factory; for digits, default: a CNN trained here.")] = None,
     weights: Annotated[Path | None, typer.Option(help="safetensors or torch file of the model's state.")] = None,
-    distance: Annotated[
-        str | None,
-        typer.Option(help="Minimised, or measured where a recipe has only its own; l2, for dense labels linf."),
-    ] = None,
+    distance: Annotated[str | None, typer.Option(
+        help="Minimised, or measured where a recipe has only its own; l2, for dense labels linf.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget; default: the recipe's own.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many samples of the test split, from its start.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples solved together.")] = 500,
     targeted: Annotated[bool, typer.Option("--targeted", help="Short for --targets next.")] = False,
-    targets: Annotated[
-        str | None,
-        typer.Option(
-            help="next, random, or a class: its own samples are left out. Dense labels: a class, majority,"
-            " erase:CLASS (to the nearest other class) or A,B=C (A and B become C)."
-        ),
-    ] = None,
+    targets: Annotated[str | None, typer.Option(
+        help="next, random, or a class: its own samples are left out. Dense labels: a class, majority,"
+        " erase:CLASS (to the nearest other class) or A,B=C (A and B become C).")] = None,
     penalty: Annotated[str | None, typer.Option(help="Penalty function, where the recipe takes one.")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="Other keyword: JSON or text.")
-    ] = None,
-    seed: shared.SeedOption = 0,
-    device: shared.DeviceOption = "cpu",
+    option: shared.KeywordOption = None, seed: shared.SeedOption = 0, device: shared.DeviceOption = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder for figures, per-sample results and a summary.")] = None,
     progress: shared.ProgressOption = None,
-) -> None:
+) -> None:  # fmt: skip
     """Run recipes on a model and data, verify what they return, and compare them."""
     functions = _named_recipes(recipe)
     options = parse_options(option or [], _OWN_FLAGS)
@@ -93,12 +83,10 @@ def solve_command(
                 own.setdefault("seed", seed)
             torch.manual_seed(seed)
             with shared.bar(name, progress) as advance:
-                reports.append(
-                    evaluate(
-                        function, network, inputs, labels, batch_size=batch_size, targets=chosen, name=name,
-                        measure=measure, progress=advance, **own,
-                    )
-                )  # fmt: skip
+                reports.append(evaluate(
+                    function, network, inputs, labels, batch_size=batch_size, targets=chosen, name=name,
+                    measure=measure, progress=advance, **own,
+                ))  # fmt: skip
     title = f"{len(labels)} samples of {data}, {described}" + ("" if goal is None else f", targets: {goal}")
     Console().print(results_table(reports, title=title))
     if out is not None:
@@ -139,5 +127,5 @@ def _write_label_maps(
     """The picture of dense predictions: images and label maps, before and after."""
     clean, after = inputs[:4], report.adversarial[:4]
     logits = [logits_of(network(x.to(device))).cpu() for x in (clean, after)]
-    before_map, after_map = (z.argmax(1) for z in logits)
-    plot_label_maps(clean, before_map, after, after_map, out / "grid.png", classes=logits[0].shape[1])
+    maps = [z.argmax(1) for z in logits]
+    plot_label_maps(clean, maps[0], after, maps[1], out / "grid.png", classes=logits[0].shape[1])

@@ -1,6 +1,4 @@
-"""``constropt train classifier``, ``constropt train calibration`` and ``constropt train metric``; Fig. I-1 for
-``reproduce``.
-"""
+"""``constropt train classifier``, ``constropt train calibration`` and ``constropt train metric``."""
 
 from __future__ import annotations
 
@@ -19,49 +17,35 @@ from constropt.lab.studies.calibration.study import CalibrationSetup
 from constropt.lab.studies.calibration.study_data import DataSettings
 from constropt.lab.studies.epochs import TrainingSettings
 from constropt.lab.studies.metric_learning.kind import RETRIEVAL
-from constropt.lab.studies.metric_learning.study import RetrievalSetup
+from constropt.lab.studies.metric_learning.study import RetrievalSetup, RetrievalTraining
 from constropt.lab.studies.metric_learning.study_data import RetrievalSettings
-from constropt.lab.studies.metric_learning.training import RetrievalTraining
 
-MethodsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--method",
-        help="NAME[KEY=VALUE,...] of ce, mmce, ecp, ls, fl, flsd, cpc, mbls, cals-hr, cals-alm, their variants or"
-        " module:factory of a loss; several can be given.",
-    ),
-]
+_METHODS = (
+    "NAME[KEY=VALUE,...] of ce, mmce, ecp, ls, fl, flsd, cpc, mbls, cals-hr, cals-alm, their variants or module:factory"
+    " of a loss; several can be given."
+)
+MethodsOption = Annotated[list[str] | None, typer.Option("--method", help=_METHODS)]
+OutOption = Annotated[Path, typer.Option(help="The folder of the study; a killed one continues there.")]
 
 
 @shared.clean_errors
 def train_calibration(
-    out: Annotated[Path, typer.Option(help="The folder of the study; a killed one continues there.")],
-    method: MethodsOption = None, seeds: shared.SeedsOption = "0",
-    data: Annotated[
-        str,
-        typer.Option(
-            help="As for solve, or omniglot:DIR or newsgroups:FILE; with options: omniglot:DIR[size=20],"
-            " newsgroups:FILE[length=100,vocabulary=8000]."
-        ),
-    ] = "digits",
+    out: OutOption, method: MethodsOption = None, seeds: shared.SeedsOption = "0",
+    data: Annotated[str, typer.Option(
+        help="As for solve, or omniglot:DIR or newsgroups:FILE; with options: omniglot:DIR[size=20],"
+        " newsgroups:FILE[length=100,vocabulary=8000].")] = "digits",
     test_data: Annotated[str | None, typer.Option(help="Where test samples are, if elsewhere.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="module:factory[KEY=VALUE,...]; it gets num_classes, channels, image_size and vocabulary where it"
-            " takes them. Default: a small CNN for digits, ResNet-18, DeepLab or GPCN else."
-        ),
-    ] = None,
+    model: Annotated[str | None, typer.Option(
+        help="module:factory[KEY=VALUE,...]; it gets num_classes, channels, image_size and vocabulary where it"
+        " takes them. Default: a small CNN for digits, ResNet-18, DeepLab or GPCN else.")] = None,
     epochs: shared.EpochsOption = 40, batch_size: shared.BatchOption = 64,
     optimizer: shared.OptimizerOption = "adamw", lr: shared.RateOption = None,
     weight_decay: shared.DecayOption = None, schedule: shared.ScheduleOption = "cosine",
     augment: shared.AugmentOption = "none",
-    held_out: Annotated[
-        float, typer.Option(help="Held out for multipliers and temperatures: a fraction, or how many of each class.")
-    ] = 0.2,
-    long_tail: Annotated[
-        float | None, typer.Option(help="Thin classes out exponentially: ratio of the largest to the smallest.")
-    ] = None,
+    held_out: Annotated[float, typer.Option(
+        help="Held out for multipliers and temperatures: a fraction, or how many of each class.")] = 0.2,
+    long_tail: Annotated[float | None, typer.Option(
+        help="Thin classes out exponentially: ratio of the largest to the smallest.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Of the training split; default: all.")] = None,
     test_samples: Annotated[int | None, typer.Option(min=1, help="Of the test split; default: all.")] = None,
     figures: Annotated[bool, typer.Option(help="Draw reliability diagrams and multipliers (extra plot).")] = True,
@@ -69,61 +53,39 @@ def train_calibration(
 ) -> None:  # fmt: skip
     """Train with calibration losses, the same split, weights and batches for all; compare before and after scaling."""
     setup = CalibrationSetup(
-        data=DataSettings(
-            data=data, test=test_data, held_out=held_out, long_tail=long_tail, samples=samples,
-            test_samples=test_samples,
-        ),
-        training=TrainingSettings(
-            epochs=epochs, batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay,
-            schedule=schedule, augment=augment,
-        ),
+        data=DataSettings(data, test_data, held_out, long_tail, samples, test_samples),
+        training=TrainingSettings(epochs, batch_size, optimizer, lr, weight_decay, schedule, augment),
         model=reference_of(digits_cnn) if model is None and data == "digits" else model,
-    )  # fmt: skip
-    shared.run_and_show(
-        CALIBRATION, setup, method or ["ce", "cals-alm"], seeds, shared.Launch(out, figures, fresh, device, progress)
     )
+    launch = shared.Launch(out, figures, fresh, device, progress)
+    shared.run_and_show(CALIBRATION, setup, method or ["ce", "cals-alm"], seeds, launch)
 
 
 @shared.clean_errors
 def train_metric(
-    out: Annotated[Path, typer.Option(help="The folder of the study; a killed one continues there.")],
-    loss: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="NAME[KEY=VALUE,...] of ce, ce-plain, spce, spce-t, center, contrastive, triplet, ms, snca, snca-bank,"
-            " nca, proxy-nca, fastap or module:factory of a loss; several can be given. Default: ce."
-        ),
-    ] = None,
+    out: OutOption,
+    loss: Annotated[list[str] | None, typer.Option(
+        help="NAME[KEY=VALUE,...] of ce, ce-plain, spce, spce-t, center, contrastive, triplet, ms, snca, snca-bank,"
+        " nca, proxy-nca, fastap or module:factory of a loss; several can be given. Default: ce.")] = None,
     seeds: shared.SeedsOption = "0",
-    data: Annotated[
-        str,
-        typer.Option(
-            help="As for solve, or omniglot:DIR, cub:DIR, cars:DIR, sop:DIR, in-shop:DIR; with the side of the images"
-            " in brackets: omniglot:DIR[size=28]."
-        ),
-    ] = "digits",
-    unseen: Annotated[
-        float, typer.Option(help="Fraction of the classes (Omniglot: alphabets) to search, where the data says none.")
-    ] = 0.4,
-    validation: Annotated[
-        float, typer.Option(help="Fraction of the other classes that is looked at after each epoch, not trained on.")
-    ] = 0.0,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="module:factory[KEY=VALUE,...] of a feature extractor, as"
-            " timm:create_model[model_name=resnet50,pretrained=true,num_classes=0]. Default: four small convolutions."
-        ),
-    ] = None,
+    data: Annotated[str, typer.Option(
+        help="As for solve, or omniglot:DIR, cub:DIR, cars:DIR, sop:DIR, in-shop:DIR; with the side of the images"
+        " in brackets: omniglot:DIR[size=28].")] = "digits",
+    unseen: Annotated[float, typer.Option(
+        help="Fraction of the classes (Omniglot: alphabets) to search, where the data says none.")] = 0.4,
+    validation: Annotated[float, typer.Option(
+        help="Fraction of the other classes that is looked at after each epoch, not trained on.")] = 0.0,
+    model: Annotated[str | None, typer.Option(
+        help="module:factory[KEY=VALUE,...] of a feature extractor, as"
+        " timm:create_model[model_name=resnet50,pretrained=true,num_classes=0]. Default: four small convolutions.",
+    )] = None,
     weights: Annotated[Path | None, typer.Option(help="A file of weights for it.")] = None,
     head_norm: Annotated[bool, typer.Option(help="A batch normalisation without scale and bias on top.")] = True,
-    frozen: Annotated[
-        bool, typer.Option(help="Hold the batch normalisations of the model; for one that is pre-trained.")
-    ] = False,
+    frozen: Annotated[bool, typer.Option(
+        help="Hold the batch normalisations of the model; for one that is pre-trained.")] = False,
     epochs: shared.EpochsOption = 30, batch_size: shared.BatchOption = 128,
-    per_class: Annotated[
-        int, typer.Option(min=0, help="Samples of a class in the batches of losses that need pairs; 0: as they come.")
-    ] = 4,
+    per_class: Annotated[int, typer.Option(
+        min=0, help="Samples of a class in the batches of losses that need pairs; 0: as they come.")] = 4,
     optimizer: shared.OptimizerOption = "sgd", lr: shared.RateOption = 0.02,
     momentum: Annotated[float, typer.Option(help="Nesterov's, of sgd.")] = 0.0,
     weight_decay: shared.DecayOption = None, schedule: shared.ScheduleOption = "constant",
@@ -139,8 +101,7 @@ def train_metric(
     setup = RetrievalSetup(
         data=RetrievalSettings(data=data, unseen=unseen, validation=validation),
         training=RetrievalTraining(
-            epochs=epochs, batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay,
-            schedule=schedule, augment=augment, momentum=momentum, per_class=per_class or None,
+            epochs, batch_size, optimizer, lr, weight_decay, schedule, augment, momentum, per_class or None
         ),
         model=model, weights=weights, head_norm=head_norm, frozen=frozen,
     )  # fmt: skip

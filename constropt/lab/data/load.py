@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from constropt.lab.data.readers import LabelledData, find_idx, load_huggingface, read_digits, read_idx, require_split
+from constropt.lab.data import readers
+from constropt.lab.data.readers import LabelledData, existing_file, require_split
 from constropt.lab.data.scenes import digit_scenes, load_camvid
 
 _SCENES = {"train": 500, "test": 100}
@@ -40,10 +41,7 @@ KINDS: dict[str, str] = {}  # the help of each form
 
 
 def add_format(format: DataFormat) -> DataFormat:
-    """Make a kind of data known to :func:`load_data` and the command line; returns it.
-
-    Raises ``ValueError`` for a name that another has.
-    """
+    """Make a kind of data known to :func:`load_data` and the command line; ``ValueError`` for a taken name."""
     if format.name in FORMATS:
         raise ValueError(f"format: the kind {format.name!r} is there already; give it another name")
     FORMATS[format.name], KINDS[format.form] = format, format.help
@@ -68,20 +66,19 @@ def load_data(spec: str, *, split: str = "test") -> LabelledData:
         raise ValueError(f"data: unknown kind {kind!r} in {spec!r}; known are {known}")
     if bool(location) != (":" in FORMATS[kind].form):
         raise ValueError(f"data: {spec!r} should read {FORMATS[kind].form}")
-    inputs, labels = FORMATS[kind].read(location, split)
-    return _checked(spec, inputs, labels)
+    return _checked(spec, *FORMATS[kind].read(location, split))
 
 
 def _idx(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = find_idx(Path(location), split)
-    return read_idx(images), read_idx(labels)
+    images, labels = readers.find_idx(Path(location), split)
+    return readers.read_idx(images), readers.read_idx(labels)
 
 
 def _npz(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    path = _existing_file(location)
+    path = existing_file(location)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return _pick(str(path), arrays, split, ("images", "labels"))
+            return _pick(path, arrays, split, "images", "labels")
     except (zipfile.BadZipFile, AttributeError, EOFError, TypeError) as error:
         raise ValueError(f"{path}: no npz file ({error})") from None
 
@@ -94,9 +91,9 @@ def _cifar10(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _safetensors(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    path = _existing_file(location)
+    path = existing_file(location)
     try:
-        return _pick(str(path), load_file(path), split, ("inputs", "labels"))
+        return _pick(path, load_file(path), split, "inputs", "labels")
     except SafetensorError as error:
         raise ValueError(f"{path}: no safetensors file ({error})") from None
 
@@ -106,23 +103,14 @@ def _scenes(location: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     return scenes.inputs.numpy(), scenes.labels.numpy()
 
 
-def _existing_file(location: str) -> Path:
-    path = Path(location)
-    if not path.is_file():
-        state = "is a directory" if path.is_dir() else "does not exist"
-        raise ValueError(f"no data file {path.absolute()}: it {state}")
-    return path
-
-
-def _pick(
-    path: str, arrays: Mapping[str, np.ndarray], split: str, names: tuple[str, str]
-) -> tuple[np.ndarray, np.ndarray]:
+def _pick(path: Path, arrays: Mapping[str, np.ndarray], split: str, *names: str) -> tuple[np.ndarray, np.ndarray]:
     """The two arrays under the names of the split, else under the plain ``names``."""
-    for images, labels in ((f"{split}_{names[0]}", f"{split}_{names[1]}"), names):
+    tried = [f"{split}_{name}" for name in names], names
+    for images, labels in tried:
         if images in arrays and labels in arrays:
             return arrays[images], arrays[labels]
-    tried = f"{split}_{names[0]} and {split}_{names[1]}, or {names[0]} and {names[1]}"
-    raise ValueError(f"{path}: looked for {tried}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+    looked = ", or ".join(" and ".join(pair) for pair in tried)
+    raise ValueError(f"{path}: looked for {looked}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
 
 
 def _checked(spec: str, images: np.ndarray, labels: np.ndarray) -> LabelledData:
@@ -148,22 +136,16 @@ def _checked(spec: str, images: np.ndarray, labels: np.ndarray) -> LabelledData:
     return LabelledData(inputs, torch.from_numpy(labels.astype(np.int64)))
 
 
-_NPZ = "keys images, labels or {train,test}_images, {train,test}_labels; uint8, or floats in [0, 1]"
-_CAMVID = "CamVid's road scenes with a label per pixel: {train,test}/*.png and {train,test}annot/*.png"
-for _format in (
-    DataFormat("digits", "the 1,797 8x8 digits embedded in scikit-learn; the last 500 are the test split", read_digits),
-    DataFormat("mnist:DIR", "IDX files train-* and t10k-*, gzip or not", _idx),
-    DataFormat("fashion-mnist:DIR", "the same for Fashion-MNIST", _idx),
-    DataFormat("idx:DIR", "the same for any other set", _idx),
-    DataFormat("npz:FILE", _NPZ, _npz),
-    DataFormat("cifar10:FILE", "an npz file of 32x32 color images", _cifar10),
-    DataFormat("safetensors:FILE", "tensors inputs and labels", _safetensors),
-    DataFormat(
-        "scenes", "colored digits on 64x64 backgrounds with a label per pixel, 500 to train and 100 to test", _scenes
-    ),
-    DataFormat(
-        "hf:NAME", "a Hugging Face data set of images and labels, or a folder that save_to_disk wrote", load_huggingface
-    ),
-    DataFormat("camvid:DIR", _CAMVID, _scenes),
+for _form, _read, _help in (
+    ("digits", readers.read_digits, "the 1,797 8x8 digits embedded in scikit-learn; the last 500 are the test split"),
+    ("mnist:DIR", _idx, "IDX files train-* and t10k-*, gzip or not"),
+    ("fashion-mnist:DIR", _idx, "the same for Fashion-MNIST"),
+    ("idx:DIR", _idx, "the same for any other set"),
+    ("npz:FILE", _npz, "keys images, labels or {train,test}_images, {train,test}_labels; uint8, or floats in [0, 1]"),
+    ("cifar10:FILE", _cifar10, "an npz file of 32x32 color images"),
+    ("safetensors:FILE", _safetensors, "tensors inputs and labels"),
+    ("scenes", _scenes, "colored digits on 64x64 backgrounds with a label per pixel, 500 to train and 100 to test"),
+    ("hf:NAME", readers.load_huggingface, "a Hugging Face data set of images and labels, or a save_to_disk folder"),
+    ("camvid:DIR", _scenes, "CamVid's road scenes, a label per pixel: {train,test}/*.png and {train,test}annot/*.png"),
 ):
-    add_format(_format)
+    add_format(DataFormat(_form, _help, _read))

@@ -18,9 +18,7 @@ _TEST_SHARE = 0.25  # of the images of each class: 5 of 20
 
 
 class Characters(NamedTuple):
-    """``inputs``: float32 ``(samples, 1, size, size)`` in [0, 1], ink 1; ``labels``: int64 ``(samples,)``; ``classes``:
-    the name of each, "alphabet/character".
-    """
+    """``inputs`` float32 ``(samples, 1, size, size)``, ink 1; ``labels`` int64; ``classes``: "alphabet/character"."""
 
     inputs: Tensor
     labels: Tensor
@@ -30,10 +28,9 @@ class Characters(NamedTuple):
 def load_omniglot(folder: str | Path, split: str = "test", *, size: int = 28, seed: int = 0) -> Characters:
     """The characters of Omniglot (Lake et al. 2015) in the archives ``*.zip`` of ``folder``.
 
-    An archive holds ``ALPHABET/characterNN/*.png``, ink black on white. An alphabet that is in several archives is read
-    once. A class is a character of an alphabet, numbered in the order of the names. A quarter of the images of each
-    class, drawn by ``seed``, is the "test" split, the rest "train"; "all" is both. ``size`` is the side to scale to, by
-    averages over areas.
+    An archive holds ``ALPHABET/characterNN/*.png``, ink black on white; an alphabet that is in several is read once. A
+    class is a character of an alphabet, numbered in the order of the names. A quarter of the images of each class,
+    drawn by ``seed``, is the "test" split, the rest "train"; "all" is both. ``size``: the side, by averages over areas.
 
     Raises ``ValueError`` for another split or size, a folder without such archives, and files that are no images;
     :class:`~constropt.lab.MissingExtra` without Pillow, which matplotlib brings.

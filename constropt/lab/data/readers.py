@@ -1,6 +1,4 @@
-"""Samples with labels, and the files that they are read from: images, IDX (MNIST), Hugging Face, scikit-learn's
-digits.
-"""
+"""Samples with labels, and what they are read from: images, IDX (MNIST), Hugging Face, scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -44,24 +42,31 @@ def require_split(split: str, splits: tuple[str, ...] = ("train", "test")) -> No
         raise ValueError(f"split: takes {', '.join(others)} or {last}, got {split!r}")
 
 
+def existing_file(location: str | Path) -> Path:
+    """The path, or ``ValueError`` that says what is there instead of a file."""
+    path = Path(location)
+    if not path.is_file():
+        state = "is a directory" if path.is_dir() else "does not exist"
+        raise ValueError(f"no data file {path.absolute()}: it {state}")
+    return path
+
+
 NEAREST, BILINEAR, BOX = 0, 2, 4  # PIL.Image.Resampling, without Pillow
 
 
 @contextmanager
 def opened_image(file: Path | IO[bytes], wrong: str, needs: str = "image files need") -> Iterator[Image]:
-    """The image in ``file`` for the time of the block, in which it is decoded.
-
-    Raises ``ValueError``, which begins with ``wrong``, for what can't be read, :class:`~constropt.lab.MissingExtra`,
-    which begins with ``needs``, without Pillow.
+    """The image in ``file`` for the time of the block, in which it is decoded. ``ValueError`` beginning with ``wrong``
+    for what can't be read, :class:`~constropt.lab.MissingExtra` beginning with ``needs`` without Pillow.
     """
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise MissingExtra(f"{needs} Pillow: pip install constropt[plot]") from None
     try:
         with Image.open(file) as image:
             yield image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError) as error:  # the former also for what Pillow can't identify
         raise ValueError(f"{wrong} ({error})") from None
 
 
@@ -84,9 +89,8 @@ _UNSIGNED_BYTE = 0x08
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The unsigned bytes in ``path``, in the shape that its header states.
-
-    Raises ``ValueError`` naming the file when it is not IDX, is cut short, or holds another type than unsigned bytes.
+    """The unsigned bytes in ``path``, in the shape that its header states; ``ValueError``, naming the file, when it is
+    not IDX, is cut short, or holds another type.
     """
     content = path.read_bytes()
     if content[:2] == b"\x1f\x8b":  # by content, not by name: downloads are often renamed
@@ -110,9 +114,8 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def find_idx(directory: Path, split: str) -> tuple[Path, Path]:
-    """The image and the label file of ``split`` ("train" or "test") under the usual names, compressed or not.
-
-    Raises ``ValueError`` listing every name that was tried.
+    """The image and the label file of ``split`` ("train" or "test") under the usual names, compressed or not;
+    ``ValueError`` that lists every name tried.
     """
     prefix = {"train": "train", "test": "t10k"}[split]
     found: list[Path] = []
@@ -146,10 +149,8 @@ def load_huggingface(location: str, split: str) -> tuple[np.ndarray, np.ndarray]
     images = [np.asarray(picture.convert("RGB" if picture.mode not in ("L", "1") else "L")) for picture in found[image]]
     sizes = {picture.shape for picture in images}
     if len(sizes) != 1:
-        raise ValueError(
-            f"hf:{location}: images must be of one size and mode, got {sorted(sizes)[:5]}; resize them with"
-            " dataset.map(...) and save_to_disk"
-        )
+        cure = "resize them with dataset.map(...) and save_to_disk"
+        raise ValueError(f"hf:{location}: images must be of one size and mode, got {sorted(sizes)[:5]}; {cure}")
     return np.stack(images), np.asarray(found[label])
 
 

@@ -2,7 +2,7 @@
 as Sec. 2.5.3.3 does), and batches for pairwise losses.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +23,7 @@ class ImageList(NamedTuple):
 
 
 class RetrievalSet(NamedTuple):
-    """Images to train on, labels from 0; images to search for, of other classes; and those to search in, if it is not
-    the queries themselves.
-    """
+    """Images to train on, labels from 0; images of other classes to search for; those to search in, if not these."""
 
     train: ImageList
     query: ImageList
@@ -34,14 +32,11 @@ class RetrievalSet(NamedTuple):
 
 def load_cub(folder: str | Path) -> RetrievalSet:
     """Caltech-UCSD Birds-200-2011: ``images.txt``, ``image_class_labels.txt`` and ``images/``; the first 100 classes
-    train, the others are searched.
-
-    Raises ``ValueError`` for a missing file or a line that does not fit.
+    train, the others are searched. Raises ``ValueError`` for a missing file or a line that does not fit.
     """
     folder = Path(folder)
-    paths, classes = (
-        {row[0]: row[1] for row in _table(folder / name, 2)} for name in ("images.txt", "image_class_labels.txt")
-    )
+    tables = (_table(folder / name, 2) for name in ("images.txt", "image_class_labels.txt"))
+    paths, classes = ({row[0]: row[1] for row in rows} for rows in tables)
     missing = sorted(set(paths) - set(classes))
     if missing:
         raise ValueError(f"{folder / 'image_class_labels.txt'}: has no class for image {missing[0]}")
@@ -50,11 +45,9 @@ def load_cub(folder: str | Path) -> RetrievalSet:
 
 
 def load_cars(folder: str | Path) -> RetrievalSet:
-    """Stanford Cars: ``cars_annos.mat`` and the files that it names (``car_ims/``); the first 98 classes train, the
-    others are searched.
-
-    Reads MATLAB's format with scipy, which the extra ``data`` brings. Raises ``ValueError`` for a missing file, and
-    :class:`~constropt.lab.MissingExtra` without scipy.
+    """Stanford Cars: ``cars_annos.mat``, read with scipy, and the files that it names (``car_ims/``); the first 98
+    classes train, the others are searched. Raises ``ValueError`` for a missing file, and
+    :class:`~constropt.lab.MissingExtra` without scipy, which the extra ``data`` brings.
     """
     path = Path(folder) / "cars_annos.mat"
     if not path.is_file():
@@ -72,45 +65,34 @@ def load_cars(folder: str | Path) -> RetrievalSet:
 
 def load_sop(folder: str | Path) -> RetrievalSet:
     """Stanford Online Products: ``Ebay_train.txt`` and ``Ebay_test.txt``, lines of image, class, super-class and path.
-
     Raises ``ValueError`` for a missing file or a line that does not fit.
     """
     folder = Path(folder)
-    parts = []
-    for name in ("Ebay_train.txt", "Ebay_test.txt"):
-        rows = _table(folder / name, 4, skip=1)
-        parts.append(_numbered([folder / row[3] for row in rows], [row[1] for row in rows]))
-    return RetrievalSet(*parts)
+    parts = (_table(folder / name, 4, skip=1) for name in ("Ebay_train.txt", "Ebay_test.txt"))
+    return RetrievalSet(*(_numbered([folder / row[3] for row in rows], [row[1] for row in rows]) for rows in parts))
 
 
 def load_in_shop(folder: str | Path) -> RetrievalSet:
     """In-Shop Clothes Retrieval: ``list_eval_partition.txt`` (or in ``Eval/``), lines of path, item and "train",
-    "query" or "gallery"; the paths are below the folder or its ``Img/``.
-
-    Raises ``ValueError`` for a missing file, a line that does not fit, or a part without images.
+    "query" or "gallery"; the paths are below the folder or its ``Img/``. Raises ``ValueError`` for a missing file, a
+    line that does not fit, or a part without images.
     """
     folder = Path(folder)
     names = [folder / "list_eval_partition.txt", folder / "Eval" / "list_eval_partition.txt"]
     path = next((name for name in names if name.is_file()), names[0])
     rows = _table(path, 3, skip=2)
     below = folder if (folder / rows[0][0]).is_file() or not (folder / "Img").is_dir() else folder / "Img"
-    train = [row for row in rows if row[2] == "train"]
-    query, gallery = ([row for row in rows if row[2] == part] for part in ("query", "gallery"))
+    train, query, gallery = ([row for row in rows if row[2] == part] for part in ("train", "query", "gallery"))
     if not train or not query or not gallery:
-        raise ValueError(
-            f"{path}: takes images to train on, to search for and to search in, got {len(train)} train, {len(query)}"
-            f" query, {len(gallery)} gallery"
-        )
-    searched = _numbered([below / row[0] for row in query + gallery], [row[1] for row in query + gallery])
-    parts = [
-        ImageList(searched.paths[part], searched.labels[part]) for part in (slice(len(query)), slice(len(query), None))
-    ]
-    return RetrievalSet(_numbered([below / row[0] for row in train], [row[1] for row in train]), *parts)
+        counts = f"{len(train)} train, {len(query)} query, {len(gallery)} gallery"
+        raise ValueError(f"{path}: takes images to train on, to search for and to search in, got {counts}")
+    parts = train, query + gallery
+    seen, searched = (_numbered([below / row[0] for row in part], [row[1] for row in part]) for part in parts)
+    halves = slice(len(query)), slice(len(query), None)
+    return RetrievalSet(seen, *(ImageList(searched.paths[half], searched.labels[half]) for half in halves))
 
 
-LAYOUTS: Mapping[str, Callable[[str | Path], RetrievalSet]] = {
-    "cub": load_cub, "cars": load_cars, "sop": load_sop, "in-shop": load_in_shop,
-}  # fmt: skip
+LAYOUTS = {"cub": load_cub, "cars": load_cars, "sop": load_sop, "in-shop": load_in_shop}
 
 
 def _table(path: Path, columns: int, skip: int = 0) -> list[tuple[str, ...]]:
@@ -127,13 +109,10 @@ def _table(path: Path, columns: int, skip: int = 0) -> list[tuple[str, ...]]:
 
 def _halves(samples: Sequence[tuple[Path, int]], last: int) -> RetrievalSet:
     """Classes up to ``last`` to train on, the others to search."""
-    train = [sample for sample in samples if sample[1] <= last]
-    query = [sample for sample in samples if sample[1] > last]
+    train, query = ([sample for sample in samples if (sample[1] > last) == searched] for searched in (False, True))
     if not train or not query:
         raise ValueError(f"classes: takes some up to {last} to train on and some above, got {len(train)}, {len(query)}")
-    return RetrievalSet(
-        *(_numbered([path for path, _ in part], [label for _, label in part]) for part in (train, query))
-    )
+    return RetrievalSet(*(_numbered(*zip(*part)) for part in (train, query)))
 
 
 def _numbered(paths: Sequence[Path], names: Sequence[str | int]) -> ImageList:
@@ -155,8 +134,7 @@ class ImageFiles:
     ``size``, every other one mirrored, and with ``jitter`` changes brightness, contrast and saturation by up to a
     quarter; all drawn from torch's global generator. Otherwise the middle is cut out.
 
-    Raises ``ValueError``, naming the file, for one that is missing or no image, and
-    :class:`~constropt.lab.MissingExtra` without Pillow, which matplotlib brings.
+    Raises ``ValueError``, naming the file, for one that is missing or no image, ``MissingExtra`` without Pillow.
     """
 
     def __init__(
@@ -184,9 +162,9 @@ class ImageFiles:
         with opened_image(path, f"{path}: no image that can be read") as opened:
             image = opened.convert("RGB")
             width, height = image.size
-            shorter, wide, high = min(width, height), self.resize, self.resize
+            wide = high = self.resize
             if self.keep_ratio:
-                wide, high = round(width * self.resize / shorter), round(height * self.resize / shorter)
+                wide, high = (round(side * self.resize / min(width, height)) for side in (width, height))
             box = _patch((wide, high), draws) if self.random else _middle((wide, high), self.size)
             image = image.resize((wide, high), BILINEAR).resize((self.size, self.size), BILINEAR, box=box)
         pixels = np.array(image)
@@ -219,6 +197,15 @@ def _jittered(images: Tensor, draws: Tensor) -> Tensor:
     return torch.lerp(grey, images, saturation).clamp(0, 1)
 
 
+def classes_each(batch_size: int, per_class: int) -> int:
+    """How many classes a batch holds with ``per_class`` samples each; ``ValueError`` for fewer than two."""
+    require_whole(batch_size=batch_size, per_class=per_class)
+    if batch_size < 2 * per_class:
+        found = f"{per_class} samples a class of batches of {batch_size}"
+        raise ValueError(f"per_class: a batch takes at least two classes, got {found}")
+    return batch_size // per_class
+
+
 def class_batches(labels: Tensor, batch_size: int, per_class: int) -> Sequence[Tensor]:
     """Rows of about ``len(labels) / batch_size`` batches of ``batch_size // per_class`` classes, ``per_class`` samples
     each, drawn from the global generator.
@@ -226,21 +213,15 @@ def class_batches(labels: Tensor, batch_size: int, per_class: int) -> Sequence[T
     The samples of each class are shuffled and cut into groups of ``per_class``, a last one that is short filled up from
     the class; the groups are shuffled and dealt to batches. So nearly every sample comes once in an epoch, as by plain
     shuffling, and a batch may hold a class twice. Groups left over, fewer than a batch takes, are dropped unless there
-    are no others, and so are batches that chance has given one class only, in which there is nothing to part.
-
-    Raises ``ValueError`` unless a batch has room for two classes, and for labels of one class.
+    are no others, and so are batches that chance has given one class only, in which there is nothing to part. Raises
+    ``ValueError`` unless a batch has room for two classes, and for labels of one class.
 
     >>> labels = torch.arange(6).repeat_interleave(5)
     >>> batches = class_batches(labels, batch_size=8, per_class=4)
     >>> {len(rows) for rows in batches}, len(labels[batches[0]].unique()) <= 2
     ({8}, True)
     """
-    require_whole(batch_size=batch_size, per_class=per_class)
-    groups_each = batch_size // per_class
-    if groups_each < 2:
-        raise ValueError(
-            f"per_class: a batch takes at least two classes, got {per_class} samples a class of batches of {batch_size}"
-        )
+    groups_each = classes_each(batch_size, per_class)
     labels = labels.cpu()
     order = torch.randperm(len(labels))
     order = order[labels[order].argsort(stable=True)]  # shuffled within each class

@@ -28,11 +28,9 @@ def digit_scenes(count: int, size: int = 64, seed: int = 0, split: str = "train"
     Returns ``inputs`` float32 ``(count, 3, size, size)`` in [0, 1] and ``labels`` int64 ``(count, size, size)``: 0 on
     the background, digit + 1 on a digit (:data:`SCENE_CLASSES`), and 255, not counted, on the pixel-wide border around
     it, where the two blend. The same arguments give the same scenes, and a larger ``count`` begins with the scenes of a
-    smaller one; ``split``, "train" or "test", takes the digits of that split of ``load_data("digits")``: they are
-    disjoint.
+    smaller one; ``split``, "train" or "test", takes the digits of that split of ``load_data("digits")``, no other's.
 
-    Raises ``ValueError`` unless ``count`` is at least 1 and ``size`` at least 24, :class:`MissingExtra` without
-    scikit-learn.
+    Raises ``ValueError`` unless ``count >= 1`` and ``size >= 24``, :class:`MissingExtra` without scikit-learn.
 
     >>> scenes = digit_scenes(2, split="test")
     >>> scenes.inputs.shape, scenes.labels.shape, bool((scenes.labels > 0).any())

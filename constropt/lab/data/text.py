@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from constropt.checks import require_whole
-from constropt.lab.data.readers import require_split
+from constropt.lab.data.readers import existing_file, require_split
 
 PADDING, UNKNOWN = 0, 1  # the numbers of no word, and of a word outside the vocabulary
 _RESERVED = 2
@@ -68,10 +68,7 @@ class Vocabulary:
         return len(self.entries) + _RESERVED
 
     def encode(self, texts: Sequence[str], length: int) -> Tensor:
-        """The first ``length`` words of each text as numbers, int64 ``(texts, length)``, padded at the end.
-
-        Raises ``ValueError`` unless ``length >= 1``.
-        """
+        """The first ``length >= 1`` words of each text as numbers, int64 ``(texts, length)``, padded at the end."""
         require_whole(length=length)
         encoded = np.full((len(texts), length), PADDING, dtype=np.int64)
         for row, text in zip(encoded, texts):
@@ -81,9 +78,7 @@ class Vocabulary:
 
 
 class TextData(NamedTuple):
-    """``inputs``: word numbers, int64 ``(samples, length)``; ``labels``: int64 ``(samples,)``; the names of the
-    classes, and what the numbers mean.
-    """
+    """Word numbers, int64 ``(samples, length)``, their labels, int64; names of the classes, and what numbers mean."""
 
     inputs: Tensor
     labels: Tensor
@@ -103,8 +98,7 @@ def load_newsgroups(
     after its first empty line: the lines before it name authors and subjects. The same arguments give the same tensors.
     Sizes and headers are those of Kumar et al. (2018) and Mukhoti et al. (2020).
 
-    Raises ``ValueError`` for an unknown split, a missing file, lines of another form (naming the first), a split
-    without texts, and sizes that are too small.
+    Raises ``ValueError`` for an unknown split, a missing file, lines of another form, an empty split, too small sizes.
     """
     (data,) = load_newsgroups_splits(path, (split,), vocabulary=vocabulary, length=length, headers=headers)
     return data
@@ -127,21 +121,13 @@ def load_newsgroups_splits(
     if not isinstance(vocabulary, Vocabulary):
         vocabulary = Vocabulary.of(bodies["train"], vocabulary)
     numbers = {label: number for number, label in enumerate(classes)}
-    return tuple(
-        TextData(
-            vocabulary.encode(bodies[split], length), torch.tensor([numbers[label] for label, _ in texts[split]]),
-            classes, vocabulary,
-        )
-        for split in splits
-    )  # fmt: skip
+    labels = {split: torch.tensor([numbers[label] for label, _ in texts[split]]) for split in splits}
+    return tuple(TextData(vocabulary.encode(bodies[s], length), labels[s], classes, vocabulary) for s in splits)
 
 
 def _read(path: Path) -> dict[str, list[tuple[str, str]]]:
     """``(label, text)`` of every text of each split, in the order of the file."""
-    if not path.is_file():
-        raise ValueError(
-            f"no data file {path.absolute()}: it {'is a directory' if path.is_dir() else 'does not exist'}"
-        )
+    existing_file(path)
     texts: dict[str, list[tuple[str, str]]] = {name: [] for name in _SPLITS}
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
@@ -161,9 +147,8 @@ def _parse(line: str, where: str) -> tuple[str, str, str]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where} should be a JSON object with split, label and text ({error!r})") from None
     if split not in _SPLITS or not isinstance(label, str) or not isinstance(text, str):
-        raise ValueError(
-            f"{where} should have strings as label and text, and 'train' or 'test' as split, got {split!r}"
-        )
+        takes = "strings as label and text, and 'train' or 'test' as split"
+        raise ValueError(f"{where} should have {takes}, got {split!r}")
     return split, label, text
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from constropt.checks import require_whole
+from constropt.lab.models.calibration import convolution
 from constropt.modes import evaluating
 from constropt.problems.model_calls import logits_of
 
@@ -14,10 +15,9 @@ class Embedder(nn.Module):
     """``features(images)``, flattened to ``(batch, d)``, with the BatchNorm of Sec. 2.5.3.6.
 
     ``head_norm`` adds a batch normalisation without scale and bias on top, which brings l2 and cosine distances
-    together. ``frozen`` holds every batch normalisation inside ``features`` where it is: statistics of pre-training,
-    scale and bias without gradient, whatever mode the module is put in. Freeze pre-trained layers only: the statistics
-    of fresh ones are no statistics. ``features`` may return more than two dimensions, averaged over the last two of a
-    map ``(batch, d, height, width)``, or a model output that has ``logits``.
+    together. ``frozen`` holds every batch normalisation inside ``features`` where it is: statistics of pre-training
+    (fresh layers have none), scale and bias without gradient, whatever mode the module is put in. ``features`` may
+    return a map ``(batch, d, height, width)``, which is averaged over its places, or a model output with ``logits``.
 
     >>> network = Embedder(nn.Flatten(), dimension=4, frozen=False)
     >>> network(torch.zeros(3, 1, 2, 2)).shape
@@ -67,17 +67,14 @@ class SmallEmbedder(nn.Module):
         super().__init__()
         require_whole(channels=channels, width=width, dimension=dimension)
         sizes = (channels, width, width, 2 * width, dimension)
-        self.convolutions = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b))
-            for a, b in zip(sizes, sizes[1:])
-        )
+        self.convolutions = nn.ModuleList(convolution(a, b) for a, b in zip(sizes, sizes[1:]))
 
     def forward(self, images: Tensor) -> Tensor:
         """Features ``(batch, dimension)``."""
         x = images
-        for convolution in self.convolutions:
+        for layer in self.convolutions:
             # no ReLU after the last: features of both signs
-            x = convolution(x if convolution is self.convolutions[0] else x.relu())
+            x = layer(x if layer is self.convolutions[0] else x.relu())
             if min(x.shape[2:]) > 1:
                 x = nn.functional.max_pool2d(x, 2)
         return x.mean((2, 3))

@@ -1,8 +1,5 @@
 """Small networks that attacks and calibration are tried on; inputs in [0, 1], normalised inside where they are, outputs
-logits.
-
-Those for CIFAR-10 take images ``(batch, 3, 32, 32)`` and have published weights around, whose parameter names are
-theirs.
+logits. Those for CIFAR-10 take images ``(batch, 3, 32, 32)``; their parameters have the names of published weights.
 """
 
 from collections import OrderedDict
@@ -13,19 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from constropt.checks import require_whole
+from constropt.lab.models.calibration import convolution
 
 
 class SmallCNN(nn.Module):
     """Two blocks of two 3x3 convolutions with ReLU and a max-pooling, then two hidden layers of 200 (Table II-1).
 
     The MNIST architecture of Carlini & Wagner (2017) and of the thesis: convolutions without padding, 32 then 64
-    channels. ``image_size`` is the side of the square images, ``padding`` that of the convolutions: small images need 1
-    to survive them. Takes images ``(batch, channels, image_size, image_size)`` in [0, 1], returns logits ``(batch,
-    num_classes)``; the softmax of the table is left to the loss.
+    channels; the softmax of the table is left to the loss. ``padding`` is that of the convolutions: small images need 1
+    to survive them. Raises ``ValueError`` when they are too small.
 
-    Raises ``ValueError`` when the images are too small for the convolutions.
-
-    >>> import torch
     >>> SmallCNN()(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
@@ -36,9 +30,8 @@ class SmallCNN(nn.Module):
         for _ in range(2):
             side = (side - 2 * (2 - 2 * padding)) // 2
         if side < 1:
-            raise ValueError(
-                f"image_size: {image_size} is too small for two blocks of 3x3 convolutions with padding {padding}"
-            )
+            blocks = f"two blocks of 3x3 convolutions with padding {padding}"
+            raise ValueError(f"image_size: {image_size} is too small for {blocks}")
         layers: list[nn.Module] = []
         for inputs, outputs in ((channels, 32), (32, 64)):
             layers += [nn.Conv2d(inputs, outputs, 3, padding=padding), nn.ReLU()]
@@ -50,7 +43,7 @@ class SmallCNN(nn.Module):
         )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(batch, num_classes)`` of ``images``."""
+        """Logits ``(batch, num_classes)`` of images ``(batch, channels, image_size, image_size)`` in [0, 1]."""
         return self.classifier(self.features(images))
 
 
@@ -66,7 +59,6 @@ def small_cnn(num_classes: int = 10) -> SmallCNN:
 def digits_cnn(num_classes: int = 10) -> SmallCNN:
     """The same in small: 8x8 gray images (the digits embedded in scikit-learn), padded convolutions.
 
-    >>> import torch
     >>> digits_cnn()(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
@@ -76,7 +68,6 @@ def digits_cnn(num_classes: int = 10) -> SmallCNN:
 def madry_cnn(channels: tuple[int, int] = (4, 8)) -> nn.Sequential:
     """The MNIST network of Madry et al. (2018) in small: strided 5x5 convolutions instead of max-pooling.
 
-    >>> import torch
     >>> madry_cnn()(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
@@ -90,7 +81,6 @@ def madry_cnn(channels: tuple[int, int] = (4, 8)) -> nn.Sequential:
 def mnist_cnn() -> nn.Sequential:
     """Two strided 4x4 convolutions without padding and two linear layers, for MNIST.
 
-    >>> import torch
     >>> mnist_cnn()(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
@@ -125,9 +115,7 @@ class Normalize(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm and a shortcut without parameters: strided, padded with zero channels (option
-    A of He et al., 2016).
-    """
+    """Two 3x3 convolutions with BatchNorm; shortcut strided, padded with zero channels (He et al. 2016, option A)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -157,16 +145,12 @@ class CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(
-                BasicBlock(inputs, outputs, 1 if inputs == outputs else 2),
-                *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)),
-            )
-            for inputs, outputs in ((16, 16), (16, 32), (32, 64))
+            nn.Sequential(BasicBlock(a, b, 1 if a == b else 2), *(BasicBlock(b, b, 1) for _ in range(blocks - 1)))
+            for a, b in ((16, 16), (16, 32), (32, 64))
         )
         self.linear = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(batch, num_classes)`` of ``images``."""
         x = self.bn1(self.conv1(self.normalize(images))).relu()
         return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
@@ -201,7 +185,6 @@ class RobustResNet4b(nn.Module):
         self.linear2 = nn.Linear(100, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(batch, num_classes)`` of ``images``."""
         x = self.layer2(self.layer1(self.conv1(self.normalize(images)).relu()))
         return self.linear2(self.linear1(x.flatten(1)).relu())
 
@@ -245,10 +228,8 @@ class UNet(nn.Module):
     stride 2 costs about a quarter of stride 1. Sizes that ``stride`` or ``2**depth`` do not divide need no padding:
     maps are halved rounding up, and doubled to the size of the map that they join.
 
-    Takes images ``(batch, in_channels, height, width)`` in [0, 1], normalised inside, returns logits ``(batch, classes,
-    height, width)``. In eval mode, as attacks need it, rows do not influence each other.
-
-    Raises ``ValueError`` unless ``classes`` is at least 2 and the other numbers are at least 1 (``depth`` may be 0).
+    In eval mode, as attacks need it, rows do not influence each other. Raises ``ValueError`` unless ``classes`` is at
+    least 2 and the other numbers are at least 1 (``depth`` may be 0).
 
     >>> UNet(5, width=4, depth=2).eval()(torch.zeros(2, 3, 33, 50)).shape
     torch.Size([2, 5, 33, 50])
@@ -272,7 +253,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(batch, classes, height, width)`` of ``images``."""
+        """Logits ``(batch, classes, height, width)`` of images ``(batch, in_channels, height, width)`` in [0, 1]."""
         features = self.stem((images - 0.5) / 0.25)
         skipped: list[Tensor] = []
         for block in self.down:
@@ -287,18 +268,12 @@ class UNet(nn.Module):
 def _convolution(inputs: int, outputs: int, *, stride: int = 1) -> list[nn.Module]:
     """3x3 convolution, BatchNorm, ReLU; with a step, a kernel wide enough that neighbours overlap."""
     kernel = 3 if stride == 1 else 2 * stride - 1
-    return [
-        nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    ]
+    return [*convolution(inputs, outputs, kernel, stride=stride), nn.ReLU()]
 
 
 def unet(classes: int = 11, *, in_channels: int = 3, width: int = 16, depth: int = 3, stride: int = 2) -> UNet:
-    """The :class:`UNet` of these sizes, with fresh weights from torch's global generator.
-
-    The default has the 11 classes of CamVid and takes about 40 ms for logits and the gradient of the input of a 240x176
-    image on one thread of a small CPU.
+    """The :class:`UNet` of these sizes, with fresh weights from torch's global generator; by default for the 11 classes
+    of CamVid: logits and their gradient for a 240x176 image take about 40 ms on one thread of a small CPU.
 
     >>> sum(p.numel() for p in unet().parameters())
     488171

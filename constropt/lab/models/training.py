@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from constropt.checks import require_positive
 from constropt.modes import evaluating
 
 
@@ -21,9 +22,7 @@ class OneCycle:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size), ("lr", self.lr)):
-            if not value > 0:
-                raise ValueError(f"{name}: takes a positive number, got {value!r}")
+        require_positive(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
 
     def train(
         self, model: nn.Module, samples: int, loss_of: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]],
@@ -71,10 +70,8 @@ def train_classifier(
 
     ``inputs`` is ``(samples, *event)``, ``labels`` ``(samples,)`` int64. ``lr`` is the peak of the cycle. ``device``
     moves the model (default: it stays); batches follow it. ``progress(epoch, epochs, loss)`` is called after each epoch
-    with its mean loss. The same ``seed`` and initial weights give the same result on one device; the global generators
-    are left as they were.
-
-    Raises ``ValueError`` for empty or mismatched data and unless ``epochs``, ``batch_size`` and ``lr`` are positive.
+    with its mean loss. Seeds are as :meth:`OneCycle.train` says. Raises ``ValueError`` for empty or mismatched data and
+    unless ``epochs``, ``batch_size`` and ``lr`` are positive.
 
     >>> x = torch.linspace(0, 1, 64)[:, None]
     >>> model = train_classifier(nn.Linear(1, 2), x, (x[:, 0] > 0.5).long(), epochs=60, batch_size=16, lr=0.3)
@@ -133,13 +130,11 @@ def train_segmenter(
     pixels: PixelSettings = PLAIN, seed: int = 0, device: torch.device | str | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Model:  # fmt: skip
-    """Minimise the cross-entropy per pixel of ``model`` in place by Adam with a one-cycle step size; returns it in eval
-    mode.
+    """Minimise the cross-entropy per pixel of ``model``, with all other arguments as in :func:`train_classifier`.
 
     ``images`` is ``(samples, channels, height, width)``, ``labels`` ``(samples, height, width)`` int64; ``model``
-    returns logits ``(batch, classes, height, width)``. The other arguments are those of :func:`train_classifier`; the
-    loss that ``progress`` is told is the mean per counted pixel. Raises as it does, and ``ValueError`` for labels that
-    all are ``ignore_index``.
+    returns logits ``(batch, classes, height, width)``. The loss that ``progress`` is told is the mean per counted
+    pixel. Raises as it does, and ``ValueError`` for labels that all are ``ignore_index``.
 
     >>> x = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     >>> bright = (x[:, 0] > 0.5).long()

@@ -2,12 +2,11 @@
 weights file to fill its parameters with.
 
 ``robustbench:NAME:DATASET:THREAT``, ``timm:NAME`` and ``hf:NAME`` (transformers) are in evaluation mode, from inputs in
-[0, 1] to logits. They fetch published weights, unless the caller fills in its own; images must have the size that the
-model wants.
+[0, 1], of the size that the model wants, to logits. They fetch published weights unless the caller fills in its own.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,9 @@ def is_hub(reference: str) -> bool:
 
 
 def load_hub(reference: str, *, pretrained: bool = True) -> nn.Module:
-    """The model that ``reference`` names, on the CPU; with ``pretrained=False``, fresh weights to be filled in.
-
-    Raises ``ValueError`` for a reference of another form or a name that its library does not have, and
-    :class:`MissingExtra` where the library is not installed.
+    """The model that ``reference`` names, on the CPU; with ``pretrained=False``, fresh weights to be filled in. Raises
+    ``ValueError`` for a reference of another form or a name that its library does not have, and :class:`MissingExtra`
+    where the library is not installed.
     """
     kind, _, name = reference.partition(":")
     if kind not in _LOADERS:
@@ -61,9 +59,8 @@ def _robustbench(name: str, pretrained: bool) -> nn.Module:
 
 
 def _timm(name: str, pretrained: bool) -> nn.Module:
-    library = _library("timm", "timm")
     try:
-        model = library.create_model(name, pretrained=pretrained)
+        model = _library("timm", "timm").create_model(name, pretrained=pretrained)
     except RuntimeError as error:  # what timm raises for a name or weights that it does not have
         raise ValueError(f"model: timm cannot make {name!r} ({error})") from None
     settings = getattr(model, "pretrained_cfg", None) or {}
@@ -73,19 +70,16 @@ def _timm(name: str, pretrained: bool) -> nn.Module:
 def _transformers(name: str, pretrained: bool) -> nn.Module:
     library = _library("transformers", "transformers")
     try:
+        kind = library.AutoModelForImageClassification
         if pretrained:  # safetensors only, and no code from the model's repository
-            model = library.AutoModelForImageClassification.from_pretrained(
-                name, use_safetensors=True, trust_remote_code=False
-            )
+            model = kind.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         else:
-            config = library.AutoConfig.from_pretrained(name, trust_remote_code=False)
-            model = library.AutoModelForImageClassification.from_config(config)
+            model = kind.from_config(library.AutoConfig.from_pretrained(name, trust_remote_code=False))
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"model: transformers cannot load {name!r} ({reason})") from None
     settings = _processor_settings(library, name)
-    if not settings.get("do_normalize", True):
-        return _normalized(model, None, None)
+    settings = settings if settings.get("do_normalize", True) else {}
     return _normalized(model, settings.get("image_mean"), settings.get("image_std"))
 
 
@@ -108,9 +102,7 @@ def _library(module: str, package: str) -> Any:
         raise MissingExtra(f"model: needs {package} ({error}): pip install constropt[hub]") from None
 
 
-_LOADERS: dict[str, Callable[[str, bool], nn.Module]] = {
-    "robustbench": _robustbench, "timm": _timm, "hf": _transformers,
-}  # fmt: skip
+_LOADERS = {"robustbench": _robustbench, "timm": _timm, "hf": _transformers}
 _FORMS = {"robustbench": "robustbench:NAME:DATASET:THREAT", "timm": "timm:NAME", "hf": "hf:NAME"}
 
 
@@ -118,9 +110,8 @@ def load_model(reference: str, weights: str | Path | None = None, *, device: tor
     """The module that ``reference``, ``"module:factory"``, names or that the factory there builds, in eval mode.
 
     The factory is called without arguments; models of other libraries are named as :mod:`~constropt.lab.models.weights`
-    says. ``weights`` is read by :func:`load_weights`; without it the module stays as the factory made it. Raises
-    ``ValueError`` for a reference that does not import, does not give an ``nn.Module``, or whose parameters do not
-    match the weights.
+    says. ``weights`` is read by :func:`load_weights`; without it the module stays as it was made. ``ValueError`` for a
+    reference that does not import or gives no ``nn.Module``, and for parameters that do not match the weights.
     """
     if is_hub(reference):
         model: Any = load_hub(reference, pretrained=weights is None)

@@ -28,7 +28,6 @@ FORMAT = 1
 def fingerprint(*tensors: Tensor) -> str:
     """SHA-256 over type, shape and bytes of the tensors: equal exactly where they are.
 
-    >>> import torch
     >>> fingerprint(torch.zeros(2, 3)) == fingerprint(torch.zeros(3, 2))
     False
     """
@@ -43,15 +42,12 @@ def fingerprint(*tensors: Tensor) -> str:
 def model_fingerprint(model: Callable[..., Any]) -> str:
     """SHA-256 of a module's state, names included; of nothing for a callable without one."""
     state = model.state_dict() if isinstance(model, nn.Module) else {}
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        digest.update(f"{name}:{fingerprint(value)};".encode())
-    return digest.hexdigest()
+    entries = (f"{name}:{fingerprint(value)};" for name, value in sorted(state.items()))
+    return hashlib.sha256("".join(entries).encode()).hexdigest()
 
 
 def open_run(out: Path, settings: Mapping[str, Any], *, fresh: bool = False) -> str:
     """Make ``out`` the folder of the run with these ``settings``, or continue it; returns the digest of the settings.
-
     ``fresh`` removes the shards and the manifest that are there. Raises ``ValueError`` for a folder of other settings,
     naming each that differs, for shards without a manifest, and for a manifest that cannot be read.
     """
@@ -71,11 +67,9 @@ def open_run(out: Path, settings: Mapping[str, Any], *, fresh: bool = False) -> 
         raise ValueError(f"out: cannot read {path} ({error}); take another folder, or --fresh") from None
     found = differences(before, settings)
     if found:
-        more = f"; and {len(found) - 6} more" if len(found) > 6 else ""
-        raise ValueError(
-            f"out: {out} holds a run with other settings: {'; '.join(found[:6])}{more}. Take another folder, or --fresh"
-            " to remove that run"
-        )
+        named = "; ".join([*found[:6], *([f"and {len(found) - 6} more"] if len(found) > 6 else [])])
+        cure = "Take another folder, or --fresh to remove that run"
+        raise ValueError(f"out: {out} holds a run with other settings: {named}. {cure}")
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -112,9 +106,8 @@ _NOTE = "constropt"
 
 @dataclass(frozen=True)
 class Shard:
-    """A batch as read back: columns (``status`` as codes), passes, and the distance that the recipe itself minimises.
-
-    ``backwards`` is ``None`` where they could not be counted, ``own_distance`` where the recipe does not say.
+    """A batch as read back: columns (``status`` as codes), passes (``backwards`` ``None`` where they could not be
+    counted), and the distance that the recipe itself minimises, ``None`` where it does not say.
     """
 
     columns: dict[str, np.ndarray]
@@ -147,11 +140,9 @@ def write_shard(path: Path, run: str, rows: tuple[int, int], batch: BatchResult)
     tensors[_COLUMN + "index"] = torch.arange(*rows)
     tensors[_COLUMN + "status"] = batch.solution.status.detach().cpu().to(torch.int8).contiguous()
     tensors[_X] = batch.solution.x.detach().cpu().contiguous()
-    own = own_distance_of(batch.solution)
-    note = {
-        "run": run, "rows": list(rows), "forwards": batch.forwards, "backwards": batch.backwards,
-        "own_distance": getattr(own, "name", None),
-    }  # fmt: skip
+    own = getattr(own_distance_of(batch.solution), "name", None)
+    passes = {"forwards": batch.forwards, "backwards": batch.backwards}
+    note = {"run": run, "rows": list(rows), **passes, "own_distance": own}
     with replacing(path) as unfinished:
         # one entry: safetensors writes several in any order, and equal shards are to be equal files
         save_file(tensors, unfinished, metadata={_NOTE: json.dumps(note, sort_keys=True)})
@@ -162,13 +153,9 @@ def is_complete(path: Path, run: str, rows: tuple[int, int]) -> bool:
     try:
         with safe_open(path, framework="pt") as file:
             note = json.loads((file.metadata() or {}).get(_NOTE, "{}"))
-            names = set(file.keys())
-            return (
-                note.get("run") == run
-                and note.get("rows") == list(rows)
-                and {_X, _COLUMN + "success", _COLUMN + "index"} <= names
-                and file.get_slice(_X).get_shape()[0] == rows[1] - rows[0]
-            )
+            own = note.get("run") == run and note.get("rows") == list(rows)
+            whole = own and {_X, _COLUMN + "success", _COLUMN + "index"} <= set(file.keys())
+            return whole and file.get_slice(_X).get_shape()[0] == rows[1] - rows[0]
     except (SafetensorError, OSError, json.JSONDecodeError):
         return False
 

@@ -14,24 +14,18 @@ from torch import nn
 from constropt.near_names import near_names
 from constropt.problems.references import load_recipe, load_reference
 
-_DECODER = json.JSONDecoder()
-
 
 @dataclass(frozen=True)
 class RecipeSpec:
-    """A recipe by ``reference`` (an entry point's name or "module:function") and the ``options`` that it is given.
-
-    ``str(spec)`` is its one canonical text: options sorted, values as JSON; two specs are equal where their texts are.
+    """A recipe by ``reference`` (an entry point's name or "module:function") and the ``options`` that it is given. Two
+    are equal where their canonical texts, ``str(spec)``, are: options sorted, values as JSON.
     """
 
     reference: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        if not self.options:
-            return self.reference
-        pairs = (f"{key}={json.dumps(self.options[key], sort_keys=True)}" for key in sorted(self.options))
-        return f"{self.reference}[{','.join(pairs)}]"
+        return self._text(self.reference, lambda value: json.dumps(value, sort_keys=True))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RecipeSpec) and str(self) == str(other)
@@ -46,8 +40,11 @@ class RecipeSpec:
         >>> RecipeSpec("package.module:attack", {"loss": "ce", "steps": 5}).label
         'attack[loss=ce,steps=5]'
         """
-        name = self.reference.rpartition(":")[2]
-        pairs = (f"{key}={_plain(self.options[key])}" for key in sorted(self.options))
+        plain = self.reference.rpartition(":")[2]
+        return self._text(plain, lambda value: value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+
+    def _text(self, name: str, shown: Callable[[Any], str]) -> str:
+        pairs = (f"{key}={shown(self.options[key])}" for key in sorted(self.options))
         return f"{name}[{','.join(pairs)}]" if self.options else name
 
     def load(self) -> Callable[..., Any]:
@@ -56,9 +53,8 @@ class RecipeSpec:
 
 
 def parse_recipe(text: str) -> RecipeSpec:
-    """The recipe and options in ``NAME`` or ``NAME[KEY=VALUE,...]``, where a value is JSON, or text where it is not.
-
-    A text that looks like JSON goes in double quotes, as does one with a comma or a bracket. Raises ``ValueError`` for
+    """The recipe and options in ``NAME`` or ``NAME[KEY=VALUE,...]``, where a value is JSON, or text where it is not. A
+    text that looks like JSON goes in double quotes, as does one with a comma or a bracket. Raises ``ValueError`` for
     brackets that do not close, a key that is no name or is given twice, and a value that begins like JSON and is none.
 
     >>> parse_recipe('pgd[eps=0.3,loss=dlr,size=null,pair=[1,2]]').options
@@ -86,9 +82,8 @@ def parse_recipe(text: str) -> RecipeSpec:
 
 
 def parse_options(given: Sequence[str], own_flags: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
-    """``KEY=VALUE`` texts as keywords: the value is JSON, or text where it is not (``penalty=P3``).
-
-    Raises ``ValueError`` for another form and for a key among ``own_flags``.
+    """``KEY=VALUE`` texts as keywords: the value is JSON, or text where it is not (``penalty=P3``); ``ValueError`` for
+    another form and for a key among ``own_flags``.
 
     >>> parse_options(["step-size=0.5", "penalty=P3"])
     {'step_size': 0.5, 'penalty': 'P3'}
@@ -128,9 +123,9 @@ def _leading_value(text: str, what: str) -> tuple[Any, str]:
     """The value that ``text`` begins with, and what follows the comma after it."""
     text = text.lstrip()
     try:
-        value, end = _DECODER.raw_decode(text)
+        value, end = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
-        if text[:1] and text[:1] in '[{"':
+        if text.startswith(("[", "{", '"')):
             raise ValueError(f"{what} is no valid JSON ({error})") from None
     else:
         after = text[end:].lstrip()
@@ -141,10 +136,6 @@ def _leading_value(text: str, what: str) -> tuple[Any, str]:
     if not value or any(character in value for character in '[]{}"='):
         raise ValueError(f"{what}: takes JSON or plain text, got {value!r}; put other text in double quotes")
     return value, after
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def known(name: str, value: str, choices: Mapping[str, Any]) -> None:
@@ -172,10 +163,9 @@ def module_of(make: Any, available: Mapping[str, Any], spec: RecipeSpec, *, what
 
 
 def call_with(make: Any, available: Mapping[str, Any], spec: RecipeSpec, *, what: str) -> Any:
-    """``make`` called with those of ``available`` that it takes, and the options of ``spec``, which come first.
-
-    Raises ``ValueError``, which begins with ``what``, for what can't be called, an option that it does not take, and a
-    parameter that nothing is given for.
+    """``make`` called with those of ``available`` that it takes, and the options of ``spec``, which come first. Raises
+    ``ValueError``, beginning with ``what``, for what can't be called, an option that it does not take and a parameter
+    that nothing is given for.
     """
     if not callable(make):
         raise ValueError(f"{what}: {spec.reference} is a {type(make).__name__}, not a factory")
@@ -191,16 +181,13 @@ def call_with(make: Any, available: Mapping[str, Any], spec: RecipeSpec, *, what
     fixed = (p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.default is p.empty)
     missing = [p.name for p in fixed if p.name not in given]
     if missing:
-        raise ValueError(
-            f"{what}: {spec.reference} needs {', '.join(missing)}; give {spec.reference}[{missing[0]}=...]"
-        )
+        cure = f"give {spec.reference}[{missing[0]}=...]"
+        raise ValueError(f"{what}: {spec.reference} needs {', '.join(missing)}; {cure}")
     return make(**given)
 
 
 def named_table(name: str, tables: Iterable[str]) -> str:
-    """The one of ``tables`` that ``name`` means, with or without "table-", in any case.
-
-    Raises ``ValueError``, with near names, for another.
+    """The one of ``tables`` meant, with or without "table-", in any case; ``ValueError``, with near names, for another.
 
     >>> named_table("V-1", ["table-V-1"]), named_table("table-v-1", ["table-V-1"])
     ('table-V-1', 'table-V-1')

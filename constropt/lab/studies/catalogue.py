@@ -8,9 +8,8 @@ STUDIES: dict[str, StudyKind] = {kind.name: kind for kind in (CALIBRATION, RETRI
 
 
 def add_study(kind: StudyKind) -> StudyKind:
-    """Make a kind of study known, its tables to ``constropt reproduce`` too; returns it.
-
-    Raises ``ValueError`` for a name, or the name of a table, that another kind has.
+    """Make a kind of study known, its tables to ``constropt reproduce`` too; returns it. ``ValueError`` for a name, or
+    the name of a table, that another kind has.
     """
     taken = {table for other in STUDIES.values() for table in other.tables}
     for what, name, others in [("study", kind.name, STUDIES), *(("table", name, taken) for name in kind.tables)]:

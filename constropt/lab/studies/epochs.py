@@ -4,13 +4,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.checks import require_whole
+from constropt.checks import require_number, require_whole
 from constropt.files import replacing
 from constropt.lab.runs.specs import known
 
@@ -45,8 +44,6 @@ def shift_and_mirror(images: Tensor) -> Tensor:
 AUGMENTATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "none": lambda images: images, "shift": shift, "shift-mirror": shift_and_mirror,
 }  # fmt: skip
-
-
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW,
 }  # fmt: skip
@@ -67,10 +64,8 @@ TRAIN_LOSS = "train_loss"  # the figure that every epoch leaves
 @dataclass(frozen=True)
 class TrainingSettings:
     """How long and by which optimizer. ``lr`` and ``weight_decay`` ``None`` are those usual for the optimizer;
-    ``augment`` changes images at random (:mod:`~constropt.lab.studies.epochs`).
-
-    Raises ``ValueError`` for an unknown optimizer, schedule or augmentation, naming near ones, and for numbers that
-    make no training.
+    ``augment`` changes images at random (:mod:`~constropt.lab.studies.epochs`). Raises ``ValueError`` for an unknown
+    optimizer, schedule or augmentation, naming near ones, and for bad numbers.
     """
 
     epochs: int = 40
@@ -88,8 +83,8 @@ class TrainingSettings:
         require_whole(epochs=self.epochs, batch_size=self.batch_size)
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise ValueError(f"lr: takes a number > 0, got {self.lr!r}")
-        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay: takes a number >= 0, got {self.weight_decay!r}")
+        if self.weight_decay is not None:
+            require_number(weight_decay=self.weight_decay)
 
     def options(self) -> dict[str, float]:
         """What the optimizer is built with."""
@@ -103,9 +98,7 @@ class TrainingSettings:
 
 @dataclass
 class History:
-    """What every epoch left: ``figures[name]``, one number an epoch; multipliers and penalty parameters ``(K,)`` of
-    losses that have them.
-    """
+    """What every epoch left: ``figures[name]``, a number each; multipliers and rho ``(K,)`` of losses with them."""
 
     figures: dict[str, list[float]] = field(default_factory=dict)
     multipliers: list[Tensor] = field(default_factory=list)
@@ -119,10 +112,6 @@ class History:
         for name, value in figures.items():
             self.figures.setdefault(name, []).append(value)
 
-    def state(self) -> dict[str, Any]:
-        """As numbers and tensors, for a checkpoint."""
-        return {"figures": self.figures, "multipliers": self.multipliers, "rho": self.rho}
-
 
 def run_epochs(
     parts: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, settings: TrainingSettings, *,
@@ -134,11 +123,9 @@ def run_epochs(
 
     ``batches()`` draws the rows of an epoch's batches from the global generator, which each epoch seeds anew by
     ``seed`` (dropout's draws too) and leaves as it was. ``stepped()`` is called after each step of the optimizer, and
-    ``look(history)`` after an epoch, to add its figures. So a checkpoint needs no generator's state: with
-    ``checkpoint``, a file that is replaced after every epoch, a run that was killed continues there and ends as an
-    uninterrupted one, bit for bit.
-
-    Raises ``ValueError`` for a checkpoint of another training and for a loss that stops being finite.
+    ``look(history)`` after an epoch, to add its figures. With ``checkpoint``, a file that is replaced after every
+    epoch, a run that was killed continues there and ends as an uninterrupted one, bit for bit. Raises ``ValueError``
+    for a checkpoint of another training and for a loss that stops being finite.
     """
     device = next(parameter for part in parts.values() for parameter in part.parameters()).device
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -189,7 +176,7 @@ def _save(
 ) -> None:
     states = {name: part.state_dict() for name, part in parts.items()} | {"optimizer": optimizer.state_dict()}
     with replacing(path) as unfinished:
-        torch.save(states | {"seed": seed, "history": history.state()}, unfinished)
+        torch.save(states | {"seed": seed, "history": vars(history)}, unfinished)
 
 
 def _resumed(path: Path | None, parts: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, seed: int) -> History:

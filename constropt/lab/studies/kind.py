@@ -1,42 +1,24 @@
 """A kind of study: which methods are trained on what, measured, reported and drawn. Calibration and retrieval are two.
-
 A study of one's own is a :class:`Setup` (data, network, training, figures of a run) and a :class:`StudyKind`, in one
 file; :func:`~constropt.lab.studies.catalogue.add_study` brings its tables to the command line.
 """
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import pyarrow
-import pyarrow.parquet
 import torch
 from torch import nn
 
-from constropt.checks import MissingExtra
-from constropt.files import finite, replacing
 from constropt.lab.runs.specs import RecipeSpec
 from constropt.lab.studies.epochs import History, TrainingSettings
 from constropt.lab.studies.study import Run, Study, complete, distinct, trained
-from constropt.lab.studies.tables import (
-    Benchmark,
-    Block,
-    Column,
-    Method,
-    StudyTable,
-    layout,
-    ordered,
-    parse_method,
-    title_of,
-    with_data,
-    write_blocks,
-)
-from constropt.lab.text_tables import markdown_table
+from constropt.lab.studies.tables import Benchmark, Column, Method, StudyTable, layout, ordered, parse_method, title_of
+from constropt.lab.writing import markdown_table, write_json, write_parquet, write_text
 
 Split = TypeVar("Split")
 Network = TypeVar("Network", bound=nn.Module)
@@ -44,9 +26,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(ABC, Generic[Split, Network]):
-    """What all methods of a study share: data that a seed splits, the network ``model``, the ``training``.
-
-    ``model`` is ``module:factory`` or ``module:factory[KEY=VALUE,...]``; ``None`` is the default for the data.
+    """What all methods of a study share: data that a seed splits, the network ``model``, the ``training``. ``model`` is
+    ``module:factory`` or ``module:factory[KEY=VALUE,...]``; ``None`` is the default for the data.
     """
 
     training: TrainingSettings
@@ -88,8 +69,7 @@ class StudyKind:
     ``name`` is that of its folder of runs, ``title`` stands over reports, ``what`` names a method in messages.
     ``columns(study)`` are those of reports, ``main`` those that a terminal has room for; ``described`` says data, model
     and training in one line, ``remarks`` what the figures say of the claims, ``notes`` how they are meant.
-    ``write_figures`` draws into the study's folder, keeps what is newer than the weights that it shows, and returns the
-    paths.
+    ``write_figures`` draws into the study's folder what is not newer than its weights, and returns all paths.
     """
 
     name: str
@@ -126,7 +106,7 @@ class StudyKind:
         epoch. Returns all finished runs of the folder, those of earlier calls too.
 
         Raises ``ValueError`` for unknown methods, before anything is trained, for no methods or seeds, for a folder of
-        a study with other settings (``fresh`` removes it), and as reading the data and training do.
+        other settings (``fresh`` removes it), and as reading the data and training do.
         """
         specs, chosen = distinct([self.parse(text) for text in methods], seeds)
         splits = setup.splits()
@@ -159,62 +139,10 @@ class StudyKind:
         text = [f"# {self.title}", "", self.described(study), "", *markdown_table(header, lines), ""]
         text += [f"- {remark}" for remark in [*remarks, self.notes]] + [""]
         runs = [found[m][seed] for m in ordered(list(found), self.methods) for seed in sorted(found[m])]
-        paths = [study.out / f"results.{kind}" for kind in ("md", "json", "parquet")]
-        with replacing(paths[0]) as unfinished:
-            unfinished.write_text("\n".join(text), encoding="utf-8")
-        content = {"settings": study.settings, "remarks": remarks, "runs": runs}
-        with replacing(paths[1]) as unfinished:
-            unfinished.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         cells: dict[str, list[Any]] = {name: [run[name] for run in runs] for name in ("method", "seed")}
         cells |= {"_".join(column.path): [column.of(run) for run in runs] for column in columns}
-        with replacing(paths[2]) as unfinished:
-            pyarrow.parquet.write_table(pyarrow.table(cells), unfinished)
+        paths = [study.out / f"results.{kind}" for kind in ("md", "json", "parquet")]
+        write_text(paths[0], text)
+        write_json(paths[1], {"settings": study.settings, "remarks": remarks, "runs": runs})
+        write_parquet(paths[2], cells)
         return paths
-
-
-@dataclass(frozen=True)
-class TableSettings:
-    """What of a table is run: ``benchmarks``, ``methods`` and ``epochs`` replace its own where they are given."""
-
-    benchmarks: tuple[str, ...] | None = None
-    methods: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] = (0, 1, 2)
-    epochs: int | None = None
-    device: torch.device | str = "cpu"
-    fresh: bool = False
-
-
-DEFAULTS = TableSettings()
-
-
-def run_table(
-    kind: StudyKind, table: str, *, out: str | Path, root: str | Path, settings: TableSettings = DEFAULTS,
-    progress: Callable[[str, int, int], None] | None = None, warn: Callable[[str], None] | None = None,
-) -> tuple[list[Block], Path]:  # fmt: skip
-    """Run what the ``table`` of ``kind`` needs and lay it out; returns its blocks and the file that has them.
-
-    The studies are in ``out``, a folder for each benchmark, and shared by the tables: what one has trained the others
-    find. Data is looked for in the folder ``root``; a benchmark that has none there is left out with a warning, and
-    where all are, digits stand in. Raises ``ValueError`` for unknown names, and as :meth:`StudyKind.run`.
-    """
-    wanted, tell = kind.tables[table], warn or (lambda text: None)
-    root, out = Path(root).resolve(), Path(out)  # the folder is part of the settings that a run is continued by
-    methods = settings.methods or wanted.methods
-    told = bool(settings.benchmarks) or not wanted.whatever_is_there
-    blocks = []
-    for name in with_data(settings.benchmarks or wanted.benchmarks, kind.benchmarks, root, tell, wanted=told):
-        benchmark = kind.benchmarks[name]
-        setup = benchmark.setup.located(root)
-        if settings.epochs is not None:
-            setup = replace(setup, training=replace(setup.training, epochs=settings.epochs))
-        study = kind.run(
-            setup, methods, settings.seeds, out=out / name, device=settings.device, fresh=settings.fresh,
-            progress=progress,
-        )  # fmt: skip
-        kind.write_report(study)
-        try:
-            kind.write_figures(study)
-        except MissingExtra as error:
-            tell(str(error))
-        blocks.append(wanted.block(name, benchmark.title, study, [str(kind.parse(text)) for text in methods]))
-    return blocks, write_blocks(out / f"{table}.md", f"{table}: {wanted.title}", blocks)

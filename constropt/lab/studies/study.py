@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow
 import pyarrow.parquet
 import torch
 from torch import Tensor, nn
 
-from constropt.files import finite, replacing
 from constropt.lab.models.weights import save_weights
 from constropt.lab.runs.folder import FILE, open_run
 from constropt.lab.runs.specs import RecipeSpec, parse_recipe
 from constropt.lab.studies.epochs import History
+from constropt.lab.writing import write_json, write_parquet
 from constropt.weights import load_weights
 
 RUNS, RESULT, WEIGHTS = "runs", "result.json", "model.safetensors"
@@ -53,10 +52,8 @@ class Run:
 
 
 def trained(run: Run, network: nn.Module, train: Callable[[Path], History]) -> None:
-    """Give ``network`` the weights of ``run``: those in its folder, or else what ``train(checkpoint)`` makes of it.
-
-    Training leaves the weights and the history of its epochs in the folder; ``checkpoint`` is the file that a killed
-    one continues from. The network ends in eval mode.
+    """Give ``network`` the weights of ``run``, in eval mode: those in its folder, or what ``train(checkpoint)`` makes
+    of it, leaving them and the history of its epochs there; a killed one continues from the file ``checkpoint``.
     """
     weights, checkpoint = run.folder / WEIGHTS, run.folder / CHECKPOINT
     if not weights.is_file():
@@ -88,10 +85,8 @@ def complete(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Study:  # fmt: skip
     """Make ``run(run, data(seed))`` for all methods and seeds that have no result in ``out`` yet, and write what it
-    returns there; returns all finished runs of the folder, those of earlier calls too.
-
-    ``progress(run, done, total)`` is called after each epoch. Raises ``ValueError`` for a folder of a study with other
-    ``settings``; ``fresh`` removes it.
+    returns there; returns all finished runs of the folder, those of earlier calls too. ``progress(run, done, total)``
+    is called after each epoch. ``ValueError`` for a folder of other ``settings``, which ``fresh`` removes.
     """
     if fresh:
         shutil.rmtree(out / RUNS, ignore_errors=True)
@@ -104,9 +99,8 @@ def complete(
             report = None if progress is None else lambda done, total, name=name: progress(name, done, total)
             folder = run_folder(out, spec, seed)
             assert split is not None
-            found = {"method": str(spec), "seed": seed, **run(Run(spec, seed, folder, report), split)}
-            with replacing(folder / RESULT) as unfinished:
-                unfinished.write_text(json.dumps(finite(found), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            found = run(Run(spec, seed, folder, report), split)
+            write_json(folder / RESULT, {"method": str(spec), "seed": seed, **found})
     return read_study(out)
 
 
@@ -132,10 +126,9 @@ def write_history(history: History, path: Path) -> None:
     """The figures of the epochs, multipliers and penalty parameters too, as Parquet."""
     columns: dict[str, Any] = {"epoch": list(range(1, len(history) + 1)), **history.figures}
     if history.multipliers:
-        columns |= {"multipliers": [mu.tolist() for mu in history.multipliers]}
-        columns |= {"rho": [rho.tolist() for rho in history.rho]}
-    with replacing(path) as unfinished:
-        pyarrow.parquet.write_table(pyarrow.table(columns), unfinished)
+        parts = {"multipliers": history.multipliers, "rho": history.rho}
+        columns |= {name: [values.tolist() for values in part] for name, part in parts.items()}
+    write_parquet(path, columns)
 
 
 def read_history(study: Study, method: str, seed: int) -> dict[str, Tensor]:

@@ -1,26 +1,25 @@
-"""Methods by name, the columns of their figures, and tables of the thesis on them: as data and as found, a block for
-each benchmark.
-"""
+"""Methods by name, the columns of their figures, and tables of the thesis on them: as data, and as blocks found."""
 
 from __future__ import annotations
 
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
-from constropt.files import replacing
+from constropt.checks import MissingExtra
 from constropt.lab.runs.specs import RecipeSpec, known, module_of, parse_recipe
 from constropt.lab.studies.study import Study
-from constropt.lab.text_tables import markdown_table
+from constropt.lab.writing import markdown_table, write_text
 from constropt.problems.references import load_reference
 
 if TYPE_CHECKING:
-    from constropt.lab.studies.kind import Setup
+    from constropt.lab.studies.kind import Setup, StudyKind
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Method:
 
 
 def parse_method(text: str, methods: Mapping[str, Method], what: str) -> RecipeSpec:
-    """A method and options in ``NAME`` or ``NAME[KEY=VALUE,...]``; the name is one of ``methods``, or
-    ``module:factory`` of one's own. Raises ``ValueError`` for others, listing near names.
+    """A method as ``NAME`` or ``NAME[KEY=VALUE,...]``; ``ValueError``, listing near names, for one that is neither
+    among ``methods`` nor ``module:factory``.
     """
     spec = parse_recipe(text)
     if ":" not in spec.reference:
@@ -48,10 +47,9 @@ def title_of(method: str, methods: Mapping[str, Method]) -> str:
     'LS [alpha=0.1]'
     """
     spec = parse_recipe(method)
-    label = spec.label
-    name = label.partition("[")[0]
+    name, bracket, options = spec.label.partition("[")
     title = methods[spec.reference].title if spec.reference in methods else name
-    return title + label[len(name) :].replace("[", " [", 1)
+    return f"{title} [{options}" if bracket else title
 
 
 def build(spec: RecipeSpec, methods: Mapping[str, Method], available: Mapping[str, Any], *, what: str) -> nn.Module:
@@ -104,15 +102,20 @@ def ordered(results: Sequence[str], methods: Mapping[str, Method]) -> list[str]:
     return sorted(results, key=lambda text: (places.get(parse_recipe(text).reference, len(places)), text))
 
 
-def layout(study: Study, methods: Mapping[str, Method], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the table: a line per method, only columns that some run has a figure for."""
+def with_figures(study: Study, columns: Sequence[Column]) -> list[Column]:
+    """Those of the columns that some run has a figure for."""
     everything = [result for runs in study.results.values() for result in runs.values()]
-    shown = [column for column in columns if any(column.of(result) is not None for result in everything)]
-    lines = []
-    for method in ordered(list(study.results), methods):
+    return [column for column in columns if any(column.of(result) is not None for result in everything)]
+
+
+def layout(
+    study: Study, methods: Mapping[str, Method], columns: Sequence[Column], among: Sequence[str] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the table: a line per method (of those ``among`` these), :func:`with_figures` the columns."""
+    shown, lines = with_figures(study, columns), []
+    for method in ordered(list(study.results), methods) if among is None else among:
         runs = list(study.results[method].values())
-        title = title_of(method, methods)
-        lines.append([title, str(len(runs)), *(column.text(runs) for column in shown)])
+        lines.append([title_of(method, methods), str(len(runs)), *(column.text(runs) for column in shown)])
     return ["method", "seeds", *(column.header for column in shown)], lines
 
 
@@ -160,10 +163,9 @@ def with_data(
     names: Sequence[str], benchmarks: Mapping[str, Benchmark], root: Path, tell: Callable[[str], None], *,
     wanted: bool = True,
 ) -> list[str]:  # fmt: skip
-    """Those of ``names`` whose data is in the folder ``root``, :data:`STAND_IN` where there are none.
-
-    ``tell`` is told what is missing: if all of it was ``wanted``, or nothing is left. Raises ``ValueError`` for names
-    that are not among ``benchmarks``, naming near ones, and where nothing is there and nothing stands in.
+    """Those of ``names`` whose data is in the folder ``root``, :data:`STAND_IN` where there are none. ``tell`` is told
+    what is missing: if all of it was ``wanted``, or nothing is left. Raises ``ValueError`` for names that are not among
+    ``benchmarks``, naming near ones, and where nothing is there and nothing stands in.
     """
     for name in names:
         known("data", name, benchmarks)
@@ -172,19 +174,56 @@ def with_data(
     if not present and STAND_IN not in benchmarks:
         raise ValueError(f"data: {root} has no data for {missing} (set CONSTROPT_DATA)")
     if missing and (wanted or not present):
-        tell(
-            f"{root} has no data for {missing}{'' if present else f': running on {STAND_IN} instead'} (set"
-            " CONSTROPT_DATA)"
-        )
+        instead = "" if present else f": running on {STAND_IN} instead"
+        tell(f"{root} has no data for {missing}{instead} (set CONSTROPT_DATA)")
     return present or [STAND_IN]
 
 
-def write_blocks(path: Path, title: str, blocks: Sequence[Block]) -> Path:
-    """Write the blocks as Markdown; returns the path."""
-    text = [f"# {title}", ""]
+@dataclass(frozen=True)
+class TableSettings:
+    """What of a table is run: ``benchmarks``, ``methods`` and ``epochs`` replace its own where they are given."""
+
+    benchmarks: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int | None = None
+    device: torch.device | str = "cpu"
+    fresh: bool = False
+
+
+DEFAULTS = TableSettings()
+
+
+def run_table(
+    kind: StudyKind, table: str, *, out: str | Path, root: str | Path, settings: TableSettings = DEFAULTS,
+    progress: Callable[[str, int, int], None] | None = None, warn: Callable[[str], None] | None = None,
+) -> tuple[list[Block], Path]:  # fmt: skip
+    """Run what the ``table`` of ``kind`` needs and lay it out; returns its blocks and the file that has them.
+
+    The studies are in ``out``, a folder for each benchmark, and shared by the tables: what one has trained the others
+    find. Data is looked for in the folder ``root``; a benchmark that has none there is left out with a warning, and
+    where all are, digits stand in. Raises ``ValueError`` for unknown names, and as :meth:`StudyKind.run`.
+    """
+    wanted, tell = kind.tables[table], warn or (lambda text: None)
+    root, out = Path(root).resolve(), Path(out)  # the folder is part of the settings that a run is continued by
+    methods = settings.methods or wanted.methods
+    told = bool(settings.benchmarks) or not wanted.whatever_is_there
+    blocks = []
+    for name in with_data(settings.benchmarks or wanted.benchmarks, kind.benchmarks, root, tell, wanted=told):
+        benchmark = kind.benchmarks[name]
+        setup = benchmark.setup.located(root)
+        if settings.epochs is not None:
+            setup = replace(setup, training=replace(setup.training, epochs=settings.epochs))
+        how: dict[str, Any] = {"device": settings.device, "fresh": settings.fresh, "progress": progress}
+        study = kind.run(setup, methods, settings.seeds, out=out / name, **how)
+        kind.write_report(study)
+        try:
+            kind.write_figures(study)
+        except MissingExtra as error:
+            tell(str(error))
+        blocks.append(wanted.block(name, benchmark.title, study, [str(kind.parse(text)) for text in methods]))
+    text = [f"# {table}: {wanted.title}", ""]
     for block in blocks:
         text += [f"## {block.title}", "", *markdown_table(block.header, block.lines), ""]
         text += [*(f"- {remark}" for remark in block.remarks), ""]
-    with replacing(path) as unfinished:
-        unfinished.write_text("\n".join(text), encoding="utf-8")
-    return path
+    return blocks, write_text(out / f"{table}.md", text)

@@ -49,7 +49,6 @@ METHODS: Mapping[str, Method] = {
 
 def build_loss(spec: RecipeSpec | str, num_classes: int, *, text: bool = False, ignore_index: int = -100) -> nn.Module:
     """The loss of a method, as ``NAME[KEY=VALUE,...]``, for ``num_classes``; ``text`` makes the margin 6 instead of 10.
-
     A factory named as ``module:factory`` gets those of ``num_classes``, ``margin`` and ``ignore_index`` that it takes.
     Raises ``ValueError`` for an unknown name or option and for one whose result is no ``nn.Module``.
 

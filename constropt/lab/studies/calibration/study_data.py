@@ -16,7 +16,7 @@ from constropt.lab.data.scenes import IGNORED
 from constropt.lab.data.text import Vocabulary, load_newsgroups_splits
 from constropt.lab.models.calibration import deeplab, gpcn, small_resnet18
 from constropt.lab.runs.folder import fingerprint
-from constropt.lab.runs.specs import made_network, parse_recipe, reference_of
+from constropt.lab.runs.specs import RecipeSpec, made_network, parse_recipe, reference_of
 from constropt.problems.calibration.samples import held_out, long_tailed
 
 # by kind of data
@@ -26,9 +26,7 @@ _OWN_OPTIONS = {"newsgroups": ("length", "vocabulary", "headers")}  # options of
 
 @dataclass(frozen=True)
 class StudyData:
-    """The parts of a split. ``kind``: "image", "dense" (a label per pixel) or "text" (word numbers, of which there are
-    ``vocabulary``).
-    """
+    """The parts of a split. ``kind``: "image", "dense" (a label per pixel), "text" (``vocabulary`` word numbers)."""
 
     train: LabelledData
     held_out: LabelledData
@@ -41,6 +39,10 @@ class StudyData:
     def fingerprint(self) -> str:
         """Of all tensors: equal exactly where two splits are."""
         return fingerprint(*self.train, *self.held_out, *self.test)
+
+    def network(self, model: str | None) -> RecipeSpec:
+        """What :func:`build_network` makes of ``model``: the factory and its options."""
+        return parse_recipe(model or _DEFAULT_NETWORKS[self.kind])
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,14 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         if not self.held_out > 0 or (self.held_out >= 1 and self.held_out != int(self.held_out)):
-            raise ValueError(
-                f"held_out: takes a fraction of each class, > 0 and < 1, or how many of each, got {self.held_out!r};"
-                " temperatures and multipliers are fitted to the held-out part, so it can't be empty"
-            )
+            takes = f"takes a fraction of each class, > 0 and < 1, or how many of each, got {self.held_out!r}"
+            cure = "temperatures and multipliers are fitted to the held-out part, so it can't be empty"
+            raise ValueError(f"held_out: {takes}; {cure}")
         if self.long_tail is not None and not self.long_tail >= 1:
-            raise ValueError(
-                f"long_tail: takes the ratio of the largest class to the smallest, >= 1, got {self.long_tail!r}"
-            )
-        for name in ("samples", "test_samples"):
-            if getattr(self, name) is not None:
-                require_whole(**{name: getattr(self, name)})
+            takes = f"takes the ratio of the largest class to the smallest, >= 1, got {self.long_tail!r}"
+            raise ValueError(f"long_tail: {takes}")
+        given = {"samples": self.samples, "test_samples": self.test_samples}
+        require_whole(**{name: count for name, count in given.items() if count is not None})
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,7 @@ class StudyPools:
     vocabulary: int
 
     def split(self, seed: int) -> StudyData:
-        """The split that belongs to ``seed``. ``ValueError`` for a held-out part that is empty or takes a whole
-        class.
-        """
+        """The split of ``seed``; ``ValueError`` for a held-out part that is empty or takes a whole class."""
         pool = _fewer(self.pool, self.settings.samples, seed)
         rows = _split(pool.labels, self.settings.held_out, seed)
         train, kept = (LabelledData(pool.inputs[part], pool.labels[part]) for part in rows)
@@ -106,7 +103,6 @@ class StudyPools:
 
 def study_data(settings: DataSettings, *, seed: int = 0) -> StudyData:
     """The split of ``settings`` that belongs to ``seed``; for several seeds split what :func:`load_pools` returns.
-
     Raises ``ValueError`` for data that is not there or has another form, an option that it does not take, a test part
     that is the training part, and a held-out part that is empty or takes a whole class.
     """
@@ -114,9 +110,7 @@ def study_data(settings: DataSettings, *, seed: int = 0) -> StudyData:
 
 
 def load_pools(settings: DataSettings) -> StudyPools:
-    """The data of ``settings``, read once for the splits of all seeds. Raises what :func:`study_data` does, but for the
-    held-out part.
-    """
+    """The data of ``settings``, read once for the splits of all seeds; raises as :func:`study_data` but for those."""
     if settings.test is None:
         (pool, test), kind, vocabulary = _load(settings.data, ("train", "test"))
     else:
@@ -140,9 +134,8 @@ def _split(labels: Tensor, part: float, seed: int) -> tuple[Tensor, Tensor]:
     groups = _groups(labels)
     rows = held_out(groups, fraction=part, seed=seed) if part < 1 else held_out(groups, per_class=int(part), seed=seed)
     if not len(rows.held_out) or not len(rows.train):
-        raise ValueError(
-            f"held_out: of {len(labels)} samples {len(rows.held_out)} would be held out; take more samples"
-        )
+        found = f"of {len(labels)} samples {len(rows.held_out)} would be held out"
+        raise ValueError(f"held_out: {found}; take more samples")
     return rows
 
 
@@ -162,16 +155,14 @@ def _fewer(data: LabelledData, samples: int | None, seed: int) -> LabelledData:
 def _load(
     text: str, splits: Sequence[str], options: Any = None, vocabulary: Vocabulary | None = None
 ) -> tuple[list[LabelledData], str, Vocabulary | None]:
-    """The ``splits`` of the data that ``text`` names, its kind, and the words of texts: ``vocabulary``, where they are
-    numbered already, as those that a network is trained on.
-    """
+    """The ``splits`` of the data that ``text`` names, its kind, and the words of texts: ``vocabulary`` if given."""
     spec = parse_recipe(text)
     options = dict(spec.options or options or {})
     kind, _, location = spec.reference.partition(":")
-    wrong = [name for name in options if name not in _OWN_OPTIONS.get(kind, ("size",))]
+    takes = _OWN_OPTIONS.get(kind, ("size",))
+    wrong = [name for name in options if name not in takes]
     if wrong:
-        takes = ", ".join(_OWN_OPTIONS.get(kind, ("size",)))
-        raise ValueError(f"data: {kind} takes the options {takes}, got {wrong[0]} in {text!r}")
+        raise ValueError(f"data: {kind} takes the options {', '.join(takes)}, got {wrong[0]} in {text!r}")
     if kind == "newsgroups":
         options |= {} if vocabulary is None else {"vocabulary": vocabulary}
         texts = load_newsgroups_splits(location, splits, **options)
@@ -204,7 +195,7 @@ def build_network(model: str | None, data: StudyData, *, seed: int) -> nn.Module
     DeepLab for label maps, a GPCN for texts. A factory that takes anything needs all of it in the brackets:
     ``timm:create_model[model_name=resnet18,num_classes=10]``. Raises ``ValueError`` for what can't be called so.
     """
-    spec = parse_recipe(model or _DEFAULT_NETWORKS[data.kind])
+    spec = data.network(model)
     available: dict[str, Any] = {"num_classes": data.classes, "classes": data.classes}
     if data.kind == "text":
         available["vocabulary"] = data.vocabulary
@@ -212,8 +203,3 @@ def build_network(model: str | None, data: StudyData, *, seed: int) -> nn.Module
         _, channels, height, _ = data.train.inputs.shape
         available |= {"channels": channels, "in_channels": channels, "image_size": height}
     return made_network(spec, available, seed)
-
-
-def describe_network(model: str | None, kind: str) -> str:
-    """The canonical text of the network that :func:`build_network` makes."""
-    return str(parse_recipe(model or _DEFAULT_NETWORKS[kind]))

@@ -4,11 +4,10 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from constropt.lab.studies.calibration.methods import METHODS
+from constropt.lab.studies.calibration.study import predict
 from constropt.lab.studies.calibration.study_data import DataSettings, StudyPools, build_network, load_pools
-from constropt.lab.studies.calibration.training import predict
 from constropt.lab.studies.study import Study, outdated, read_history
 from constropt.lab.studies.tables import Column, average, title_of
 from constropt.plotting import require_matplotlib
@@ -48,37 +47,26 @@ def remarks(study: Study) -> list[str]:
         return []
     places: dict[str, list[str]] = {"below": [], "level with": [], "not below": []}
     for rival in RIVALS:
-        gaps = _gaps(study, rival, ECE)
-        if gaps:
+        if gaps := _gaps(study, rival, ECE):
             gap = average(gaps)
             place = "level with" if abs(gap) <= _standard_error(gaps) else "below" if gap < 0 else "not below"
             places[place].append(f"{METHODS[rival].title} ({100 * gap:+.2f})")
     lines = []
     if any(places.values()):
         found = "; ".join(f"{place} {', '.join(rivals)}" for place, rivals in places.items() if rivals)
-        lines.append(
-            f"without temperature scaling the ECE of CALS-ALM is {found} (points; level: within the standard error of"
-            " the difference over seeds)"
-        )
-    gaps = _gaps(study, "ce", ACCURACY)
-    if gaps:
-        holds = "holds" if average(gaps) >= -SLACK else "does not hold"
-        lines.append(
-            f"accuracy of CALS-ALM minus that of CE: {100 * average(gaps):+.2f} points; not below by more than"
-            f" {100 * SLACK:g} {holds}"
-        )
-    means = {method: _mean(ECE_SCALED, list(runs.values())) for method, runs in study.results.items()}
-    scaled = {method: mean for method, mean in means.items() if mean is not None}
+        level = "level: within the standard error of the difference over seeds"
+        lines.append(f"without temperature scaling the ECE of CALS-ALM is {found} (points; {level})")
+    if gaps := _gaps(study, "ce", ACCURACY):
+        gap, holds = average(gaps), "holds" if average(gaps) >= -SLACK else "does not hold"
+        below = f"not below by more than {100 * SLACK:g} {holds}"
+        lines.append(f"accuracy of CALS-ALM minus that of CE: {100 * gap:+.2f} points; {below}")
+    found = {method: [ECE_SCALED.of(run) for run in runs.values()] for method, runs in study.results.items()}
+    kept = {method: [value for value in values if value is not None] for method, values in found.items()}
+    scaled = {method: average(values) for method, values in kept.items() if values}
     if scaled:
         best = min(scaled, key=scaled.__getitem__)
-        title = title_of(best, METHODS)
-        lines.append(f"lowest ECE with temperature scaling: {title} ({100 * scaled[best]:.2f})")
+        lines.append(f"lowest ECE with temperature scaling: {title_of(best, METHODS)} ({100 * scaled[best]:.2f})")
     return lines
-
-
-def _mean(column: Column, results: Sequence[dict[str, Any]]) -> float | None:
-    values = [value for value in map(column.of, results) if value is not None]
-    return average(values) if values else None
 
 
 def _gaps(study: Study, rival: str, column: Column) -> list[float]:
@@ -98,11 +86,8 @@ def described(study: Study) -> str:
     data, training = study.settings["data"], study.settings["training"]
     extra = [f"long-tailed 1:{data['long_tail']:g}"] if data["long_tail"] is not None else []
     rate = "" if training["lr"] is None else f" {training['lr']:g}"
-    parts = [
-        data["data"], *extra, f"{data['classes']} classes", study.settings["model"],
-        f"{training['epochs']} epochs of {training['optimizer']}{rate}, {training['schedule']}",
-    ]  # fmt: skip
-    return ", ".join(parts)
+    epochs = f"{training['epochs']} epochs of {training['optimizer']}{rate}, {training['schedule']}"
+    return ", ".join([data["data"], *extra, f"{data['classes']} classes", study.settings["model"], epochs])
 
 
 _BINS = 25  # of the diagrams, as in Fig. V-2
@@ -110,10 +95,8 @@ _BINS = 25  # of the diagrams, as in Fig. V-2
 
 def write_figures(study: Study) -> list[Path]:
     """Write ``reliability-METHOD.png`` (Fig. V-2) and ``multipliers-METHOD.png``, the held-out ECE of every method
-    beside them (Fig. 6.3 and V-1), into the study's folder, for the lowest seed of each method; those that are newer
-    than the weights that they show are kept.
-
-    Raises :class:`~constropt.lab.MissingExtra` without matplotlib.
+    beside them (Fig. 6.3 and V-1), for the lowest seed of each method; those newer than their weights are kept. Raises
+    :class:`~constropt.lab.MissingExtra` without matplotlib.
     """
     require_matplotlib()
     written = []

@@ -1,10 +1,9 @@
-"""Figures (extra ``plot``): the map of embeddings, the curves of losses over training, and Fig. I-1 of the thesis, for
-which cross-entropy and SPCE train a small network.
+"""Figures (extra ``plot``): the map of embeddings, curves over training, and Fig. I-1 of the thesis, cross-entropy and
+SPCE on a small network.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from constropt.files import finite, replacing
 from constropt.lab.attacks.plots import class_colors
 from constropt.lab.data.readers import LabelledData
 from constropt.lab.models.embedders import small_embedder
 from constropt.lab.studies.epochs import TRAIN_LOSS, History, TrainingSettings, run_epochs, shuffled
-from constropt.lab.studies.metric_learning.training import embed
+from constropt.lab.studies.metric_learning.study import embed
+from constropt.lab.writing import write_json
 from constropt.plotting import figure_of, save_figure
 from constropt.problems.metric_learning.classifier import CrossEntropy
 from constropt.problems.metric_learning.pairs import SplitLoss, check_embeddings, check_labels, class_sums
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
 
 
 def principal_components(embeddings: Tensor, count: int = 2) -> tuple[Tensor, Tensor]:
-    """The coordinates ``(n, count)`` along the directions of most variance, and the share of it that each has.
-
-    The sign of a direction is that which makes its largest coordinate positive. Raises ``ValueError`` for more
-    directions than samples or features.
+    """The coordinates ``(n, count)`` along the directions of most variance, each so that its largest coordinate is
+    positive, and the share of it that each has. Raises ``ValueError`` for more directions than samples or features.
 
     >>> z = torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
     >>> coordinates, share = principal_components(z, 1)
@@ -53,12 +50,11 @@ def principal_components(embeddings: Tensor, count: int = 2) -> tuple[Tensor, Te
 def embedding_map(
     embeddings: Tensor, labels: Tensor, *, classes: int = 12, path: str | Path | None = None, title: str | None = None
 ) -> Figure:
-    """The embeddings ``(n, d)`` along their two directions of most variance (PCA), ``classes`` classes in colour, the
-    others grey.
+    """The embeddings ``(n, d)`` along their two directions of most variance (PCA), ``classes`` classes colored, others
+    grey; the share of the variance stands at each axis.
 
-    The share of the variance that a direction has stands at its axis. The figure is written to ``path`` if given, in
-    the format of its suffix. Raises ``ValueError`` for embeddings of one feature or sample, and
-    :class:`~constropt.lab.MissingExtra` without matplotlib.
+    The figure is written to ``path`` if given, in the format of its suffix. Raises ``ValueError`` for embeddings of one
+    feature or sample, and :class:`~constropt.lab.MissingExtra` without matplotlib.
     """
     check_labels(labels, len(embeddings))
     coordinates, share = principal_components(embeddings)
@@ -83,9 +79,8 @@ def embedding_map(
 def training_curves(
     losses: Mapping[str, Sequence[float]], accuracies: Mapping[str, Sequence[float]], *, path: str | Path | None = None
 ) -> Figure:
-    """Loss and validation accuracy of some runs over the epochs, side by side (Fig. I-1).
-
-    The figure is written to ``path`` if given. Raises :class:`~constropt.lab.MissingExtra` without matplotlib.
+    """Loss and validation accuracy of some runs over the epochs, side by side (Fig. I-1), written to ``path`` if given.
+    Raises :class:`~constropt.lab.MissingExtra` without matplotlib.
     """
     figure = figure_of(8.4, 3.4)
     left, right = figure.subplots(1, 2)
@@ -115,9 +110,7 @@ def figure_one(
     The thesis' settings: d = 100, Adam, batches of 128, learning rate 1e-4 with cosine annealing, weight decay 1e-4
     (images of MNIST). SPCE has no classifier of its own: a sample is of the class k of largest ``z^T S_k``, the sums
     over the training part. Writes ``figure-I-1.png`` and ``.json`` to ``out``; returns loss and accuracy of each.
-
-    Raises ``ValueError`` for images with more than one label each, and :class:`~constropt.lab.MissingExtra` without
-    matplotlib.
+    Raises ``ValueError`` for images with several labels each, :class:`~constropt.lab.MissingExtra` without matplotlib.
     """
     if train.labels.dim() != 1:
         raise ValueError("data: takes images with one class each, got a label per pixel")
@@ -133,8 +126,7 @@ def figure_one(
     losses, accuracies = ({name: curve[kind] for name, curve in found.items()} for kind in ("loss", _ACCURACY))
     training_curves(losses, accuracies, path=out / "figure-I-1.png")
     content: dict[str, Any] = {"samples": len(train.labels), "seed": seed, "curves": found}
-    with replacing(out / "figure-I-1.json") as unfinished:
-        unfinished.write_text(json.dumps(finite(content), indent=2) + "\n", encoding="utf-8")
+    write_json(out / "figure-I-1.json", content)
     return found
 
 

@@ -58,10 +58,8 @@ METHODS: Mapping[str, Method] = {
 
 
 def build_loss(spec: RecipeSpec | str, *, num_classes: int, dimension: int, samples: int) -> nn.Module:
-    """The loss for embeddings of ``dimension`` features, of ``samples`` samples in ``num_classes`` classes; it gets
-    those of the three that it takes.
-
-    Raises ``ValueError`` for an unknown name or option and for one whose result is no ``nn.Module``.
+    """The loss for embeddings of ``dimension`` features, of ``samples`` samples in ``num_classes`` classes, of which it
+    gets what it takes. Raises ``ValueError`` for an unknown name or option and for a result that is no ``nn.Module``.
 
     >>> build_loss("proxy-nca", num_classes=5, dimension=8, samples=100).proxies.shape
     torch.Size([5, 8])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constropt.checks import require_number
+from constropt.checks import require_number, require_positive, require_whole
 from constropt.lab.data.load import load_data
 from constropt.lab.data.omniglot import load_omniglot
 from constropt.lab.data.retrieval_sets import LAYOUTS, ImageFiles, ImageList
@@ -38,9 +38,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class RetrievalData:
-    """Disjoint classes: ``train`` (labels from 0), ``validation`` where some are held out, ``query`` to search for, in
-    ``gallery`` or among themselves.
-    """
+    """Disjoint classes: ``train`` (labels from 0), ``validation``, ``query`` to search for in ``gallery`` or itself."""
 
     train: Samples
     validation: Samples | None
@@ -61,8 +59,7 @@ class RetrievalData:
 @dataclass(frozen=True)
 class RetrievalSettings:
     """``data``: ``omniglot:DIR``, ``cub:DIR``, ``cars:DIR``, ``sop:DIR`` or ``in-shop:DIR``, else as
-    :func:`~constropt.lab.load_data` takes it; ``size`` in brackets is the side of the images,
-    ``omniglot:DIR[size=28]``.
+    :func:`~constropt.lab.load_data` takes it; in brackets the side of the images, ``omniglot:DIR[size=28]``.
 
     Classes that no one has seen in training are searched. ``unseen`` is the fraction of the groups for that, drawn by
     the seed of a run: alphabets of Omniglot, classes elsewhere; the four image sets have a split of their own.
@@ -75,17 +72,13 @@ class RetrievalSettings:
 
     def __post_init__(self) -> None:
         require_number(0, 1, unseen=self.unseen, validation=self.validation)
-        if not 0 < self.unseen < 1 or not self.validation < 1:
-            raise ValueError(
-                f"unseen, validation: take fractions, unseen > 0 and both < 1, got {self.unseen}, {self.validation}"
-            )
+        require_positive(unseen=self.unseen)
 
 
 def retrieval_data(settings: RetrievalSettings, *, seed: int = 0) -> RetrievalData:
-    """The split of ``settings`` that belongs to ``seed``.
-
-    Raises ``ValueError`` for data that is not there or has another form, an option that it does not take, and fractions
-    that leave fewer than two classes to train on or to search.
+    """The split of ``settings`` that belongs to ``seed``. Raises ``ValueError`` for data that is not there or has
+    another form, an option that it does not take, and fractions that leave fewer than two classes to train on or to
+    search.
 
     >>> data = retrieval_data(RetrievalSettings("digits"))
     >>> data.classes, sorted(set(data.query.labels.tolist()))
@@ -133,45 +126,38 @@ def _share(fraction: float, count: int) -> int:
 
 def _of_classes(samples: Samples, classes: Tensor) -> Samples:
     """The samples of some ``classes``, numbered from 0 in their order."""
-    assert isinstance(samples.images, Tensor)
     rows = torch.isin(samples.labels, classes).nonzero().flatten()
-    numbers = torch.searchsorted(classes, samples.labels[rows])
-    return Samples(samples.images[rows], numbers)
+    return Samples(samples.images[rows], torch.searchsorted(classes, samples.labels[rows]))
 
 
 def _of_files(kind: str, location: str, settings: RetrievalSettings, seed: int, size: Any) -> RetrievalData:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"data: size takes a side in whole pixels, got {size!r}")
+    require_whole(**{"data: size": size})
     found = LAYOUTS[kind](location)
     looks: dict[str, Any] = {"size": size, "resize": round(size * 256 / 224), "keep_ratio": kind in _RATIO_KEPT}
 
-    def samples(part: ImageList, rows: Tensor | None = None, **more: Any) -> Samples:
-        rows = torch.arange(len(part.labels)) if rows is None else rows
+    def samples(part: ImageList, rows: Tensor, **more: Any) -> Samples:
         labels = part.labels[rows].unique(return_inverse=True)[1]
         return Samples(ImageFiles([part.paths[row] for row in rows.tolist()], **looks, **more), labels)
 
     train = found.train
     order = torch.randperm(int(train.labels.max()) + 1, generator=torch.Generator().manual_seed(seed))
     held_out = torch.isin(train.labels, order[: _share(settings.validation, len(order))])
-    return _checked(
-        RetrievalData(
-            samples(train, (~held_out).nonzero().flatten(), random=True, jitter=kind in _JITTERED),
-            samples(train, held_out.nonzero().flatten()) if bool(held_out.any()) else None,
-            Samples(ImageFiles(found.query.paths, **looks), found.query.labels),
-            None if found.gallery is None else Samples(ImageFiles(found.gallery.paths, **looks), found.gallery.labels),
-        ),
-        settings,
+    data = RetrievalData(
+        samples(train, (~held_out).nonzero().flatten(), random=True, jitter=kind in _JITTERED),
+        samples(train, held_out.nonzero().flatten()) if bool(held_out.any()) else None,
+        Samples(ImageFiles(found.query.paths, **looks), found.query.labels),
+        None if found.gallery is None else Samples(ImageFiles(found.gallery.paths, **looks), found.gallery.labels),
     )
+    return _checked(data, settings)
 
 
 def _checked(data: RetrievalData, settings: RetrievalSettings) -> RetrievalData:
     for name, part in (("train", data.train), ("validation", data.validation), ("query", data.query)):
         classes = 2 if part is None else len(part.labels.unique())
         if classes < 2:
-            raise ValueError(
-                f"unseen, validation: {settings.data} leaves {classes} class for {name}, and at least 2 are needed;"
-                f" change unseen = {settings.unseen} or validation = {settings.validation}"
-            )
+            found = f"{settings.data} leaves {classes} class for {name}, and at least 2 are needed"
+            cure = f"change unseen = {settings.unseen} or validation = {settings.validation}"
+            raise ValueError(f"unseen, validation: {found}; {cure}")
     return data
 
 

@@ -1,9 +1,16 @@
-"""Tables of texts: for a terminal, and in Markdown."""
+"""What results are written as: tables of texts for a terminal and in Markdown, and files, complete or absent."""
 
-from collections.abc import Container, Sequence
+import json
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 from rich.markup import escape
 from rich.table import Table
+
+from constropt.files import finite, replacing
 
 
 def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
@@ -30,3 +37,21 @@ def terminal_table(
     for line, after in zip(lines, [*lines[1:], None]):
         table.add_row(*map(escape, line), end_section=sections and after is not None and after[0] != line[0])
     return table
+
+
+def write_text(path: Path, lines: Iterable[str]) -> Path:
+    with replacing(path) as unfinished:
+        unfinished.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """``content`` as strict JSON: null for a number that is not finite."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_parquet(path: str | Path, columns: pyarrow.Table | Mapping[str, Any]) -> None:
+    table = columns if isinstance(columns, pyarrow.Table) else pyarrow.table(columns)
+    with replacing(path) as unfinished:
+        pyarrow.parquet.write_table(table, unfinished)
