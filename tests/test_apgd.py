@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, L1Ball, L2Ball, LinfBall, Status, solve
 from constropt.problems.attacks.aim import Aim
-from constropt.problems.attacks.auto_ascent import apgd
+from constropt.problems.attacks.balls import apgd
 from constropt.problems.attacks.constraints import class_dlr, dlr, targeted_dlr
 from constropt.problems.attacks.losses import LOSSES, leading_classes, towards
 from constropt.solution import best_of

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from constropt.problems.attacks import MinimalPerturbation
+from constropt.problems.attacks.method import remeasured, solution_at
 from constropt.problems.attacks.penalized import cw, ead, lbfgs_attack, other_than, str_attack
 from constropt.problems.attacks.perceptual import DistanceStep, lpa, perc_al
-from constropt.problems.attacks.remeasured import remeasured, solution_at
 from constropt.solution import Solution
 
 Attack = Callable[..., Solution]

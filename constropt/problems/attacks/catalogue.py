@@ -5,17 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from constropt.problems.attacks.ascent import bim, fgsm, mi_fgsm, pgd
-from constropt.problems.attacks.augmented_lagrangian import alma, alma_prox
-from constropt.problems.attacks.auto_ascent import apgd
-from constropt.problems.attacks.boundary import brendel_bethge
+from constropt.problems.attacks.augmented_lagrangian import alma, alma_prox, pdgd, pdpgd
+from constropt.problems.attacks.balls import apgd, bim, fgsm, mi_fgsm, pgd, square
 from constropt.problems.attacks.greedy import asma, dag, jsma
 from constropt.problems.attacks.level_sets import ddn, fmn, sigma_zero
-from constropt.problems.attacks.linearized import deepfool, fab, minimal, superdeepfool, trust_region
+from constropt.problems.attacks.linearized import brendel_bethge, deepfool, fab, minimal, superdeepfool, trust_region
 from constropt.problems.attacks.penalized import cw, ead, lbfgs_attack, str_attack
 from constropt.problems.attacks.perceptual import lpa, perc_al
-from constropt.problems.attacks.primal_dual_attacks import pdgd, pdpgd
-from constropt.problems.attacks.random_search import square
 from constropt.problems.attacks.recipe import Recipe
 from constropt.problems.attacks.transport import wasserstein
 from constropt.problems.references import load_recipe

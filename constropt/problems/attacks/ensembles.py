@@ -11,17 +11,15 @@ from torch import Tensor
 from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.augmented_lagrangian import alma
-from constropt.problems.attacks.auto_ascent import apgd
-from constropt.problems.attacks.budgets import BudgetedMethod, budgeted_problem
+from constropt.problems.attacks.balls import apgd, square
 from constropt.problems.attacks.catalogue import Attack, declaration_of, recipe_named, takes
+from constropt.problems.attacks.declared import MinimalPerturbation
 from constropt.problems.attacks.goals import misclassified
 from constropt.problems.attacks.level_sets import ddn, fmn, sigma_zero
 from constropt.problems.attacks.linearized import fab, minimal
 from constropt.problems.attacks.maximal_loss import radius_of
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
-from constropt.problems.attacks.random_search import square
+from constropt.problems.attacks.method import BudgetedMethod, budgeted_problem, solution_at
 from constropt.problems.attacks.recipe import BudgetedRecipe
-from constropt.problems.attacks.remeasured import solution_at
 from constropt.problems.distances import as_distance
 from constropt.problems.distances.measures import DistanceLike
 from constropt.problems.model_calls import Model

@@ -13,7 +13,7 @@ from torch import Tensor
 from constropt.problem import ProximableFunction
 from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import class_dlr, cross_entropy, dlr, logit_difference, targeted_dlr
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.declared import MinimalPerturbation
 
 Loss = Callable[[Tensor, Aim], Tensor]
 

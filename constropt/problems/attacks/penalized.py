@@ -9,10 +9,9 @@ from torch import Tensor
 from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.constraints import cross_entropy
-from constropt.problems.attacks.method import AttackMethod, Prepared, with_goal
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.declared import MinimalPerturbation
+from constropt.problems.attacks.method import AttackMethod, Prepared, remeasured, with_goal
 from constropt.problems.attacks.recipe import MinimalRecipe
-from constropt.problems.attacks.remeasured import remeasured
 from constropt.problems.distances import L0, L1, Distance, DistanceLike, as_distance
 from constropt.prox import GroupSparsity, NormAround, Scaled, patches
 from constropt.solution import Solution, best_of

@@ -10,12 +10,11 @@ from torch import Tensor
 from constropt.checks import require_whole
 from constropt.constraint import inequality
 from constropt.problem import ConstrainedProblem
+from constropt.problems.attacks.declared import MinimalPerturbation
 from constropt.problems.attacks.losses import Loss, as_loss, following
 from constropt.problems.attacks.maximal_loss import radius_of, row_mean
-from constropt.problems.attacks.method import AttackMethod, Prepared, require_positive
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.method import AttackMethod, Prepared, remeasured, require_positive
 from constropt.problems.attacks.recipe import MinimalRecipe
-from constropt.problems.attacks.remeasured import remeasured
 from constropt.rows import per_row
 from constropt.solution import Solution
 from constropt.solvers.alternating import Alternating

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from constropt.domain import Box, WassersteinBall
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.budgets import BudgetedMethod, budgeted_problem
-from constropt.problems.attacks.method import Prepared
+from constropt.problems.attacks.method import BudgetedMethod, Prepared, budgeted_problem
 from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.solution import Solution
 from constropt.solvers.balls.steepest_descent import SteepestDescent
