@@ -23,6 +23,15 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
+def of_label(values: Tensor, labels: Tensor) -> Tensor:
+    """The entry of ``values`` ``(batch, K, *dims)`` at the class of ``labels``, ``(batch, *dims)``.
+
+    >>> of_label(torch.tensor([[0.1, 0.9], [0.4, 0.6]]), torch.tensor([1, 0]))
+    tensor([0.9000, 0.4000])
+    """
+    return values.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+
 def unwrapped(output: Any) -> Any:
     """The ``logits`` of an output object, any other output as it is.
 

@@ -28,24 +28,21 @@ RESTART_STEP = 4.0
 
 
 def ema_for(steps: int) -> float:
-    """alpha by budget: the paper's 0.5 at 100 steps and 0.9 from 1,000 on, linear in the logarithm between (Sec.
-    III.5).
-    """
+    """alpha by budget: 0.5 at 100 steps and 0.9 from 1,000 on, linear in the logarithm between (Sec. III.5)."""
     return min(0.9, max(0.5, 0.5 + 0.4 * (log10(max(steps, 1)) - 2)))
 
 
 @dataclass(frozen=True)
 class ALMA(AttackMethod):
-    """The ALMA attack: :class:`MinimalPerturbation`, or any problem, by the joint loop with ALMA's hyper-parameters
-    (Sec. 4.4).
+    """The ALMA attack (Sec. 4.4): :class:`MinimalPerturbation`, or any problem, by the joint loop.
 
     ``distance``: "l1", "l2", "ssim", "ms_ssim", "ciede2000", "lpips", "wasserstein", a
     :class:`~constropt.problems.distances.Distance` (``SSIM(window=7)``) or a callable ``(x, inputs) -> (batch,)``.
-    ``ema`` is alpha, for the multiplier, RMSProp and the momentum alike, by default :func:`ema_for` the steps of a run:
-    0.5 at 100 to 0.9 at 1,000. ``increase`` is epsilon, the distance reached by the first step, by default the
-    distance's ``first_step`` (Table III-1: 0.1 for l2, 0.5 for l1), or 0.1 for a problem without a distance. The step
-    size decays from the first success to ``final`` times itself. ``rho_every``, ``rho_factor`` and ``rho_ratio`` are M,
-    gamma and tau of Alg. 4.2. One forward and one backward pass a step.
+    ``ema`` is alpha, for the multiplier, RMSProp and the momentum alike, by default :func:`ema_for` the steps of a run.
+    ``increase`` is epsilon, the distance reached by the first step, by default the distance's ``first_step`` (Table
+    III-1: 0.1 for l2, 0.5 for l1), or 0.1 for a problem without a distance. The step size decays from the first success
+    to ``final`` times itself. ``rho_every``, ``rho_factor`` and ``rho_ratio`` are M, gamma and tau of Alg. 4.2. One
+    forward and one backward pass a step.
 
     From ``restart_after`` steps on (None: never, which is the published form) they are two runs, the second with a
     first step four times as long, and the better result of each row is returned (``Solution.duals`` are the first
@@ -79,14 +76,10 @@ class ALMA(AttackMethod):
         increase = self.increase
         if increase is None:
             increase = problem.measure.first_step if isinstance(problem, PerturbationProblem) else 0.1
+        multiplier = MultiplierUpdate(ema=ema, minimum=1e-6, maximum=1e12)
+        schedule = PeriodicRho(every=self.rho_every, factor=self.rho_factor, ratio=self.rho_ratio)
         return FirstOrder(
-            lagrangian=AugmentedLagrangian(
-                penalty=self.penalty,
-                multiplier=MultiplierUpdate(ema=ema, minimum=1e-6, maximum=1e12),
-                schedule=PeriodicRho(every=self.rho_every, factor=self.rho_factor, ratio=self.rho_ratio),
-                mu=1.0,
-                rho=1.0,
-            ),
+            AugmentedLagrangian(self.penalty, multiplier, schedule, mu=1.0, rho=1.0),
             primal=RMSPropMomentum(smoothing=ema, momentum=ema),
             size=StepSize(increase=increase * longer, final=self.final),
             explore_first=True,
@@ -121,10 +114,9 @@ class GrowingStepSize(StepSize):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (0 < self.final < 1 <= self.growth and self.largest > 0 and 0 < self.until <= 1):
-            raise ValueError(
-                "GrowingStepSize: needs 0 < final < 1, growth >= 1, largest > 0 and until in (0, 1],"
-                f" got {self.final}, {self.growth}, {self.largest} and {self.until}"
-            )
+            found = f"{self.final}, {self.growth}, {self.largest} and {self.until}"
+            needs = "0 < final < 1, growth >= 1, largest > 0 and until in (0, 1]"
+            raise ValueError(f"GrowingStepSize: needs {needs}, got {found}")
 
     def factor(self, index: int, steps: int, first: int) -> float:
         """See :meth:`StepSize.factor`."""
@@ -183,22 +175,14 @@ class ALMAProx(AttackMethod):
     def _solver(self, ema: float, steps: int, pixels: int | None, problem: PerturbationProblem[Any]) -> FirstOrder:
         width = problem.width  # the multiplier is in units of the distance
         if pixels is None:
-            lagrangian = AugmentedLagrangian(
-                penalty=self.penalty,
-                multiplier=MultiplierUpdate(ema=ema, minimum=1e-12, maximum=1e12),
-                schedule=PeriodicRho(every=10, factor=2.0, ratio=0.95),
-                mu=width,
-                rho=1.0,
-            )
+            multiplier = MultiplierUpdate(ema=ema, minimum=1e-12, maximum=1e12)
+            schedule = PeriodicRho(every=10, factor=2.0, ratio=0.95)
+            lagrangian = AugmentedLagrangian(self.penalty, multiplier, schedule, mu=width, rho=1.0)
             size = GrowingStepSize(initial=1e-3 * width, largest=0.1 * width)
             return FirstOrder(lagrangian, primal=VariableMetric(smoothing=ema), size=size, tolerance=0.0)
-        lagrangian = AugmentedLagrangian(
-            penalty=self.penalty,
-            multiplier=MultiplierUpdate(ema=ema, minimum=1e-12, maximum=100 * width / pixels),
-            schedule=PeriodicRho(every=10, factor=2.0, ratio=0.95, maximum=0.1, recent=True),
-            mu=width / pixels,
-            rho=0.01,
-        )
+        multiplier = MultiplierUpdate(ema=ema, minimum=1e-12, maximum=100 * width / pixels)
+        schedule = PeriodicRho(every=10, factor=2.0, ratio=0.95, maximum=0.1, recent=True)
+        lagrangian = AugmentedLagrangian(self.penalty, multiplier, schedule, mu=width / pixels, rho=0.01)
         part, reach = 0.1, 100.0
         size = GrowingStepSize(
             initial=1e-4 * width, growth=reach ** (1 / max(part * steps, 1)), largest=1e-4 * reach * width, until=part
@@ -225,8 +209,8 @@ class PDGD(AttackMethod):
 
     ``distance`` is one that is smooth away from the inputs: "l2", a :class:`~constropt.problems.distances.Distance` or
     a callable ``(x, inputs) -> (batch,)``. ``size`` is the primal step, in parts of the bounds' width: 0.1 by default,
-    or 0.01 for dense predictions. The initial ratio of the distance's weight to the constraints' is 0.01, or 1; the
-    dual step is 0.1 (Sec. IV.6.1).
+    0.01 for dense predictions. The initial ratio of the distance's weight to the constraints' is 0.01, or 1; the dual
+    step is 0.1 (Sec. IV.6.1).
 
     >>> import torch
     >>> solution = pdgd(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]))
@@ -253,8 +237,7 @@ class PDGD(AttackMethod):
 
 @dataclass(frozen=True)
 class PDPGD(PDGD):
-    """The PDPGD attack: :class:`MinimalPerturbation` by :class:`PrimalDual`, the distance ("linf", "l2", "l1", "l0") by
-    its prox.
+    """The PDPGD attack: :class:`MinimalPerturbation` in "linf", "l2", "l1" or "l0", by its prox in :class:`PrimalDual`.
 
     Norm and box are handled together by their exact prox in Adam's metric; for "l0" it is that of ``sum |.|^(2/3)``,
     which the authors prefer to the l0 norm's. ``size`` is that of :func:`pdgd`.
@@ -268,7 +251,7 @@ class PDPGD(PDGD):
     distances: ClassVar[tuple[str, ...] | None] = ("l0", "l1", "l2", "linf")
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        """The logit difference is followed, and the distance is the nonsmooth term."""
+        """Along the logit difference, the distance as the nonsmooth term."""
         attack = self.fitting(problem)
         name = attack.measure.name
         norm = NormAround(name, attack.inputs, *attack.bounds, relaxed="two-thirds" if name == "l0" else None)

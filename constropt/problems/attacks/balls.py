@@ -13,7 +13,7 @@ from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.losses import leading_classes, towards
 from constropt.problems.attacks.maximal_loss import MaximalLoss
-from constropt.problems.attacks.method import Attack, BudgetedMethod, Prepared, best_start, seeds_of
+from constropt.problems.attacks.method import Attack, BudgetedMethod, Prepared
 from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.solution import Solution, best_of, continued
 from constropt.solvers.balls.auto_projected_gradient import AutoProjectedGradient
@@ -31,7 +31,6 @@ PGD_PATH = 2.5
 class FGSM(BudgetedMethod):
     """One step of length ``eps`` up the loss of :class:`MaximalLoss`: ``x = inputs + eps sign(grad)`` for linf.
 
-    >>> import torch
     >>> solution = fgsm(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), eps=0.25)
     >>> solution.feasible.tolist(), solution.x.tolist()
     ([True], [[0.5, 0.75]])
@@ -49,7 +48,6 @@ class FGSM(BudgetedMethod):
 class BIM(BudgetedMethod):
     """BIM, or I-FGSM: ``steps`` steps of ``size`` times the radius (default ``1.25 / steps``), from the inputs.
 
-    >>> import torch
     >>> solution = bim(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]))
     >>> solution.feasible.tolist(), round(solution.objective.item(), 3)
     ([True], 0.125)
@@ -65,7 +63,6 @@ class BIM(BudgetedMethod):
 class MIFGSM(BudgetedMethod):
     """MI-FGSM: ``steps`` steps of ``1 / steps`` times the radius along ``m <- momentum m + grad / ||grad||_1``.
 
-    >>> import torch
     >>> solution = mi_fgsm(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), eps=0.25)
     >>> solution.x.round(decimals=4).tolist()
     [[0.5, 0.75]]
@@ -85,7 +82,6 @@ class PGD(BudgetedMethod):
     which are the same in all rows; ``seed=None`` starts the first run at the inputs. In Sec. 5.5.5.2 of the thesis: 40
     steps with ``restarts=1`` or ``4``, ``loss="ce"`` or ``"dlr"``. ``ValueError`` unless ``1 <= restarts <= steps``.
 
-    >>> import torch
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     >>> x, labels = torch.tensor([[0.75, 0.5]]), torch.tensor([0])
     >>> [pgd(lambda x: x @ weight.T, x, labels, eps=eps).feasible.tolist() for eps in (0.1, 0.2)]
@@ -100,20 +96,29 @@ class PGD(BudgetedMethod):
         require_whole(restarts=self.restarts)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
-        return problem, self._solver(steps)
-
-    def _solver(self, steps: int) -> ProjectedGradient:
-        return ProjectedGradient(size=PGD_PATH / steps if self.size is None else self.size)
+        return problem, ProjectedGradient(size=PGD_PATH / steps if self.size is None else self.size)
 
     def within(self, problem: MaximalLoss, x0: Tensor, loop: Loop) -> tuple[Attack, int]:
-        restarts, seeds = self.restarts, seeds_of(self.seed, self.restarts)
-        if restarts > loop.steps:
-            raise ValueError(
-                f"restarts: share the budget of steps={loop.steps}, of which each needs one, got {restarts}"
-            )
-        steps = loop.steps // restarts
-        solver = self._solver(steps)
-        return lambda radius: best_start(replace(problem, eps=radius), solver, x0, seeds, loop, steps), 0
+        steps, restarts = loop.steps, self.restarts
+        if restarts > steps:
+            raise ValueError(f"restarts: share the budget of steps={steps}, of which each needs one, got {restarts}")
+        _, solver = self.prepare(problem, x0, steps // restarts)
+
+        def attack(radius: Tensor) -> Solution:
+            at = replace(problem, eps=radius)
+            starts = (_start(at, x0, seed) for seed in _seeds(self.seed, restarts))
+            return best_of(*(loop(at, solver, start, steps=steps // restarts) for start in starts))
+
+        return attack, 0
+
+
+def _seeds(seed: int | None, restarts: int) -> list[int | None]:
+    """The seeds of ``restarts`` runs, from ``seed`` on; None, which starts at the inputs, for the first run alone."""
+    return [None if seed is None and not k else (seed or 0) + k for k in range(restarts)]
+
+
+def _start(problem: MaximalLoss, x0: Tensor, seed: int | None) -> Tensor:
+    return x0 if seed is None else problem.random_start(seed)
 
 
 fgsm = BudgetedRecipe("fgsm", FGSM, steps=1, without=("steps",), reference="Eq. 1.6; Goodfellow et al., 2015")
@@ -168,27 +173,19 @@ class APGD(BudgetedMethod):
         radii, steps = self.radii, loop.steps
         if radii is None:
             radii = (3.0, 2.0, 1.0) if problem.measure.name == "l1" and steps >= 3 else (1.0,)
-        stages, seeds = _stages(radii, steps), seeds_of(self.seed, self.restarts)
+        stages, seeds = _stages(radii, steps), _seeds(self.seed, self.restarts)
         classes = self._classes(problem)
 
         def attack(radius: Tensor) -> Solution:
             if not classes:
                 return best_of(*(_run(problem, radius, x0, seed, stages, loop) for seed in seeds))
             judge = replace(problem, eps=radius)
-            runs = (
-                # every class from another point
-                _run(
-                    replace(problem, loss=towards(c)),
-                    radius,
-                    x0,
-                    None if seed is None else seed + STRIDE * rank,
-                    stages,
-                    loop,
-                )
-                for seed in seeds
-                for rank, c in classes
-            )
-            return best_of(*(_judged(found, judge) for found in runs))
+
+            def run(seed: int | None, rank: int, c: Tensor) -> Solution:
+                seed = None if seed is None else seed + STRIDE * rank  # every class from another point
+                return _judged(_run(replace(problem, loss=towards(c)), radius, x0, seed, stages, loop), judge)
+
+            return best_of(*(run(seed, rank, c) for seed in seeds for rank, c in classes))
 
         return attack, int(bool(classes))
 
@@ -210,18 +207,14 @@ class APGD(BudgetedMethod):
 
 def _run(problem: MaximalLoss, radius: Tensor, x0: Tensor, seed: int | None, stages: Stages, loop: Loop) -> Solution:
     """One run: a stage in a ball of ``factor`` times the radius for each pair ``(factor, steps)``; passes add up."""
-    solver, earlier = AutoProjectedGradient(), None
-    for factor, steps in stages:
-        stage = replace(problem, eps=factor * radius)
-        if earlier is not None:
-            # the sparsity of what has been found is the one to go on with
-            solver, start = replace(solver, density=None), earlier.x
-        else:
-            start = x0 if seed is None else stage.random_start(seed)
-        found = loop(stage, solver, start, steps=steps)
-        earlier = found if earlier is None else continued(earlier, found)
-    assert earlier is not None
-    return earlier
+    (factor, steps), *others = stages
+    stage = replace(problem, eps=factor * radius)
+    found = loop(stage, AutoProjectedGradient(), _start(stage, x0, seed), steps=steps)
+    # the sparsity of what has been found is the one to go on with
+    solver = AutoProjectedGradient(density=None)
+    for factor, steps in others:
+        found = continued(found, loop(replace(problem, eps=factor * radius), solver, found.x, steps=steps))
+    return found
 
 
 def _judged(found: Solution, problem: MaximalLoss) -> Solution:
@@ -265,7 +258,6 @@ class Square(BudgetedMethod):
     default, cross-entropy with ``targets``; ``area`` is the part of the image that the first windows have, 0.8 as in
     AutoAttack (the paper: 0.05 for "linf", 0.1 for "l2"). ``seed`` fixes the draws, which are the same in all rows.
 
-    >>> import torch
     >>> solution = square(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), eps=0.25, steps=20)
     >>> solution.feasible.tolist(), solution.backwards.tolist()
     ([True], [0])

@@ -2,6 +2,7 @@
 minimal perturbation problem (Eq. 4.2, 4.5, 5.1): the nearest input, in a distance, that a model takes for another.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -12,10 +13,9 @@ from constropt.constraint import Constraint, inequality
 from constropt.domain import Box, Domain, Reals
 from constropt.modes import normal, normal_mode
 from constropt.problem import ConstrainedProblem, ProximableFunction
-from constropt.problems.attacks.aim import IGNORE_INDEX, Aim, check_inputs, width_of
+from constropt.problems.attacks.aim import IGNORE_INDEX, Aim, check_inputs
 from constropt.problems.attacks.goals import GoalLike, as_constraint
-from constropt.problems.distances import Distance, as_distance
-from constropt.problems.distances.measures import DistanceLike
+from constropt.problems.distances import Distance, DistanceLike, as_distance
 from constropt.problems.model_calls import Model, ModelCall
 
 Z = TypeVar("Z")
@@ -55,6 +55,9 @@ class DeclaredProblem(ConstrainedProblem[Z]):
     nonsmooth: ProximableFunction | None = field(default=None, kw_only=True)
     independent: bool = field(default=True, kw_only=True)
     rowwise: bool = field(init=False, default=False, repr=False)
+    model: Model
+    inputs: Tensor
+    bounds: tuple[float, float] = field(default=(0.0, 1.0), kw_only=True)
     terms: Terms[Z] = field(default=MISSING, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +76,12 @@ class DeclaredProblem(ConstrainedProblem[Z]):
             self._set(constraints=tuple(made))
         super().__post_init__()
 
+    @property
+    def width(self) -> float:
+        """The width of the bounds, in parts of which published lengths are; 1, as of images, where there are none."""
+        width = self.bounds[1] - self.bounds[0]
+        return width if width < math.inf else 1.0
+
     def make(self) -> Terms[Z]:
         """Check what is declared and make the terms of it; fields may be completed by ``_set``."""
         raise NotImplementedError  # abstract
@@ -84,20 +93,10 @@ class DeclaredProblem(ConstrainedProblem[Z]):
 
 @dataclass(frozen=True)
 class PerturbationProblem(DeclaredProblem[Z]):
-    """min D(x, inputs) over ``bounds`` under a constraint on what ``model`` returns: what minimal attacks have in
-    common. Subclasses declare the constraint.
-    """
+    """min D(x, inputs) over ``bounds`` under a constraint on what ``model`` returns, which subclasses declare."""
 
-    model: Model
-    inputs: Tensor
     distance: DistanceLike = field(default="l2", kw_only=True)
-    bounds: tuple[float, float] = field(default=(0.0, 1.0), kw_only=True)
     measure: Distance = field(init=False, repr=False, compare=False)
-
-    @property
-    def width(self) -> float:
-        """The width of the bounds, in parts of which published lengths are; 1, as of images, where there are none."""
-        return width_of(self.bounds)
 
     def make_from(
         self, constraint: Constraint[Z], forward: Callable[[Tensor], Z], inputs: Tensor, measure: Distance
@@ -120,10 +119,9 @@ class MinimalPerturbation(PerturbationProblem[Tensor]):
     are run in evaluation mode, and put back. ``dataclasses.replace`` takes all of these, and the terms of a problem.
 
     Dense predictions: ``labels`` (and ``targets``) of shape ``(batch, *pixels)`` make every pixel a constraint, on
-    logits ``(batch, K, *pixels)`` (:class:`constropt.problems.adapters.DenseLogits` brings other outputs to this
-    form). Pixels labelled ``ignore_index``, or out of ``mask`` (booleans, same shape), do not count. A row is feasible
-    when the fraction ``nu`` of its counted pixels is met: the attack pixel success rate (APSR, Eq. 5.19), 0.99 by
-    default.
+    logits ``(batch, K, *pixels)`` (:class:`constropt.problems.adapters.DenseLogits` brings other outputs to this form).
+    Pixels labelled ``ignore_index``, or out of ``mask`` (booleans, same shape), do not count. A row is feasible when
+    the fraction ``nu`` (0.99) of its counted pixels is met: the attack pixel success rate (APSR, Eq. 5.19).
 
     Raises ``ValueError``/``TypeError``, before any model call, for inputs outside the bounds or not finite, labels,
     targets or a mask of a wrong shape, dtype or sign, targets equal to labels, rows of which no pixel counts, and

@@ -20,8 +20,7 @@ from constropt.problems.attacks.linearized import fab, minimal
 from constropt.problems.attacks.maximal_loss import radius_of
 from constropt.problems.attacks.method import BudgetedMethod, budgeted_problem, solution_at
 from constropt.problems.attacks.recipe import BudgetedRecipe
-from constropt.problems.distances import as_distance
-from constropt.problems.distances.measures import DistanceLike
+from constropt.problems.distances import DistanceLike, as_distance
 from constropt.problems.model_calls import Model
 from constropt.solution import Solution, best_of
 from constropt.solvers.base import Callback, Loop, Method
@@ -36,7 +35,6 @@ DEFAULTS: dict[str, tuple[Attack, ...]] = {
     "linf": (minimal, fmn, fab),
 }
 
-
 # What counts is the class; recipes go beyond a tie by margins of their own.
 FOOLED = misclassified(0.0)
 
@@ -45,9 +43,8 @@ FOOLED = misclassified(0.0)
 class WorstCase(Solution):
     """A :class:`Solution` that knows where each row is from.
 
-    ``winner``: the index in ``recipes``, the names, of what has fooled the row best; -1 where nothing has, or where
-    nothing had to, as the input is misclassified already. ``forwards`` and ``backwards`` are those of all
-    recipes together.
+    ``winner``: the index in ``recipes``, the names, of what fooled the row best; -1 where nothing has, or had to, the
+    input being misclassified already. ``forwards`` and ``backwards`` are those of all recipes together.
     """
 
     winner: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
@@ -73,10 +70,9 @@ def worst_case(
 ) -> WorstCase:
     """For every row the best of several ``recipes``: the adversarial input that is nearest in ``distance``.
 
-    ``recipes``: functions ``(model, inputs, labels, *, ...) -> Solution``, or names as on the command line, of entry
-    points or ``"module:function"``; a mapping names them. Options of their own come by ``functools.partial``; of the
-    arguments given here each gets those that it takes and that its ``partial`` does not set. By default some minimal
-    attacks of that norm.
+    ``recipes``, some minimal attacks of the norm by default: functions ``(model, inputs, labels, *, ...) -> Solution``,
+    or names as on the command line, of entry points or ``"module:function"``; a mapping names them. Options of their
+    own come by ``functools.partial``; each gets those arguments given here that it takes and its partial does not set.
 
     With ``eps``, a number or ``(batch,)``, a row counts as fooled only within that distance, budgeted recipes get it
     as theirs, and each sees only the rows that the ones before have not fooled: the robust accuracy at a budget.
@@ -94,9 +90,7 @@ def worst_case(
     problem = MinimalPerturbation(
         model, inputs, labels, distance=measure, targets=targets, constraint=FOOLED, bounds=bounds
     )
-    radius = None
-    if eps is not None:
-        radius = radius_of(eps, problem.inputs)
+    radius = None if eps is None else radius_of(eps, problem.inputs)
     if recipes is None:
         if measure.name not in DEFAULTS:
             raise ValueError(f"recipes: none are known for distance={measure.name!r}; name some, such as ['alma']")
@@ -124,12 +118,8 @@ def worst_case(
         found = attack(model, problem.inputs[rows], problem.labels[rows], **options)
         if not isinstance(found, Solution) or found.x.shape != problem.inputs[rows].shape:
             raise TypeError(f"recipes: {name!r} must return a Solution with one x per input, got {found!r:.80}")
-        part = replace(
-            problem,
-            inputs=problem.inputs[rows],
-            labels=problem.labels[rows],
-            targets=None if targets is None else targets[rows],
-        )
+        aims = None if targets is None else targets[rows]
+        part = replace(problem, inputs=problem.inputs[rows], labels=problem.labels[rows], targets=aims)
         before, best = best, best_of(best, _spread(_measured(found, part, radius, rows), best, rows))
         new = best.feasible & (~before.feasible | (best.objective < before.objective))
         winner = torch.where(new, index, winner)
@@ -152,7 +142,7 @@ def _measured(found: Solution, part: MinimalPerturbation, radius: Tensor | None,
         objective=objective,
         feasible=violation <= 0,
         violation=violation,
-        multipliers=tuple(torch.zeros_like(value) for value in point.values),
+        multipliers=tuple(map(torch.zeros_like, point.values)),
         forwards=found.forwards + 1,
     )
 
@@ -267,9 +257,5 @@ class StandardRecipe(BudgetedRecipe):
         return found
 
 
-standard = StandardRecipe(
-    "standard",
-    Standard,
-    without=("targets", "mask", "nu", "loss", "searches", "ignore_index"),
-    reference="after AutoAttack; Croce & Hein, ICML 2020",
-)
+_WITHOUT = ("targets", "mask", "nu", "loss", "searches", "ignore_index")
+standard = StandardRecipe("standard", Standard, without=_WITHOUT, reference="after AutoAttack; Croce & Hein, ICML 2020")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import got, require_number, require_whole
 from constropt.constraint import Constraint, inequality
 from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import (
@@ -51,12 +51,10 @@ GoalLike = Goal | Measure | None
 def misclassified(margin: float = MARGIN) -> Goal:
     """DLR+ <= 0, or tDLR+ <= 0 with targets: the goal of every attack that has no other.
 
-    ``margin``, beyond a tie, is in parts of the spread of the logits. The usual 1e-4 is what solvers tolerate in
-    float32; one that tolerates nothing can do with less, which shows where an input lies next to the boundary.
-    ``ValueError`` for a negative one.
+    ``margin``, beyond a tie, is in parts of the spread of the logits, ``ValueError`` if negative. The usual 1e-4 is
+    what solvers tolerate in float32; less, for one that tolerates nothing, shows where inputs lie next to the boundary.
     """
-    if not margin >= 0:
-        raise ValueError(f"margin: takes a part of the spread of the logits >= 0, got {margin}")
+    require_number(0, margin=margin)
 
     def value(logits: Tensor, aim: Aim) -> Tensor:
         if aim.targets is None:
@@ -77,8 +75,7 @@ def logit_margin(confidence: float = 0.0) -> Goal:
     ``z_y - max_{k != y} z_k + kappa <= 0``, with targets ``max_{k != t} z_k - z_t + kappa <= 0``, and a margin for
     rounding. ``ValueError`` for a ``confidence`` that is negative or infinite.
     """
-    if not 0 <= confidence < math.inf:
-        raise ValueError(f"confidence: takes a finite logit difference >= 0, got {confidence}")
+    require_number(0, confidence=confidence)
 
     def value(logits: Tensor, aim: Aim) -> Tensor:
         if aim.targets is None:
@@ -96,8 +93,8 @@ def cross_entropy_level(level: float) -> Goal:
     """Cross-entropy above a level, ``level + log softmax(z)_y <= 0``; of the targets, below it.
 
     In nats: a level of ``-log p`` leaves the label a probability of at most p, or gives the target at least p. The
-    label is certainly not predicted from ``log K`` on, the target certainly is below ``log 2``. ``ValueError`` for a
-    level that is not positive and finite.
+    label is certainly not predicted from ``log K`` on, the target certainly is below ``log 2``. ``ValueError`` unless
+    positive and finite.
     """
     if not 0 < level < math.inf:
         raise ValueError(f"level: takes a cross-entropy > 0 in nats, such as 0.69 = -log(1 / 2), got {level}")
@@ -122,30 +119,22 @@ def outside_top(k: int) -> Goal:
         if aim.targets is None:
             return below_largest(logits, aim.labels, k)
         # the margin of the ratio is on the other side of the opposite
-        ahead = -below_largest(logits, aim.targets, k)
-        return ahead + 2 * margin_for(logits.dtype)
+        return 2 * margin_for(logits.dtype) - below_largest(logits, aim.targets, k)
 
     return Goal(f"top {k}", value)
 
 
 def as_constraint(goal: GoalLike, aim: Aim) -> Constraint[Tensor]:
-    """The constraint of a goal, entry by entry; it holds for a row when the fraction ``aim.nu`` of its counted entries
-    does. None: :func:`misclassified`.
+    """The constraint of a goal, entry by entry: met in a row when the fraction ``aim.nu`` of its counted entries is.
 
-    A callable ``(logits, aim)`` to one value per label is a goal too. ``TypeError`` for anything else; ``ValueError``,
-    when called, for values of another shape than the labels.
+    A callable ``(logits, aim)`` to one value per label is a goal too; None is :func:`misclassified`. ``TypeError`` for
+    anything else; ``ValueError``, when called, for values of another shape than the labels.
     """
-    if goal is None:
-        goal = misclassified()
-    elif not isinstance(goal, Goal):
-        if not callable(goal):
-            raise TypeError(
-                "constraint: takes a Goal, such as logit_margin(5.0), or a callable (logits, aim) to one value per"
-                f" label, got {type(goal).__name__}"
-            )
-        goal = Goal(getattr(goal, "__name__", type(goal).__name__), goal)
-    made = goal
-
+    if goal is not None and not callable(goal) and not isinstance(goal, Goal):
+        takes = "a Goal, such as logit_margin(5.0), or a callable (logits, aim) to one value per label"
+        raise TypeError(f"constraint: takes {takes}, got {got(goal)}")
+    goal = misclassified() if goal is None else goal
+    made = goal if isinstance(goal, Goal) else Goal(getattr(goal, "__name__", type(goal).__name__), goal)
     surrogate, alternatives = made.surrogate, None if aim.dense else made.alternatives
     return inequality(
         lambda x, z: aim.per_label(made.value(z, aim), "constraint"),

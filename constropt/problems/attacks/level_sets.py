@@ -86,8 +86,7 @@ class SigmaZero(AttackMethod):
 
     ``size`` is the length eta_0 of the first step, ``threshold`` the first tau, both in parts of the bounds' width;
     ``sigma``, in parts of its square, smooths the norm; ``rate``, t in the paper, is the change of tau relative to the
-    step. The defaults are the published ones. ``Solution.objective`` is the number of *entries* that differ: a pixel
-    of three channels may count three times.
+    step. Defaults are the published ones. "l0" counts entries: a pixel of three channels may count three times.
 
     >>> import torch
     >>> weight = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.5], [0.0, 0.0, 0.0]])

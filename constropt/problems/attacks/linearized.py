@@ -40,24 +40,18 @@ def others(candidates: int | None) -> int | None:
     """How many other classes there are among ``candidates`` classes, the label being one; ``ValueError`` below 2."""
     if candidates is None:
         return None
-    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 2:
-        raise ValueError(
-            "candidates: takes the number of most likely classes, the label included, a whole number >= 2, or None for"
-            f" all, got {candidates!r}"
-        )
+    require_whole(2, candidates=candidates)
     return candidates - 1
 
 
 @dataclass(frozen=True)
 class Minimal(AttackMethod):
-    """The recommended minimal attack: the nearest adversarial inputs by averaged cuts,
-    :class:`~constropt.solvers.LinearizedProjection`.
+    """The recommended minimal attack: by averaged cuts (:class:`~constropt.solvers.LinearizedProjection`).
 
     ``distance``: "l1", "l2" or "linf". Nothing to tune, no dependence on the logits' scale, and outputs that are
     probabilities are recognised (row by row: nonnegative, of sum 1) and their logarithm is attacked, with the same
-    result as for the logits. One forward and one backward pass a step, ``steps`` in all; in l2 and linf they are split
-    into at most five runs of at least 25, from several starts, of four or five the last from the best point; in l1 into
-    two from 200 on.
+    result. One forward and one backward pass a step, ``steps`` in all; in l2 and linf they are split into at most five
+    runs of at least 25, from several starts, of four or five the last from the best point; in l1 into two from 200 on.
 
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     >>> solution = minimal(lambda x: x @ weight.T, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="linf")
@@ -83,9 +77,8 @@ class DeepFool(AttackMethod):
     Every step linearises the boundaries to the ``candidates - 1`` most likely other classes (None: all) and goes to the
     nearest one, ``overshoot`` times as far beyond. A row ends at its first point that is misclassified as it is
     returned, overshoot and clipping included. The paper knows no bounds: here every point is clipped to them, and with
-    ``bounds=(-inf, inf)`` none. ``targets``, which are not in the paper, leave one boundary. Outputs that are
-    probabilities are attacked through their logarithm. ``steps`` are iterations: one forward pass and ``candidates -
-    1`` backward passes each.
+    ``bounds=(-inf, inf)`` none. ``targets``, not in the paper, leave one boundary. Outputs that are probabilities are
+    attacked through their logarithm. ``steps`` are iterations: one forward and ``candidates - 1`` backward passes each.
 
     >>> solution = deepfool(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="linf")
     >>> solution.feasible.tolist(), round(solution.objective.item(), 4)
@@ -183,15 +176,16 @@ class FAB(AttackMethod):
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """All runs, before the last search."""
         attack = self.fitting(problem)
-        p = order_of(attack)
+        p, candidates = order_of(attack), others(self.candidates)
+        radius = EPS[p] * attack.width if self.eps is None else self.eps
         solver = BoundaryProjection(
             p=p,
             alpha=self.alpha_max,
             eta=self.eta,
             beta=self.beta,
-            candidates=others(self.candidates),
+            candidates=candidates,
             runs=self.restarts,
-            radius=EPS[p] * attack.width if self.eps is None else self.eps,
+            radius=radius,
             single=self.by_class,
             seed=self.seed,
         )

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from constropt.checks import got
 from constropt.problem import ProximableFunction
 from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import class_dlr, cross_entropy, dlr, logit_difference, targeted_dlr
@@ -46,8 +47,7 @@ def towards(classes: Tensor) -> Loss:
 
 
 def leading_classes(logits: Tensor, labels: Tensor, count: int) -> Tensor:
-    """The ``count`` classes (all others, if fewer) of the largest logits beside the label, in their order,
-    ``(batch, count, *pixels)``.
+    """The ``count`` classes (or all) of the largest logits beside the label, in order, ``(batch, count, *pixels)``.
 
     >>> leading_classes(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 9)
     tensor([[2, 1]])
@@ -92,16 +92,12 @@ def as_loss(loss: str | Loss, aim: Aim) -> Callable[[Tensor], Tensor]:
     """``logits -> loss`` per entry for an aim, from a name of :data:`LOSSES` or a callable ``(logits, aim)``.
 
     Entries that do not count see logits of 0: whatever the model returns there, even NaN, reaches no gradient.
-    ``ValueError`` for an unknown name and, when called, for a loss of another shape than the labels; ``TypeError`` for
-    anything else.
+    ``ValueError`` for an unknown name and, when called, a loss of another shape than the labels; else ``TypeError``.
     """
-    if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise ValueError(f"loss: takes one of {list(LOSSES)} or a callable (logits, aim), got {loss!r}")
-        loss = LOSSES[loss]
-    if not callable(loss):
-        raise TypeError(f"loss: takes one of {list(LOSSES)} or a callable (logits, aim), got {type(loss).__name__}")
-    function = loss
+    function = LOSSES.get(loss) if isinstance(loss, str) else loss
+    if function is None or not callable(function):
+        kind, found = (ValueError, repr(loss)) if isinstance(loss, str) else (TypeError, got(loss))
+        raise kind(f"loss: takes one of {list(LOSSES)} or a callable (logits, aim), got {found}")
 
     def per_entry(logits: Tensor) -> Tensor:
         if aim.counted is not None:

@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import got, require_whole
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.declared import MinimalPerturbation, PerturbationProblem
 from constropt.problems.attacks.goals import logit_margin
 from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.distances import Distance, DistanceLike, Norm, UnsupportedDistance, as_distance, with_gradient
 from constropt.problems.model_calls import ModelCall
-from constropt.solution import Solution, Status, best_of, continued
+from constropt.solution import Solution, Status, continued
 from constropt.solvers.balls.radius_search import smallest_radius
 from constropt.solvers.base import Loop, Method, Solver
 from constropt.solving import solve
@@ -36,9 +36,7 @@ class AttackMethod(Method):
 
     @classmethod
     def measured(cls, distance: DistanceLike) -> Distance:
-        """The distance; :class:`~constropt.problems.distances.UnsupportedDistance` for one that the method does not
-        take.
-        """
+        """The distance; :class:`~constropt.problems.distances.UnsupportedDistance` for one that it does not take."""
         return with_gradient(distance) if cls.distances is None else as_distance(distance, cls.distances)
 
     def default_steps(self, problem: Any) -> int:
@@ -47,18 +45,23 @@ class AttackMethod(Method):
 
     def fitting(self, problem: ConstrainedProblem[Any]) -> MinimalPerturbation:
         """The problem, if it is a :class:`MinimalPerturbation` in a distance that the method takes; else raises."""
-        if not isinstance(problem, MinimalPerturbation):
-            raise TypeError(
-                f"problem: {type(self).__name__} is for a MinimalPerturbation, got {type(problem).__name__}; general"
-                " problems are for the solvers of constropt.solvers"
-            )
-        self.measured(problem.measure)
-        return problem
+        return _fitting(problem, MinimalPerturbation, self)
 
     def check_distance(self, problem: ConstrainedProblem[Any]) -> None:
         """For methods that take any problem: where it has a distance, that is one of the method's."""
         if isinstance(problem, PerturbationProblem):
             self.measured(problem.measure)
+
+
+P = TypeVar("P", MinimalPerturbation, MaximalLoss)
+
+
+def _fitting(problem: ConstrainedProblem[Any], kind: type[P], method: AttackMethod) -> P:
+    if not isinstance(problem, kind):
+        found = f"{type(method).__name__} is for a {kind.__name__}, got {got(problem)}"
+        raise TypeError(f"problem: {found}; general problems are for the solvers of constropt.solvers")
+    method.measured(problem.measure)
+    return problem
 
 
 def order_of(problem: MinimalPerturbation) -> float:
@@ -83,13 +86,6 @@ def with_goal(problem: MinimalPerturbation, confidence: float) -> MinimalPerturb
 def on_logarithms(problem: MinimalPerturbation) -> MinimalPerturbation:
     """The problem with the logarithms of a model's probabilities for its logits, for attacks that linearise logits."""
     return replace(problem, model=ModelCall(problem.model, logarithm=True))
-
-
-def require_positive(unit: str, /, **values: float) -> None:
-    """``ValueError`` that names the first of ``values`` that is not > 0."""
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name}: takes a length > 0, in parts of {unit}, got {value}")
 
 
 Attack = Callable[[Tensor], Solution]
@@ -148,44 +144,21 @@ class SmallestRadius(Method):
 
         box = minimal.domain.bounds(origin.inputs[:1])
         assert box is not None
-        found = smallest_radius(
-            lambda radius: measured(attack(radius)),
-            measured(solve(*self.method.prepare(origin, origin.inputs, 1), origin.inputs, steps=1)),
-            largest=origin.measure(box[1], box[0]),
-            searches=self.searches,
-        )
+        start = measured(solve(*self.method.prepare(origin, origin.inputs, 1), origin.inputs, steps=1))
+        largest = origin.measure(box[1], box[0])
+        found = smallest_radius(lambda r: measured(attack(r)), start, largest=largest, searches=self.searches)
         return replace(found, forwards=found.forwards + passes) if passes else found
 
 
 def budgeted_problem(problem: ConstrainedProblem[Any], method: BudgetedMethod) -> MaximalLoss:
     """The problem, if it is a :class:`MaximalLoss` in a distance that the method takes; else raises."""
-    if not isinstance(problem, MaximalLoss):
-        raise TypeError(
-            f"problem: {type(method).__name__} is for a MaximalLoss, got {type(problem).__name__}; general problems are"
-            " for the solvers of constropt.solvers"
-        )
-    method.measured(problem.measure)
-    return problem
-
-
-def best_start(
-    problem: MaximalLoss, solver: Solver[Any], x0: Tensor, seeds: list[int | None], loop: Loop, steps: int
-) -> Solution:
-    """The best of one run of ``steps`` per seed; None starts at ``x0``, a seed at random."""
-    starts = (x0 if seed is None else problem.random_start(seed) for seed in seeds)
-    return best_of(*(loop(problem, solver, start, steps=steps) for start in starts))
-
-
-def seeds_of(seed: int | None, restarts: int) -> list[int | None]:
-    """The seeds of ``restarts`` runs, from ``seed`` on; None, which starts at the inputs, for the first run alone."""
-    return [None if seed is None and not k else (seed or 0) + k for k in range(restarts)]
+    return _fitting(problem, MaximalLoss, method)
 
 
 def solution_at(problem: ConstrainedProblem[Any], x: Tensor) -> Solution:
     """Given points, ``(batch, *event)``, as a solution of ``problem``: objective and feasibility (tolerance 0) there.
 
-    One forward pass is counted and no backward; the status is ``BUDGET_SPENT``, there are no multipliers, and
-    ``first_feasible`` is 0 for feasible rows.
+    One forward pass is counted, the status is ``BUDGET_SPENT``, and ``first_feasible`` is 0 for feasible rows.
 
     >>> problem = ConstrainedProblem(objective=lambda x, _: x.square().sum(1))
     >>> solution_at(problem, torch.tensor([[3.0, 4.0]])).objective
@@ -202,7 +175,7 @@ def solution_at(problem: ConstrainedProblem[Any], x: Tensor) -> Solution:
         feasible=feasible,
         violation=violation,
         status=torch.full_like(feasible, int(Status.BUDGET_SPENT), dtype=torch.int8),
-        multipliers=tuple(torch.zeros_like(value) for value in point.values),
+        multipliers=tuple(map(torch.zeros_like, point.values)),
         duals=None,
         forwards=passes,
         backwards=torch.zeros_like(passes),
@@ -213,8 +186,6 @@ def solution_at(problem: ConstrainedProblem[Any], x: Tensor) -> Solution:
 def remeasured(solution: Solution, problem: ConstrainedProblem[Any]) -> Solution:
     """The solution's points with the objective and feasibility (exactly, tolerance 0) that they have in ``problem``.
 
-    For methods that solve a simpler problem, such as one without the attack's constraint. The pass is counted; there
-    are no multipliers, and ``first_feasible`` is 0 for feasible rows.
+    For methods that solve a simpler problem, such as one without the attack's constraint. The pass is counted.
     """
-    measured = solution_at(problem, solution.x)
-    return replace(continued(solution, measured), status=solution.status, trace=solution.trace)
+    return replace(continued(solution, solution_at(problem, solution.x)), status=solution.status, trace=solution.trace)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import require_number, require_one_of, require_whole
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.constraints import cross_entropy
 from constropt.problems.attacks.declared import MinimalPerturbation
@@ -62,8 +62,7 @@ class CW(AttackMethod):
     abort_early: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.searches is not None:
-            require_whole(searches=self.searches)
+        require_whole(searches=1 if self.searches is None else self.searches)
 
     @classmethod
     def measured(cls, distance: DistanceLike) -> Distance:
@@ -78,20 +77,12 @@ class CW(AttackMethod):
         unit = width**2 if name in ("l2", "l0") else width
         weight = unit * (WEIGHTS.get(name, 1e-3) if self.weight is None else self.weight)
         doubling = 2.0 if self.factor is None else self.factor
+        largest = LARGEST.get(name, torch.inf) * unit
         if name == "linf":
-            rule = ShrinkingTolerance(
-                weight=weight,
-                factor=doubling,
-                largest=LARGEST[name] * unit,
-                start=width,
-                decrease=self.decrease,
-                least=width / 255,
-                early=bool(self.abort_early),
-            )
+            least, early = width / 255, bool(self.abort_early)
+            rule = ShrinkingTolerance(weight, doubling, largest, width, self.decrease, least=least, early=early)
         elif name == "l0":
-            rule = ShrinkingSupport(
-                weight=weight, factor=doubling, largest=LARGEST[name] * unit, negligible=1e-4 * width
-            )
+            rule = ShrinkingSupport(weight, doubling, largest, negligible=1e-4 * width)
         else:
             rule = Bisection(weight=weight, factor=10.0 if self.factor is None else self.factor)
         solver = PenaltySearch(
@@ -110,14 +101,13 @@ RULES = ("l1", "EN")
 
 @dataclass(frozen=True)
 class EAD(AttackMethod):
-    """The elastic-net attack: :class:`MinimalPerturbation` by a proximal
-    :class:`~constropt.solvers.PenaltySearch`.
+    """The elastic-net attack: :class:`MinimalPerturbation` by a proximal :class:`~constropt.solvers.PenaltySearch`.
 
     min ``||delta||_2^2 + beta ||delta||_1 + c max(z_y - max_{k != y} z_k + confidence, 0)`` by FISTA
     (``accelerated=False``: ISTA) with steps ``size sqrt(1 - progress)``; c starts at ``weight``, grows by ``factor``
     until the row is fooled, and is then bisected, in ``searches`` of ``steps // searches`` steps: the published 9 x
-    1,000. ``abort_early``, which the authors' code has and the text has not, ends
-    a search that makes no progress: a third of the passes for l1 norms some 5 to 15 % larger.
+    1,000. ``abort_early``, which the authors' code has and the text has not, ends a search that makes no progress: a
+    third of the passes for l1 norms some 5 to 15 % larger.
 
     A larger ``beta`` suits perturbations of large entries: with 0.01, Foolbox' default, l1 norms were a quarter smaller
     than with the published 1e-3 on two small networks, and a quarter larger on a ResNet, in few steps.
@@ -128,8 +118,7 @@ class EAD(AttackMethod):
     ``threshold="exact"`` makes it beta, as the formula says.
 
     One forward and one backward pass a step: of FISTA's two points the model sees the one where the gradient is taken,
-    within the bounds. ``ValueError`` for an unknown rule or threshold. A problem with a ``constraint`` of its own keeps
-    it.
+    within the bounds. ``ValueError`` for an unknown rule or threshold. A problem's own ``constraint`` is kept.
 
     >>> solution = ead(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), rule="l1", steps=900)
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
@@ -150,10 +139,8 @@ class EAD(AttackMethod):
     distances: ClassVar[tuple[str, ...] | None] = ("l1",)
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(f"rule: takes one of {list(RULES)}, got {self.rule!r}")
-        if self.threshold not in ("published", "exact"):
-            raise ValueError(f"threshold: takes 'published' or 'exact', got {self.threshold!r}")
+        require_one_of("rule", self.rule, RULES)
+        require_one_of("threshold", self.threshold, ("published", "exact"))
         require_whole(searches=self.searches)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
@@ -166,9 +153,9 @@ class EAD(AttackMethod):
 
         if self.rule == "EN":
             attack = replace(attack, distance=Distance("elastic net", elastic_net))
-        published = self.threshold == "published"
+        threshold = 1.0 if self.threshold == "published" else None
         solver = PenaltySearch(
-            primal=ShrinkageThresholding(accelerated=self.accelerated, threshold=1.0 if published else None),
+            primal=ShrinkageThresholding(accelerated=self.accelerated, threshold=threshold),
             size=self.size,
             decay=square_root,
             searches=self.searches,
@@ -191,9 +178,8 @@ class StrAttack(AttackMethod):
     ``weight`` on, times ``factor`` until the row is fooled, then bisected. ``tau`` and ``gamma`` are the published
     weights. The groups' norms and the box are handled together by their exact prox, in FISTA with steps ``size
     sqrt(1 - progress)``, where the paper splits them into the variables of an ADMM: the problem is the same.
-    ``Solution.objective`` is that objective, at one forward and one backward pass a step.
-
-    ``ValueError`` for groups of another shape. A problem with a ``constraint`` of its own keeps it.
+    ``Solution.objective`` is that objective, at one forward and one backward pass a step. ``ValueError`` for groups of
+    another shape. A problem's own ``constraint`` is kept.
 
     >>> x = torch.tensor([[0.75, 0.5, 0.5, 0.5]])
     >>> weight = torch.tensor([[1.0, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.5]])
@@ -216,9 +202,7 @@ class StrAttack(AttackMethod):
 
     def __post_init__(self) -> None:
         require_whole(searches=self.searches)
-        for name, value in (("tau", self.tau), ("gamma", self.gamma)):
-            if not value >= 0:
-                raise ValueError(f"{name}: takes a weight >= 0, got {value}")
+        require_number(0, tau=self.tau, gamma=self.gamma)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """The squared l2 norm as the distance, the groups as the nonsmooth term."""
@@ -270,9 +254,8 @@ class LBFGSAttack(AttackMethod):
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
         attack = self.fitting(problem)
         if attack.aim.dense:
-            raise ValueError(
-                f"labels: lbfgs_attack takes one per row, got shape {tuple(attack.labels.shape)}; use alma_prox"
-            )
+            found = tuple(attack.labels.shape)
+            raise ValueError(f"labels: lbfgs_attack takes one per row, got shape {found}; use alma_prox")
         rule = Bisection(weight=self.weight * attack.width**2, factor=self.factor)
         solver, steps = ProjectedLBFGS(memory=self.memory), max(loop.steps // self.searches, 1)
         state, best = rule.init(attack.inputs), None

@@ -124,13 +124,11 @@ class Recipe(Generic[M]):
         for name in (*(name for name in given if common[name] is not None), *hyper):
             if name not in self.options:
                 near = near_names(name, self.options, "; did you mean {}?")
-                raise TypeError(
-                    f"{self.name}: takes no {name}{near}; beside {', '.join(_GIVEN)} it takes {', '.join(self.options)}"
-                )
+                takes = f"beside {', '.join(_GIVEN)} it takes {', '.join(self.options)}"
+                raise TypeError(f"{self.name}: takes no {name}{near}; {takes}")
         if self.targeted == "required" and common["targets"] is None:
-            raise ValueError(
-                f"targets: {self.name} is a targeted attack, give the classes to be reached; dag attacks without any"
-            )
+            cure = "give the classes to be reached; dag attacks without any"
+            raise ValueError(f"targets: {self.name} is a targeted attack, {cure}")
         return self.method(**hyper)
 
     def _measured(self, distance: DistanceLike | None) -> Distance:
@@ -229,8 +227,7 @@ class BudgetedRecipe(Recipe[BudgetedMethod]):
     ) -> Solution:
         aim = {"targets": targets, "mask": mask, "nu": nu, "ignore_index": ignore_index, "bounds": bounds}
         method = self._checked(hyper, aim | {"distance": distance, "steps": steps, "searches": searches})
-        if searches is None:
-            searches = SEARCHES
+        searches = SEARCHES if searches is None else searches
         require_whole(searches=searches)
         loss = self.losses[targets is not None] if loss is None else loss
         radius, distance = 0.0 if eps is None else eps, self._measured(distance)

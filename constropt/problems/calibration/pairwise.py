@@ -51,10 +51,8 @@ class MMCE(nn.Module):
     weigh as much as many hits; the terms of a kind that is absent are 0.
 
     Only ``r`` is differentiable, in the errors and in the kernel; ``c`` is a constant. The sum over pairs is exact and
-    takes O(m log m) (:func:`laplacian_form`): no matrix of pairs is made, so that label maps need no sampling.
-
-    Called as :class:`~constropt.problems.calibration.entrywise.EntrywiseLoss` is. Raises ``ValueError`` unless
-    ``weight >= 0``, ``width >= 0.01`` and ``form`` is one of the two.
+    takes O(m log m) (:func:`laplacian_form`), so that label maps need no sampling. Called as :class:`EntrywiseLoss` is.
+    Raises ``ValueError`` unless ``weight >= 0``, ``width >= 0.01`` and ``form`` is one of the two.
 
     >>> logits, labels = torch.tensor([[3.0, 0.0], [3.0, 0.0]]), torch.tensor([0, 1])
     >>> cross_entropy = functional.cross_entropy(logits, labels)
@@ -180,10 +178,8 @@ class CPC(EntrywiseLoss):
       best, over the pairs ``i < j`` of these classes (none, and 0, for two classes).
 
     The weights are those of the thesis (appendix V-6). The code of its authors halves the second mean, and adds a
-    constant: its gradients are those of half the weight ``exclusion`` here.
-
-    Time is O(K^2) per entry, memory O(K) per entry and some 20 MB for the work in hand. Raises ``ValueError`` unless
-    both weights are ``>= 0``, and as :class:`EntrywiseLoss`.
+    constant: its gradients are those of half the weight ``exclusion`` here. Time is O(K^2) per entry, memory O(K) and
+    some 20 MB for the work in hand. Raises ``ValueError`` unless both are ``>= 0``, and as :class:`EntrywiseLoss`.
 
     >>> uniform, labels = torch.zeros(1, 5), torch.tensor([3])
     >>> round(CPC()(uniform, labels).item() - math.log(5), 4) == round(11 * math.log(2), 4)
@@ -204,6 +200,3 @@ class CPC(EntrywiseLoss):
         if rest.shape[1] > 1:
             loss = loss + self.exclusion * cast(Tensor, _MeanExclusion.apply(rest))
         return loss.view(shape)
-
-    def extra_repr(self) -> str:
-        return f"discrimination={self.discrimination:g}, exclusion={self.exclusion:g}"

@@ -21,9 +21,8 @@ def srgb_to_lab(rgb: Tensor, *, luminance: float = 100.0) -> Tensor:
     """L*, a*, b* of sRGB images ``(batch, 3, *pixels)`` in [0, 1], the gamma undone; L* lies in [0, 100].
 
     ``luminance`` is Y of the color (1, 1, 1), whose white is (95.0489, 100, 108.8840). The text and the published code
-    leave it at 1, so that images are a hundred times darker than their white, L* <= 9, and color differences are
-    smaller, and weighted otherwise, than those that CIEDE2000 was made for; ``luminance=1`` is for a comparison with
-    the tables.
+    leave it at 1 (``luminance=1`` is for a comparison with the tables), so that images are a hundred times darker than
+    their white, L* <= 9, and color differences smaller, and weighted otherwise, than CIEDE2000 was made for.
 
     >>> srgb_to_lab(torch.tensor([[[1.0], [0.0], [0.0]]])).flatten().round(decimals=1)
     tensor([53.2000, 80.1000, 67.2000])
@@ -49,9 +48,8 @@ def _cube_root(t: Tensor) -> Tensor:
 def ciede2000(lab: Tensor, reference: Tensor) -> Tensor:
     """Delta E_00 of colors L*, a*, b*: ``(batch, 3, *pixels)`` to ``(batch, *pixels)``; 1 is just noticeable.
 
-    Hue differences and mean hues come from vectors, not from angles, so that there is nothing to wrap around and the
-    gradient is finite everywhere (0 where it does not exist: equal colors). Where the formula jumps, at hues exactly
-    opposite, it follows Sharma's rules.
+    Hue differences and mean hues come from vectors, not from angles: nothing wraps around, and the gradient is finite
+    everywhere (0 at equal colors). Where the formula jumps, at hues exactly opposite, it follows Sharma's rules.
 
     >>> ciede2000(torch.tensor([[50.0, 2.6772, -79.7751]]), torch.tensor([[50.0, 0.0, -82.7485]])).round(decimals=4)
     tensor([2.0425])

@@ -114,9 +114,7 @@ def nearest_neighbour_information(embeddings: Tensor, labels: Tensor, *, neighbo
 
 @dataclass(frozen=True)
 class MutualInformation:
-    """I(Z; Y) seen from both sides of Eq. 2.1, with the entropies that each is the difference of, and as a check
-    :func:`nearest_neighbour_information`.
-    """
+    """I(Z; Y) from both sides of Eq. 2.1, their entropies, and :func:`nearest_neighbour_information` as a check."""
 
     labels: float
     labels_given_embeddings: float | None

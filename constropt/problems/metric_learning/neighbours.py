@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.checks import require_below, require_positive, require_whole
+from constropt.checks import require_below, require_number, require_one_of, require_positive, require_whole
 from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.classifier import check_classes
 from constropt.problems.metric_learning.pairs import (
@@ -41,8 +41,7 @@ class NCA(PairwiseLoss):
     def __init__(self, temperature: float = 0.1, *, reduction: str = "sum") -> None:
         super().__init__()
         require_positive(temperature=temperature)
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"reduction: takes 'sum' (Eq. 1.4) or 'mean' (over positive pairs), got {reduction!r}")
+        require_one_of("reduction", reduction, ("sum", "mean"))
         self.temperature, self.reduction = temperature, reduction
 
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
@@ -147,8 +146,7 @@ class MemoryBank(nn.Module):
     def __init__(self, size: int, dimension: int, momentum: float = 0.5) -> None:
         super().__init__()
         require_whole(size=size, dimension=dimension)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum: takes a value in [0, 1), got {momentum}")
+        require_number(0, 1, momentum=momentum)
         self.momentum = momentum
         self.register_buffer("embeddings", torch.zeros(size, dimension))
         self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))

@@ -12,10 +12,6 @@ from constropt.checks import MissingExtra, require_one_of, require_whole
 from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.pairs import check_embeddings, check_labels, unit
 
-# similarities in memory at a time: 64 MiB in float32 on a processor, 512 MiB on a GPU
-_ENTRIES = {"cpu": 2**24}
-_ENTRIES_ACCELERATOR = 2**27
-
 DISTANCES = ("cosine", "l2")
 
 
@@ -85,9 +81,8 @@ def retrieval_metrics(
     """Recall@k and precision@k for every k of ``ks``, MAP@R and R-precision; arguments as for :func:`recall_at_k`.
 
     R is the number of samples of the query's class that there are to retrieve. R-precision is the fraction of the first
-    R that are of the class; MAP@R the mean over the first R places of the precision up to the place where that is
-    of the class, and 0 elsewhere. They need the nearest ``max(R, k)`` in order, so they cost more than the recall
-    alone; ties come in any order.
+    R that are of the class; MAP@R the mean over the first R places of the precision up to the place where that is of
+    the class, and 0 elsewhere. They need the nearest ``max(R, k)`` in order: this costs more. Ties come in any order.
 
     >>> z = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.8]])
     >>> metrics = retrieval_metrics(z, torch.tensor([0, 0, 1, 1]), ks=(1, 2))
@@ -187,14 +182,12 @@ class _Search:
             takes = f"k up to the {available} samples there are to retrieve, got {max(ks)}"
             raise ValueError(f"ks: takes {takes}; leave larger k out, or pass a larger gallery")
         require_whole(chunk=1 if chunk is None else chunk)
-        alone = gallery is None or gallery_labels is None
         labels, order = labels.long().sort(stable=True)
         queries = at_least_float32(query.detach()[order])
-        if gallery is None or gallery_labels is None:
-            columns, searched = labels, queries
-        else:
+        columns, searched, alone = labels, queries, True
+        if gallery is not None and gallery_labels is not None:
             columns, order = gallery_labels.long().sort(stable=True)
-            searched = gallery.detach()[order].to(queries.dtype)
+            searched, alone = gallery.detach()[order].to(queries.dtype), False
         first, last = torch.searchsorted(columns, labels), torch.searchsorted(columns, labels, right=True)
         positives = last - first - int(alone)
         if not bool((positives > 0).any()):
@@ -209,8 +202,8 @@ class _Search:
             queries, searched = queries - center, searched - center
             searched = torch.cat([searched, -searched.square().sum(1, keepdim=True) / 2], dim=1)
             queries = torch.cat([queries, torch.ones_like(queries[:, :1])], dim=1)
-        if chunk is None:
-            chunk = max(16, _ENTRIES.get(query.device.type, _ENTRIES_ACCELERATOR) // len(searched))
+        if chunk is None:  # similarities in memory: 64 MiB in float32 on a processor, 512 MiB on a GPU
+            chunk = max(16, (2**24 if query.device.type == "cpu" else 2**27) // len(searched))
         return cls(queries, searched, first, last, alone, positives, chunk)
 
     def similarities(self) -> Iterator[tuple[slice, Tensor]]:

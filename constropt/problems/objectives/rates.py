@@ -14,13 +14,13 @@ where the likelihood ratio is above a threshold, and that threshold is the multi
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from constropt.checks import got, require_whole
+from constropt.checks import got, require_number, require_whole
 from constropt.duals import ConstantRho, MultiplierUpdate
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.precision import at_least_float32
@@ -57,10 +57,8 @@ def binary_scores(output: Tensor) -> Tensor:
     output = at_least_float32(output)
     if output.dim() == 1:
         return output
-    if output.dim() == 2 and output.shape[1] == 1:
-        return output.squeeze(1)
-    if output.dim() == 2 and output.shape[1] == 2:
-        return output[:, 1] - output[:, 0]
+    if output.dim() == 2 and output.shape[1] in (1, 2):
+        return output.squeeze(1) if output.shape[1] == 1 else output[:, 1] - output[:, 0]
     takes = "scores of shape (batch,) or (batch, 1), or logits of shape (batch, 2)"
     raise ValueError(f"output: takes {takes}, got {tuple(output.shape)}")
 
@@ -90,15 +88,16 @@ class _EqualRates(ConstrainedLoss):
     not depend on group a. No share of the groups has to be known.
     """
 
-    def __init__(self, groups: int, eps: float, given: int | None, lagrangian: AugmentedLagrangian) -> None:
+    given: ClassVar[int | None] = None  # the label among which rates are taken; None: among all
+
+    def __init__(self, groups: int, eps: float, *, lagrangian: AugmentedLagrangian = TRAINING) -> None:
         require_whole(2, groups=groups)
-        if not 0 <= eps < 1:
-            raise ValueError(f"eps: the allowed difference of two rates must lie in [0, 1), got {eps}")
-        options = {"groups": groups, "eps": float(eps), "given": given}
+        require_number(0, 1, eps=eps)
+        options = {"groups": groups, "eps": float(eps), "given": self.given}
         constraint = on_average(
             partial(_differences, **options),
             surrogate=partial(_soft_differences, **options),
-            mask=partial(_pairs, groups=groups, given=given),
+            mask=partial(_pairs, groups=groups, given=self.given),
             shape=(groups, groups),
             name="rates",
         )
@@ -130,9 +129,6 @@ class DemographicParity(_EqualRates):
     0.400
     """
 
-    def __init__(self, groups: int, eps: float, *, lagrangian: AugmentedLagrangian = TRAINING) -> None:
-        super().__init__(groups, eps, None, lagrangian)
-
 
 class EqualOpportunity(_EqualRates):
     """Cross-entropy, subject to rates of positive decisions *among positives* (true positive rates) that differ by at
@@ -145,8 +141,7 @@ class EqualOpportunity(_EqualRates):
     tensor(-0.1000)
     """
 
-    def __init__(self, groups: int, eps: float, *, lagrangian: AugmentedLagrangian = TRAINING) -> None:
-        super().__init__(groups, eps, 1, lagrangian)
+    given = 1
 
 
 def _split(target: Any) -> tuple[Tensor, Tensor]:
