@@ -71,9 +71,8 @@ def below_largest(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """``(z_y - z_[k]) / (z_pi1 - mean(z_pi3, ..., z_pik+2))``, z_[k] the k-th largest logit of the other classes.
 
     Negative iff y is not among the k largest; :func:`dlr` for k = 1. The denominator is a constant for gradients:
-    otherwise raising the largest logit would do in place of lowering y among the others.
-
-    Raises ``ValueError`` where there are no k other classes.
+    otherwise raising the largest logit would do in place of lowering y among the others. Raises ``ValueError`` where
+    there are no k other classes.
 
     >>> below_largest(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0]), 2)
     tensor([1.0001])

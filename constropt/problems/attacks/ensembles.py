@@ -74,12 +74,11 @@ def worst_case(
     or names as on the command line, of entry points or ``"module:function"``; a mapping names them. Options of their
     own come by ``functools.partial``; each gets those arguments given here that it takes and its partial does not set.
 
-    With ``eps``, a number or ``(batch,)``, a row counts as fooled only within that distance, budgeted recipes get it
-    as theirs, and each sees only the rows that the ones before have not fooled: the robust accuracy at a budget.
-    Results are measured anew, by one forward pass each: a claim that does not hold is not counted.
-
-    Raises what :class:`MinimalPerturbation` raises, ``ValueError`` for no recipes, an unknown name and targets or
-    bounds that a recipe does not take, ``TypeError`` for what is no recipe or returns no solution.
+    With ``eps``, a number or ``(batch,)``, a row counts as fooled only within that distance, budgeted recipes get it as
+    theirs, and each sees only the rows that the ones before have not fooled: the robust accuracy at a budget. Results
+    are measured anew, by one forward pass each: a claim that does not hold is not counted. Raises what
+    :class:`MinimalPerturbation` raises, ``ValueError`` for no recipes, an unknown name and targets or bounds that a
+    recipe does not take, ``TypeError`` for what is no recipe or returns no solution.
 
     >>> x, labels = torch.tensor([[0.75, 0.5]]), torch.tensor([0])
     >>> found = worst_case(lambda x: x, x, labels, recipes=[partial(minimal, steps=5), fmn], distance="linf")

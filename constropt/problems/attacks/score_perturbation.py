@@ -136,9 +136,8 @@ def scores_below(scores: Callable[[Any], Tensor], threshold: float, *, fraction:
 
     ``scores(output)``: ``(batch, *entries)``, such as the confidences of the boxes that cover an object; each is a
     constraint ``score - threshold <= 0``. What does not matter in a row, the callable gives any value below the
-    threshold. ``fraction`` of them has to be met.
-
-    Raises ``TypeError`` for ``scores`` that is no callable and ``ValueError`` for a threshold that is not finite.
+    threshold. ``fraction`` of them has to be met. Raises ``TypeError`` for ``scores`` that is no callable and
+    ``ValueError`` for a threshold that is not finite.
 
     >>> scores_below(lambda boxes: boxes[:, :, 4], 0.5).value(torch.zeros(1, 1), torch.ones(1, 3, 5))
     tensor([[0.5000, 0.5000, 0.5000]])

@@ -58,9 +58,8 @@ def long_tailed(labels: Tensor, *, ratio: float = 100.0, seed: int = 0) -> Tenso
 
     Of class ``k``, out of the ``K = labels.max() + 1``, remain ``n_k = n_max ratio^(-k / (K - 1))`` samples, rounded
     down but at least one; ``ratio`` is that of the largest class to the smallest (ImageNet-LT: 256). ``n_max`` is the
-    largest number for which every class has enough. The global generators are not touched.
-
-    Raises ``ValueError`` for labels that are no vector of integers >= 0, classes without a sample and ``ratio < 1``.
+    largest number for which every class has enough. The global generators are not touched. Raises ``ValueError`` for
+    labels that are no vector of integers >= 0, classes without a sample and ``ratio < 1``.
 
     >>> labels = torch.arange(3).repeat_interleave(100)
     >>> labels[long_tailed(labels, ratio=100)].bincount()

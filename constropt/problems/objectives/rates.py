@@ -114,10 +114,9 @@ class DemographicParity(_EqualRates):
 
     ``criterion.multipliers``, ``(groups, groups)``, has in row a and column b the price of rate(a) - rate(b) <= eps,
     and ``criterion.levels`` how far it is exceeded (negative: slack); the diagonal means nothing. Gradients are those
-    of the mean sigmoid of the scores. Update the duals on held-out data in large batches that mix the groups: pairs
-    of which a batch lacks one group are left out of it.
-
-    Raises ``ValueError`` unless ``groups >= 2`` and ``0 <= eps < 1``, and for labels and groups out of range.
+    of the mean sigmoid of the scores. Update the duals on held-out data in large batches that mix the groups: pairs of
+    which a batch lacks one group are left out of it. Raises ``ValueError`` unless ``groups >= 2`` and ``0 <= eps < 1``,
+    and for labels and groups out of range.
 
     >>> criterion = DemographicParity(groups=2, eps=0.1)
     >>> score, labels = torch.tensor([1.0, 2.0, 1.0, -1.0]), torch.tensor([1, 1, 0, 0])

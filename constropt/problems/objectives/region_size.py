@@ -31,12 +31,11 @@ class RegionSize(ConstrainedLoss):
     each image as fractions of its pixels (0 and 1: no bound); :func:`size_bounds` makes them. With ``lower`` and/or
     ``upper``, numbers or one per class, the bounds are the same for all images, and the target is ``labels`` alone.
 
-    Sizes are means of the softmax over *all* pixels of the image, labelled or not. Every image has its constraints;
-    the multipliers, ``(K, 2)`` (lower bounds first), are shared by the images. The constraints are on the training
-    images themselves, whose bounds are what is known, so ``update_duals`` may well go over these. Further arguments are
-    those of :class:`~constropt.training.ConstrainedLoss`: ``rule=keep`` and a mu next to 0 give Kervadec's penalty.
-
-    Raises ``ValueError`` for fewer than two classes, and bounds that cross, leave [0, 1] or have the wrong shape.
+    Sizes are means of the softmax over *all* pixels of the image, labelled or not. Every image has its constraints; the
+    multipliers, ``(K, 2)`` (lower bounds first), are shared by the images. The constraints are on the training images
+    themselves, whose bounds are what is known, so ``update_duals`` may well go over these. Further arguments are those
+    of :class:`~constropt.training.ConstrainedLoss`: ``rule=keep`` and a mu next to 0 give Kervadec's penalty. Raises
+    ``ValueError`` for fewer than two classes, and bounds that cross, leave [0, 1] or have the wrong shape.
 
     >>> criterion = RegionSize(2, lower=[0.0, 0.5])
     >>> logits = torch.tensor([[[2.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0]]])  # class 1 has 12 % of the one image
