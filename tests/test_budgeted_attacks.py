@@ -15,7 +15,7 @@ from constropt import Box, ConstrainedProblem, L1Ball, L2Ball, LinfBall, Solutio
 from constropt.problems.attacks import MaximalLoss, bim, fgsm, mi_fgsm, pgd
 from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import MARGIN
-from constropt.problems.attacks.losses import LOSSES, as_loss
+from constropt.problems.attacks.goals import LOSSES, as_loss
 from constropt.solution import best_of
 from constropt.solvers.balls.projected_gradient import ProjectedGradient
 from constropt.solvers.balls.radius_search import smallest_radius

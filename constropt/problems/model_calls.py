@@ -41,7 +41,7 @@ def unwrapped(output: Any) -> Any:
     return getattr(output, "logits", output)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelCall:
     """``model`` as problems call it: in evaluation mode (modules are put back), its output unwrapped and checked.
 

@@ -2,10 +2,9 @@
 
 from constropt.problems.attacks.augmented_lagrangian import ALMA, PDGD, PDPGD, ALMAProx, alma, alma_prox, pdgd, pdpgd
 from constropt.problems.attacks.balls import APGD, BIM, FGSM, MIFGSM, PGD, Square, apgd, bim, fgsm, mi_fgsm, pgd, square
-from constropt.problems.attacks.catalogue import RECIPES
 from constropt.problems.attacks.constraints import dlr, logit_difference, targeted_dlr
-from constropt.problems.attacks.declared import MinimalPerturbation
-from constropt.problems.attacks.ensembles import Standard, WorstCase, standard, worst_case
+from constropt.problems.attacks.declared import MaximalLoss, MinimalPerturbation
+from constropt.problems.attacks.ensembles import RECIPES, Standard, WorstCase, standard, worst_case
 from constropt.problems.attacks.goals import Goal, cross_entropy_level, logit_margin, outside_top
 from constropt.problems.attacks.greedy import ASMA, DAG, JSMA, asma, dag, jsma
 from constropt.problems.attacks.level_sets import DDN, FMN, SigmaZero, ddn, fmn, sigma_zero
@@ -23,7 +22,6 @@ from constropt.problems.attacks.linearized import (
     superdeepfool,
     trust_region,
 )
-from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.attacks.method import SmallestRadius
 from constropt.problems.attacks.penalized import CW, EAD, LBFGSAttack, StrAttack, cw, ead, lbfgs_attack, str_attack
 from constropt.problems.attacks.perceptual import LPA, PerCAL, lpa, perc_al

@@ -36,7 +36,7 @@ def check_inputs(model: Model, inputs: Tensor, bounds: tuple[float, float]) -> N
         raise ValueError(f"inputs: must lie within bounds={bounds}, got values from {low:.6g} to {high:.6g}; {cure}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Aim:
     """What is attacked: true classes, classes to be reached (or None), and which entries count (None: all).
 

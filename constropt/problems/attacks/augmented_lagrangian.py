@@ -13,8 +13,7 @@ from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.masking import ConstraintScale, QuantileMask
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.declared import MinimalPerturbation, PerturbationProblem
-from constropt.problems.attacks.losses import following, split
-from constropt.problems.attacks.method import AttackMethod, Prepared
+from constropt.problems.attacks.method import AttackMethod, Prepared, following, split
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.prox import NormAround
 from constropt.solution import Solution, best_of
@@ -32,7 +31,7 @@ def ema_for(steps: int) -> float:
     return min(0.9, max(0.5, 0.5 + 0.4 * (log10(max(steps, 1)) - 2)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ALMA(AttackMethod):
     """The ALMA attack (Sec. 4.4): :class:`MinimalPerturbation`, or any problem, by the joint loop.
 
@@ -129,7 +128,7 @@ class GrowingStepSize(StepSize):
         return grown * scale / (index - turned + scale)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ALMAProx(AttackMethod):
     """The ALMA prox attack: the linf :class:`MinimalPerturbation` of a classifier or dense prediction, by prox steps.
 

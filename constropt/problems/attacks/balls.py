@@ -11,8 +11,8 @@ from torch import Tensor
 
 from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.losses import leading_classes, towards
-from constropt.problems.attacks.maximal_loss import MaximalLoss
+from constropt.problems.attacks.declared import MaximalLoss
+from constropt.problems.attacks.goals import leading_classes, towards
 from constropt.problems.attacks.method import Attack, BudgetedMethod, Prepared
 from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.solution import Solution, best_of, continued

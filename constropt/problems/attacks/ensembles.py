@@ -1,6 +1,7 @@
-"""Several recipes on the same samples: the worst case, and a standard evaluation in the manner of AutoAttack."""
+"""Recipes by name, and several on the same samples: the worst case, and an evaluation in the manner of AutoAttack."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -10,20 +11,65 @@ from torch import Tensor
 
 from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.augmented_lagrangian import alma
-from constropt.problems.attacks.balls import apgd, square
-from constropt.problems.attacks.catalogue import Attack, declaration_of, recipe_named, takes
-from constropt.problems.attacks.declared import MinimalPerturbation
+from constropt.problems.attacks.augmented_lagrangian import alma, alma_prox, pdgd, pdpgd
+from constropt.problems.attacks.balls import apgd, bim, fgsm, mi_fgsm, pgd, square
+from constropt.problems.attacks.declared import MinimalPerturbation, radius_of
 from constropt.problems.attacks.goals import misclassified
+from constropt.problems.attacks.greedy import asma, dag, jsma
 from constropt.problems.attacks.level_sets import ddn, fmn, sigma_zero
-from constropt.problems.attacks.linearized import fab, minimal
-from constropt.problems.attacks.maximal_loss import radius_of
+from constropt.problems.attacks.linearized import brendel_bethge, deepfool, fab, minimal, superdeepfool, trust_region
 from constropt.problems.attacks.method import BudgetedMethod, budgeted_problem, solution_at
-from constropt.problems.attacks.recipe import BudgetedRecipe
+from constropt.problems.attacks.penalized import cw, ead, lbfgs_attack, str_attack
+from constropt.problems.attacks.perceptual import lpa, perc_al
+from constropt.problems.attacks.recipe import BudgetedRecipe, Recipe
+from constropt.problems.attacks.transport import wasserstein
 from constropt.problems.distances import DistanceLike, as_distance
 from constropt.problems.model_calls import Model
+from constropt.problems.references import load_recipe
 from constropt.solution import Solution, best_of
 from constropt.solvers.base import Callback, Loop, Method
+
+_ALL: tuple[Recipe[Any], ...] = (
+    alma, alma_prox, apgd, asma, bim, brendel_bethge, cw, dag, ddn, deepfool, ead, fab, fgsm, fmn, jsma, lbfgs_attack,
+    lpa, mi_fgsm, minimal, pdgd, pdpgd, perc_al, pgd, sigma_zero, square, str_attack, superdeepfool, trust_region,
+    wasserstein,
+)  # fmt: skip
+
+RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in _ALL}
+
+Attack = Callable[..., Solution]
+
+
+def recipe_named(name: str) -> Attack:
+    """The recipe of that name, of an installed entry point of that name, or what ``"module:function"`` names.
+
+    Raises as :func:`~constropt.problems.references.load_recipe`.
+
+    >>> recipe_named("ddn").takes("gamma")
+    True
+    """
+    return RECIPES[name] if name in RECIPES else load_recipe(name)
+
+
+def declaration_of(attack: Attack) -> Recipe[Any] | None:
+    """The declaration behind a recipe or partials of it; None for a function of another kind."""
+    if isinstance(attack, partial):
+        return declaration_of(attack.func)
+    return attack if isinstance(attack, Recipe) else None
+
+
+def takes(attack: Attack, option: str) -> bool:
+    """Whether a recipe, or any function like one, has a parameter of that name or takes any.
+
+    >>> takes(lambda model, inputs, labels, *, steps=100: None, "distance")
+    False
+    """
+    try:
+        parameters = inspect.signature(attack).parameters
+    except (TypeError, ValueError):
+        return True
+    return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
 
 RecipeLike = str | Attack
 
@@ -39,7 +85,7 @@ DEFAULTS: dict[str, tuple[Attack, ...]] = {
 FOOLED = misclassified(0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WorstCase(Solution):
     """A :class:`Solution` that knows where each row is from.
 

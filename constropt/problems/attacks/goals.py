@@ -1,9 +1,16 @@
-"""What an attack on a classifier has to reach beside misclassification: constraints by choice, met iff <= 0."""
+"""What an attack on a classifier has to reach beside misclassification: goals, met iff <= 0; and what budgeted attacks
+ascend, by name: losses, larger where the model is more fooled.
+
+Both are called with logits ``(batch, K, *pixels)`` and the aim, and return one value per label, ``(batch, *pixels)``:
+a loss rises away from the true classes or, with targets, towards these.
+"""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from constropt.checks import got, require_number, require_whole
@@ -12,6 +19,7 @@ from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import (
     MARGIN,
     below_largest,
+    class_dlr,
     class_gaps,
     cross_entropy,
     dlr,
@@ -22,18 +30,18 @@ from constropt.problems.attacks.constraints import (
     tie_margin,
 )
 
-# What a goal is made of: logits (batch, K, *pixels) and the aim to one value per label, (batch, *pixels).
+# What goals are made of, and losses are.
 Measure = Callable[[Tensor, Aim], Tensor]
+Loss = Measure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Goal:
     """``value(logits, aim)``, ``(batch, *pixels)``: met iff ``<= 0``.
 
     ``surrogate`` is what direction methods differentiate in its place. ``alternatives(logits, aim)``, ``(batch, m)``,
     for classifiers, says that it is met iff one of them is (:class:`constropt.Constraint`).
 
-    >>> import torch
     >>> aim = Aim.of(torch.zeros(1, 2), torch.tensor([0]), None, None, 255)
     >>> outside_top(2).value(torch.tensor([[1.0, 3.0, -1.0]]), aim)
     tensor([0.5001])
@@ -55,18 +63,19 @@ def misclassified(margin: float = MARGIN) -> Goal:
     what solvers tolerate in float32; less, for one that tolerates nothing, shows where inputs lie next to the boundary.
     """
     require_number(0, margin=margin)
+    return Goal("misclassified", partial(_aimed_dlr, margin=margin), alternatives=partial(_gaps, margin=margin))
 
-    def value(logits: Tensor, aim: Aim) -> Tensor:
-        if aim.targets is None:
-            return dlr(logits, aim.labels, margin=margin)
-        return targeted_dlr(logits, aim.targets, margin=margin)
 
-    def gaps(logits: Tensor, aim: Aim) -> Tensor:
-        if aim.targets is None:
-            return class_gaps(logits, aim.labels, margin=margin)
-        return target_gap(logits, aim.targets, margin=margin)
+def _aimed_dlr(logits: Tensor, aim: Aim, margin: float = MARGIN) -> Tensor:
+    if aim.targets is None:
+        return dlr(logits, aim.labels, margin=margin)
+    return targeted_dlr(logits, aim.targets, margin=margin)
 
-    return Goal("misclassified", value, alternatives=gaps)
+
+def _gaps(logits: Tensor, aim: Aim, margin: float = MARGIN) -> Tensor:
+    if aim.targets is None:
+        return class_gaps(logits, aim.labels, margin=margin)
+    return target_gap(logits, aim.targets, margin=margin)
 
 
 def logit_margin(confidence: float = 0.0) -> Goal:
@@ -82,11 +91,7 @@ def logit_margin(confidence: float = 0.0) -> Goal:
             return logit_difference(logits, aim.labels, confidence=confidence) + tie_margin(logits, 3).squeeze(1)
         return confidence - logit_difference(logits, aim.targets) + tie_margin(logits, 4).squeeze(1)
 
-    def gaps(logits: Tensor, aim: Aim) -> Tensor:
-        gaps = class_gaps(logits, aim.labels) if aim.targets is None else target_gap(logits, aim.targets)
-        return gaps + confidence
-
-    return Goal(f"logit difference {confidence:g}", value, alternatives=gaps)
+    return Goal(f"logit difference {confidence:g}", value, alternatives=lambda z, aim: _gaps(z, aim) + confidence)
 
 
 def cross_entropy_level(level: float) -> Goal:
@@ -144,3 +149,91 @@ def as_constraint(goal: GoalLike, aim: Aim) -> Constraint[Tensor]:
         alternatives=None if alternatives is None else lambda x, z: alternatives(z, aim),
         fraction=aim.nu,
     )
+
+
+def _cross_entropy(logits: Tensor, aim: Aim) -> Tensor:
+    """Cross-entropy (Goodfellow et al., 2015; Madry et al., 2018), its opposite towards targets."""
+    return cross_entropy(logits, aim.labels) if aim.targets is None else -cross_entropy(logits, aim.targets)
+
+
+def _dlr(logits: Tensor, aim: Aim) -> Tensor:
+    """DLR (Croce & Hein, 2020), invariant to the logits' shift and scale."""
+    return -_aimed_dlr(logits, aim)
+
+
+def _targeted_dlr(logits: Tensor, aim: Aim) -> Tensor:
+    """The targeted DLR (Croce & Hein, 2020), of the labels and the targets, or the best other classes without any."""
+    if aim.targets is not None:
+        return -class_dlr(logits, aim.labels, aim.targets)
+    return towards(leading_classes(logits, aim.labels, 1).squeeze(1))(logits, aim)
+
+
+def towards(classes: Tensor) -> Loss:
+    """The targeted DLR towards one class per label, for attacks that may reach any: ``classes`` of the labels' shape.
+
+    >>> aim = Aim.of(torch.rand(1, 2), torch.tensor([0]), None, None, 255)
+    >>> towards(torch.tensor([2]))(torch.tensor([[3.0, 1.0, -1.0]]), aim)
+    tensor([-1.0001])
+    """
+    return lambda logits, aim: -class_dlr(logits, aim.labels, classes)
+
+
+def leading_classes(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The ``count`` classes (or all) of the largest logits beside the label, in order, ``(batch, count, *pixels)``.
+
+    >>> leading_classes(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 9)
+    tensor([[2, 1]])
+    """
+    others = logits.detach().scatter(1, labels.unsqueeze(1), -torch.inf)
+    return others.topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
+def _logit_difference(logits: Tensor, aim: Aim) -> Tensor:
+    """The logit difference (Carlini & Wagner, 2017)."""
+    return -logit_difference(logits, aim.labels) if aim.targets is None else logit_difference(logits, aim.targets)
+
+
+def houdini(logits: Tensor, aim: Aim) -> Tensor:
+    """Houdini (Cisse et al., 2017): ``P[z_y - z_k < gamma] l(k, y)``, gamma standard normal, l the 0-1 loss per entry.
+
+    Targeted, y is the target and k the prediction, so that an entry that has reached its target contributes nothing;
+    the opposite is returned. Untargeted, y is the label and k the best *other* class: the prediction itself has no
+    task loss, hence no gradient, until the model errs. Bounded in [0, 1], so no entry dominates the mean; in float32
+    the gradient is 0 where ``|z_y - z_k|`` exceeds 18.
+
+    >>> aim = Aim.of(torch.rand(1, 2), torch.tensor([0]), None, None, 255)
+    >>> houdini(torch.tensor([[2.0, 2.0, 0.0]]), aim)
+    tensor([0.5000])
+    """
+    if aim.targets is None:
+        return torch.special.ndtr(-logit_difference(logits, aim.labels))
+    missed = logits.detach().argmax(1) != aim.targets
+    return -torch.special.ndtr(-logit_difference(logits, aim.targets)) * missed
+
+
+LOSSES: dict[str, Loss] = {
+    "ce": _cross_entropy,
+    "dlr": _dlr,
+    "targeted dlr": _targeted_dlr,
+    "logit difference": _logit_difference,
+    "houdini": houdini,
+}
+
+
+def as_loss(loss: str | Loss, aim: Aim) -> Callable[[Tensor], Tensor]:
+    """``logits -> loss`` per entry for an aim, from a name of :data:`LOSSES` or a callable ``(logits, aim)``.
+
+    Entries that do not count see logits of 0: whatever the model returns there, even NaN, reaches no gradient.
+    ``ValueError`` for an unknown name and, when called, a loss of another shape than the labels; else ``TypeError``.
+    """
+    function = LOSSES.get(loss) if isinstance(loss, str) else loss
+    if function is None or not callable(function):
+        kind, found = (ValueError, repr(loss)) if isinstance(loss, str) else (TypeError, got(loss))
+        raise kind(f"loss: takes one of {list(LOSSES)} or a callable (logits, aim), got {found}")
+
+    def per_entry(logits: Tensor) -> Tensor:
+        if aim.counted is not None:
+            logits = torch.where(aim.counted.unsqueeze(1), logits, 0)
+        return aim.per_label(function(logits, aim), "loss")
+
+    return per_entry

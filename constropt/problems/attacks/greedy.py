@@ -10,8 +10,7 @@ from torch import Tensor
 from constropt.evaluation import Evaluation
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.aim import Aim
-from constropt.problems.attacks.losses import following
-from constropt.problems.attacks.method import AttackMethod, Prepared, on_logarithms, order_of
+from constropt.problems.attacks.method import AttackMethod, Prepared, following, on_logarithms, order_of
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.problems.model_calls import of_label
 from constropt.solvers.greedy import GreedyAccumulation

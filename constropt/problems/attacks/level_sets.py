@@ -7,8 +7,7 @@ from torch import Tensor
 
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.declared import MinimalPerturbation
-from constropt.problems.attacks.losses import following
-from constropt.problems.attacks.method import AttackMethod, Prepared, order_of
+from constropt.problems.attacks.method import AttackMethod, Prepared, following, order_of
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.solvers.level_sets.level_set import LevelSetProjection
 from constropt.solvers.level_sets.minimum_norm import MinimumNorm

@@ -11,8 +11,8 @@ from torch import Tensor
 from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.balls import BIM
+from constropt.problems.attacks.declared import MaximalLoss
 from constropt.problems.attacks.goals import misclassified
-from constropt.problems.attacks.maximal_loss import MaximalLoss
 from constropt.problems.attacks.method import AttackMethod, Prepared, on_logarithms, order_of, with_goal
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.solution import Solution, best_of, continued
@@ -263,7 +263,7 @@ trust_region = MinimalRecipe("trust_region", TrustRegionAttack, reference="Alg. 
 START_STEPS = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BrendelBethge(AttackMethod):
     """The Brendel & Bethge attack, minimal in "l0", "l1", "l2" or "linf", by :class:`BoundaryWalk`.
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from constropt.checks import got, require_whole
-from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.declared import MinimalPerturbation, PerturbationProblem
-from constropt.problems.attacks.goals import logit_margin
-from constropt.problems.attacks.maximal_loss import MaximalLoss
+from constropt.problem import ConstrainedProblem, ProximableFunction
+from constropt.problems.attacks.declared import MaximalLoss, MinimalPerturbation, PerturbationProblem
+from constropt.problems.attacks.goals import Loss, as_loss, logit_margin
 from constropt.problems.distances import Distance, DistanceLike, Norm, UnsupportedDistance, as_distance, with_gradient
 from constropt.problems.model_calls import ModelCall
 from constropt.solution import Solution, Status, continued
@@ -83,6 +82,18 @@ def with_goal(problem: MinimalPerturbation, confidence: float) -> MinimalPerturb
     return problem
 
 
+def following(problem: MinimalPerturbation, loss: str | Loss) -> MinimalPerturbation:
+    """The same problem with the opposite of ``loss`` as its constraint's surrogate, which direction methods descend."""
+    per_entry = as_loss(loss, problem.aim)
+    fooled, *others = problem.constraints
+    return replace(problem, constraints=(replace(fooled, surrogate=lambda x, z: -per_entry(z)), *others))
+
+
+def split(problem: MinimalPerturbation, nonsmooth: ProximableFunction) -> MinimalPerturbation:
+    """The same problem with ``nonsmooth``, for methods that need its prox, in the place of the distance (Eq. 5.5)."""
+    return replace(problem, objective=None, nonsmooth=nonsmooth)
+
+
 def on_logarithms(problem: MinimalPerturbation) -> MinimalPerturbation:
     """The problem with the logarithms of a model's probabilities for its logits, for attacks that linearise logits."""
     return replace(problem, model=ModelCall(problem.model, logarithm=True))
@@ -119,7 +130,7 @@ class BudgetedMethod(AttackMethod):
         return SmallestRadius(self, searches)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SmallestRadius(Method):
     """A budgeted method for the minimal problem: the smallest radius at which it succeeds, by ``searches`` bisections.
 

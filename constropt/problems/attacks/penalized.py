@@ -168,7 +168,7 @@ class EAD(AttackMethod):
         return attack, solver
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StrAttack(AttackMethod):
     """StrAttack's problem, min ``gamma ||delta||_2^2 + tau sum_g ||delta_g||_2`` over what fools the model, by a
     proximal :class:`~constropt.solvers.PenaltySearch`.

@@ -10,10 +10,9 @@ from torch import Tensor
 from constropt.checks import require_positive, require_whole
 from constropt.constraint import inequality
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.declared import MinimalPerturbation
-from constropt.problems.attacks.losses import Loss, as_loss, following
-from constropt.problems.attacks.maximal_loss import radius_of, row_mean
-from constropt.problems.attacks.method import AttackMethod, Prepared, remeasured
+from constropt.problems.attacks.declared import MinimalPerturbation, radius_of, row_mean
+from constropt.problems.attacks.goals import Loss, as_loss
+from constropt.problems.attacks.method import AttackMethod, Prepared, following, remeasured
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.rows import per_row
 from constropt.solution import Solution
@@ -27,7 +26,7 @@ from constropt.solving import solve
 from constropt.steps import Closure, PrimalStep, Prox
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PerCAL(AttackMethod):
     """The PerC-AL attack: :class:`MinimalPerturbation` by :class:`~constropt.solvers.Alternating`.
 
@@ -59,7 +58,7 @@ class PerCAL(AttackMethod):
 START, KAPPA = 0.01, 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DistanceStep(PrimalStep[None]):
     """``x <- prox(x - size g / rate)``: g normalised, and rate the distance that a step of length ``h`` covers, over h.
 
@@ -82,7 +81,7 @@ class DistanceStep(PrimalStep[None]):
         return prox(x - size / (per_row(rate, x) + 1e-8) * direction, size, None), None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LPA(AttackMethod):
     """The LPA attack: max margin loss s.t. ``D(x, inputs) <= eps``, by :class:`~constropt.solvers.PenaltySearch`.
 

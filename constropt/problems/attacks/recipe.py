@@ -18,9 +18,8 @@ from constropt.checks import require_whole
 from constropt.modes import normal_mode
 from constropt.near_names import near_names
 from constropt.problems.attacks.aim import IGNORE_INDEX
-from constropt.problems.attacks.declared import MinimalPerturbation
-from constropt.problems.attacks.losses import Loss
-from constropt.problems.attacks.maximal_loss import MaximalLoss
+from constropt.problems.attacks.declared import MaximalLoss, MinimalPerturbation
+from constropt.problems.attacks.goals import Loss
 from constropt.problems.attacks.method import AttackMethod, BudgetedMethod
 from constropt.problems.distances import Distance, DistanceLike, UnsupportedDistance
 from constropt.problems.model_calls import Model

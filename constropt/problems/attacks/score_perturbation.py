@@ -18,7 +18,7 @@ from constropt.problems.distances import as_distance
 from constropt.problems.model_calls import ModelCall, unwrapped
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScorePerturbation(PerturbationProblem[Any]):
     """min D(x, inputs)  s.t.  constraint(model(x)) <= 0,  x in [lower, upper], for any output of a model.
 

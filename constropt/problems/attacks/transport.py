@@ -8,7 +8,7 @@ from torch import Tensor
 
 from constropt.domain import Box, WassersteinBall
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.maximal_loss import MaximalLoss
+from constropt.problems.attacks.declared import MaximalLoss
 from constropt.problems.attacks.method import BudgetedMethod, Prepared, budgeted_problem
 from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.solution import Solution
@@ -76,7 +76,7 @@ class WassersteinAttack(BudgetedMethod):
         return replace(loss, domain=ball), solver
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GrowingBall(Method):
     """The Wasserstein attack in a ball that grows until it succeeds; the problem's ``eps`` is not used."""
 

@@ -19,7 +19,7 @@ _BLOCK = 2**22  # numbers worked on at once: 4,194 samples of 1,000 classes, or 
 _TOLERANCE = 1e-2  # of a sum of probabilities: those rounded to bfloat16 pass, a forgotten softmax does not
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BinStatistics:
     """``sums`` over the entries of each bin, float64: ``(3, bins)``, or ``(3, K, bins)`` with bins for every class.
 
@@ -121,7 +121,7 @@ def _sums(index: Tensor, confidence: Tensor, hits: Tensor, bins: int) -> BinStat
     return BinStatistics(sums)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entries:
     """Entries that count: ``scores`` ``(entries, K)`` and ``labels`` ``(entries,)``, int64.
 

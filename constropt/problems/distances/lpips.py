@@ -73,7 +73,7 @@ def vgg16() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Backbone:
     """How to build a stack, and torchvision's weights and file for it."""
 

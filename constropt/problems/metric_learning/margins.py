@@ -92,7 +92,7 @@ def all_triplets(labels: Tensor) -> Tensor:
     return torch.cat([pairs[pair], other[:, None]], dim=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Squares:
     """The squared distances of each set of ``count`` embeddings: the pass that objective and constraints share."""
 
@@ -105,7 +105,7 @@ class _Squares:
         return squared_distances(z, z)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Tightness:
     """``(1/n) sum over positive pairs of D_ij^2``, ``(batch,)``, and half the squared distance to an anchor."""
 

@@ -66,7 +66,7 @@ def check_pairs(pairs: Tensor, count: int) -> None:
         raise ValueError(f"labels: a matrix of positive pairs must be symmetric, {cure}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Relations:
     """Which pairs (row of the queries, column of the gallery) are positive and which negative.
 

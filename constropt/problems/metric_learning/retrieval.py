@@ -133,7 +133,7 @@ def normalized_mutual_information(
     return float(normalized_mutual_info_score(labels.cpu().numpy(), found))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Search:
     """Queries and gallery, both in the order of their labels, so that the positives of a query are neighbours.
 
