@@ -136,7 +136,9 @@ def test_a_callable_is_a_goal():
     with pytest.raises(TypeError, match="constraint: takes a Goal.*got str"):
         MinimalPerturbation(model, x, labels, constraint="top-5")
     wrong = MinimalPerturbation(model, x, labels, constraint=Goal("logits", lambda z, aim: z))
-    with pytest.raises(ValueError, match=r"constraint: must return one value per label, \(6,\), got \(6, 10\)"):
+    with pytest.raises(
+        ValueError, match=r"constraint: must return one value per label, \(6,\), got float64 of shape \(6, 10\)"
+    ):
         wrong.evaluate(x)
     for make, message in (
         (lambda: logit_margin(-1.0), "confidence: takes"),

@@ -100,7 +100,7 @@ def test_wrong_losses_are_named():
         as_loss("cw", aim)
     with pytest.raises(TypeError, match="loss: .*got int"):
         as_loss(3, aim)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"loss: must return one value per label, \(1,\), got \(\)"):
+    with pytest.raises(ValueError, match=r"loss: must return one value per label, \(1,\), got float32 of shape \(\)"):
         as_loss(lambda z, aim: z.sum(), aim)(torch.zeros(1, 3))
 
 

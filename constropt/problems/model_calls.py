@@ -13,10 +13,7 @@ Model = Callable[[Tensor], Any]
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returned: the tensor itself or the ``logits`` of an output object.
-
-    Raises ``TypeError`` for anything else.
-    """
+    """A model's output, if a tensor, or the ``logits`` of an output object; ``TypeError`` for anything else."""
     logits = unwrapped(output)
     if not isinstance(logits, Tensor):
         raise TypeError(f"model: must return logits or an object with them, got {type(output).__name__}")

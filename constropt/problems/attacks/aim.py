@@ -99,9 +99,7 @@ class Aim:
         return value
 
     def check(self, logits: Any, x: Tensor) -> None:
-        """``ValueError`` unless ``logits``, the model's output at ``x``, are floats ``(batch, K, *pixels)`` for as many
-        rows as ``x`` has, which may be some of all, and of enough classes.
-        """
+        """``ValueError`` unless the model's output at ``x``, perhaps some rows, is floats ``(batch, K, *pixels)``."""
         rows, pixels = x.shape[0], self.labels.shape[1:]
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
         if len(shape) < 2 or shape[1] < 2 or (shape[0], *shape[2:]) != (rows, *pixels):

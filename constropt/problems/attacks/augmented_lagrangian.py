@@ -1,6 +1,4 @@
-"""Attacks by multipliers: ALMA (Alg. 4.2; Rony et al., ICCV 2021), ALMA prox (Alg. IV-2; Rony et al., CVPR 2023), and
-primal-dual gradients, PDGD and PDPGD (Matyasko & Chau, 2021).
-"""
+"""Attacks by multipliers: ALMA (Alg. 4.2), ALMA prox (Alg. IV-2), and primal-dual gradients, PDGD and PDPGD."""
 
 from dataclasses import dataclass
 from math import log10

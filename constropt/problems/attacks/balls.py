@@ -1,6 +1,4 @@
-"""Attacks within a ball around the inputs: FGSM, BIM or I-FGSM, MI-FGSM, PGD (Goodfellow, Kurakin, Dong, Madry et al.),
-APGD (Croce & Hein, ICML 2020; l1: ICML 2021), Square Attack (Andriushchenko et al., ECCV 2020).
-"""
+"""Attacks within a ball around the inputs: FGSM, BIM or I-FGSM, MI-FGSM, PGD, APGD and Square Attack."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -137,7 +135,7 @@ Stages = Sequence[tuple[float, int]]
 
 @dataclass(frozen=True)
 class APGD(BudgetedMethod):
-    """The APGD attack: :class:`MaximalLoss` by :class:`AutoProjectedGradient`, at a budget or minimal.
+    """The APGD attack (l1: Croce & Hein, ICML 2021): :class:`MaximalLoss` by :class:`AutoProjectedGradient`.
 
     ``restarts`` runs of ``steps`` steps each, from random points that ``seed`` fixes and that are the same in all rows;
     ``seed=None`` starts the first run at the inputs. ``loss="targeted dlr"`` without ``targets`` makes a run towards

@@ -103,10 +103,8 @@ def target_gap(logits: Tensor, targets: Tensor, *, margin: float = MARGIN) -> Te
 
 
 def _leading(logits: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``z_y``, ``max_{k != y} z_k`` and the largest ``count`` logits, ``(batch, count, *pixels)``.
-
-    All are picked by one gather: the backward pass fills the shape of the logits once, which is what costs memory.
-    """
+    """``z_y``, ``max_{k != y} z_k`` and the largest ``count`` logits, ``(batch, count, *pixels)``."""
+    # all are picked by one gather: the backward pass fills the shape of the logits once, which is what costs memory
     count = min(count, logits.shape[1])
     order = logits.detach().topk(count, dim=1).indices
     picked = logits.gather(1, torch.cat([labels.unsqueeze(1), order], 1))

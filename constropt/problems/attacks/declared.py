@@ -1,7 +1,5 @@
-"""Problems that are declared by a model and its inputs: their terms are made of that, and made anew by ``replace``. The
-minimal perturbation problem (Eq. 4.2, 4.5, 5.1), the nearest input, in a distance, that a model takes for another; the
-budgeted attack (Eq. 0.3), within a ball around the inputs the point where a model errs most.
-"""
+"""Problems declared by a model and its inputs: minimal perturbations (Eq. 4.2, 4.5, 5.1), budgeted attacks (Eq.
+0.3)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -209,10 +207,7 @@ class MaximalLoss(DeclaredProblem[Tensor]):
         return ConstrainedProblem(lambda x, z: self.measure(x, self.inputs), self.constraints, self.forward, box)
 
     def random_start(self, seed: int) -> Tensor:
-        """Points of the domain, uniform in the ball and then projected on the box; the same draw in every row.
-
-        From a generator of its own: one seed gives one start, on every device, whatever the batch is.
-        """
+        """Points uniform in the ball, projected on the box: one draw a seed, for every row, batch and device."""
         generator = torch.Generator().manual_seed(seed)
         size = self.inputs.shape[1:].numel()
         if self.measure.name == "linf":

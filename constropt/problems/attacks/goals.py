@@ -1,5 +1,4 @@
-"""What an attack on a classifier has to reach beside misclassification: goals, met iff <= 0; and what budgeted attacks
-ascend, by name: losses, larger where the model is more fooled.
+"""What an attack has to reach: goals, met iff <= 0; and what budgeted attacks ascend: losses, the model being fooled.
 
 Both are called with logits ``(batch, K, *pixels)`` and the aim, and return one value per label, ``(batch, *pixels)``:
 a loss rises away from the true classes or, with targets, towards these.

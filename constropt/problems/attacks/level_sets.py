@@ -16,11 +16,11 @@ from constropt.solvers.level_sets.smoothed_l0 import SmoothedL0
 
 @dataclass(frozen=True)
 class DDN(AttackMethod):
-    """The DDN attack: the l2 :class:`MinimalPerturbation`, or any problem, by projection on spheres, along the gradient
-    of the cross-entropy, or, where the problem has a goal of its own, of the constraint.
+    """The DDN attack: the l2 :class:`MinimalPerturbation`, or any problem, by projection on spheres.
 
-    ``radius`` is the first norm, ``gamma`` its change per step; ``quantize=256`` makes every evaluated point, hence
-    the result, an 8-bit image. For dense predictions the cross-entropies of all counted pixels are summed.
+    It follows the cross-entropy, or the constraint where a problem has one of its own. ``radius`` is the first norm,
+    ``gamma`` its change per step; ``quantize=256`` makes every evaluated point, hence the result, an 8-bit image. For
+    dense predictions the cross-entropies of all counted pixels are summed.
 
     >>> import torch
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])

@@ -1,6 +1,4 @@
-"""Attacks along the decision boundary: ``minimal``, DeepFool, SuperDeepFool, FAB and the trust region linearise it, the
-Brendel & Bethge attack (NeurIPS 2019) walks on it from a far adversarial point.
-"""
+"""Attacks that linearise the decision boundary: ``minimal``, (Super)DeepFool, FAB, trust region, Brendel & Bethge."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -265,7 +263,7 @@ START_STEPS = 10
 
 @dataclass(frozen=True, eq=False)
 class BrendelBethge(AttackMethod):
-    """The Brendel & Bethge attack, minimal in "l0", "l1", "l2" or "linf", by :class:`BoundaryWalk`.
+    """The Brendel & Bethge attack, minimal in "l0", "l1", "l2" or "linf", along the boundary by :class:`BoundaryWalk`.
 
     ``starts``: adversarial points to begin from, of the shape of ``inputs`` -- as published, for instance inputs that
     the model takes for another class (for the target). By default they are searched by :func:`bim` without a limit on
@@ -276,7 +274,6 @@ class BrendelBethge(AttackMethod):
     entries. That of the reference implementation is ``1e-3 n`` times the size of the batch: of a single input a walk
     of 100 steps ends before it has come near. It is multiplied by ``decay`` ``decays`` times. ``overshoot`` and
     ``momentum`` are those of the solver. "l0" counts entries, so that a pixel of three channels may count three times.
-
     ``ValueError``/``TypeError`` for ``starts`` of another shape or outside the bounds.
 
     >>> import torch
@@ -314,16 +311,9 @@ class BrendelBethge(AttackMethod):
         if self.starts is not None:
             return loop(attack, solver, x0)
         far = min(START_STEPS, max(loop.steps // 4, 1))
-        anywhere = MaximalLoss(
-            attack.model,
-            attack.inputs,
-            attack.labels,
-            eps=width,
-            loss="logit difference",
-            targets=attack.targets,
-            bounds=attack.bounds,
-        )
-        search = solve(anywhere, BIM(), attack.inputs, steps=far)
+        inputs, aims = attack.inputs, {"targets": attack.targets, "bounds": attack.bounds}
+        anywhere = MaximalLoss(attack.model, inputs, attack.labels, eps=width, loss="logit difference", **aims)
+        search = solve(anywhere, BIM(), inputs, steps=far)
         walk = loop(attack, replace(solver, starts=search.x), x0, steps=max(loop.steps - far, 1))
         return continued(search, walk)
 

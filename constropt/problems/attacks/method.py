@@ -23,10 +23,10 @@ Prepared = tuple[ConstrainedProblem[Any], Solver[Any]]
 
 
 class AttackMethod(Method):
-    """A method that declares its ``distances``, by name (None: any with a gradient), whether it is ``dense``: takes a
-    label per pixel, a mask and a fraction nu, and whether it is ``budgeted``: stays within a radius where one is given.
+    """Subclass as a frozen dataclass of the hyper-parameters; what else it needs the method reads in the problem.
 
-    Subclass as a frozen dataclass of the hyper-parameters. What else it needs it reads in the problem.
+    It declares its ``distances``, by name (None: any with a gradient), whether it is ``dense``: takes a label per
+    pixel, a mask and a fraction nu, and whether it is ``budgeted``: stays within a radius where one is given.
     """
 
     distances: ClassVar[tuple[str, ...] | None] = None
@@ -71,10 +71,8 @@ def order_of(problem: MinimalPerturbation) -> float:
 
 
 def with_goal(problem: MinimalPerturbation, confidence: float) -> MinimalPerturbation:
-    """The problem on its logit difference, by ``confidence``, unless it has a goal of its own.
-
-    ``ValueError`` for a confidence where it has: nothing would be confident.
-    """
+    """The problem on its logit difference, by ``confidence``; one with a goal of its own as it is, or
+    ``ValueError``."""
     if problem.constraint is None:
         return replace(problem, constraint=logit_margin(confidence))
     if confidence:
@@ -195,8 +193,6 @@ def solution_at(problem: ConstrainedProblem[Any], x: Tensor) -> Solution:
 
 
 def remeasured(solution: Solution, problem: ConstrainedProblem[Any]) -> Solution:
-    """The solution's points with the objective and feasibility (exactly, tolerance 0) that they have in ``problem``.
-
-    For methods that solve a simpler problem, such as one without the attack's constraint. The pass is counted.
-    """
+    """The points of a simpler problem's solution as :func:`solution_at` measures them in ``problem``; a counted
+    pass."""
     return replace(continued(solution, solution_at(problem, solution.x)), status=solution.status, trace=solution.trace)

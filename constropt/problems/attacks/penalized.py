@@ -170,16 +170,15 @@ class EAD(AttackMethod):
 
 @dataclass(frozen=True, eq=False)
 class StrAttack(AttackMethod):
-    """StrAttack's problem, min ``gamma ||delta||_2^2 + tau sum_g ||delta_g||_2`` over what fools the model, by a
-    proximal :class:`~constropt.solvers.PenaltySearch`.
+    """StrAttack's problem: min ``gamma ||delta||_2^2 + tau sum_g ||delta_g||_2`` over what fools the model.
 
-    ``groups``: the side of square patches of pixels, all channels together, or group numbers of the shape of one
-    input; groups do not overlap. The model's part is ``c max(z_y - max_{k != y} z_k + confidence, 0)``, c searched from
-    ``weight`` on, times ``factor`` until the row is fooled, then bisected. ``tau`` and ``gamma`` are the published
-    weights. The groups' norms and the box are handled together by their exact prox, in FISTA with steps ``size
-    sqrt(1 - progress)``, where the paper splits them into the variables of an ADMM: the problem is the same.
-    ``Solution.objective`` is that objective, at one forward and one backward pass a step. ``ValueError`` for groups of
-    another shape. A problem's own ``constraint`` is kept.
+    By a proximal :class:`~constropt.solvers.PenaltySearch`. ``groups``: the side of square patches of pixels, all
+    channels together, or group numbers of the shape of one input; groups do not overlap. The model's part is ``c
+    max(z_y - max_{k != y} z_k + confidence, 0)``, c searched from ``weight`` on, times ``factor`` until the row is
+    fooled, then bisected. ``tau`` and ``gamma`` are the published weights. The groups' norms and the box are handled
+    together by their exact prox, in FISTA with steps ``size sqrt(1 - progress)``, where the paper splits them into the
+    variables of an ADMM: the problem is the same. ``Solution.objective`` is that objective, at one forward and one
+    backward pass a step. ``ValueError`` for groups of another shape. A problem's own ``constraint`` is kept.
 
     >>> x = torch.tensor([[0.75, 0.5, 0.5, 0.5]])
     >>> weight = torch.tensor([[1.0, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.5]])

@@ -186,10 +186,7 @@ class MinimalRecipe(Recipe[AttackMethod]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BudgetedRecipe(Recipe[BudgetedMethod]):
-    """A recipe for :class:`MaximalLoss` at ``eps=``, or, without, at the smallest radius that succeeds.
-
-    ``losses``: the default loss, without and with targets.
-    """
+    """A recipe for :class:`MaximalLoss` at ``eps=`` or the smallest radius; ``losses``: without and with targets."""
 
     distance: str = "linf"
     losses: tuple[str, str] = ("ce", "ce")

@@ -64,9 +64,7 @@ class WassersteinAttack(BudgetedMethod):
     def in_ball(
         self, problem: ConstrainedProblem[Any], grown: int | None = None
     ) -> tuple[MaximalLoss, SteepestDescent]:
-        """The problem in a Wasserstein ball in place of its own, and signed steps: the ball has the radius of the
-        problem, or that to which the steps have ``grown`` it by so many.
-        """
+        """The problem in a Wasserstein ball, of its own radius or one ``grown`` so many steps, and signed steps."""
         loss, first = budgeted_problem(problem, self), None if grown is None else self.first_radius
         size, stop = self.size * loss.width, grown is not None
         solver = SteepestDescent(size=size, first=first, growth=self.growth, period=self.period, stop=stop)

@@ -41,8 +41,9 @@ def counted_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         wrong = labels[counted & ((labels < 0) | (labels >= classes))]
         if wrong.numel():
+            takes = f"classes from 0 to {classes - 1} or ignore_index, {ignore_index}"
             found = f"{wrong.unique()[:5].tolist()} in {wrong.numel()} of {labels.numel()} entries"
-            raise ValueError(f"labels: takes classes 0 to {classes - 1} or ignore_index, {ignore_index}, got {found}")
+            raise ValueError(f"labels: takes {takes}, got {found}")
     return counted
 
 

@@ -122,14 +122,14 @@ def class_lagrangian(preset: str, **given: Unpack[ALMOptions]) -> AugmentedLagra
 
 
 class CALS(_MarginLoss):
-    """CALS-ALM (Alg. 6.2): cross-entropy plus ``1/K sum_k P(d_k / m - 1, rho_k, mu_k)`` (Eq. 6.11), multipliers and
-    penalty parameters for each class, learned on held-out data by :meth:`update_duals` after each epoch.
+    """CALS-ALM (Alg. 6.2): cross-entropy plus ``1/K sum_k P(d_k / m - 1, rho_k, mu_k)`` (Eq. 6.11).
 
-    ``criterion(logits, labels)``: logits ``(batch, K)`` or ``(batch, K, *dims)``, labels int64 ``(batch, *dims)``;
-    ``ignore_index`` marks labels that do not count. ``margin`` is m, in units of the logits. Defaults are those of
-    Table V-4: ``penalty`` "PHR" (also "P2", "P3"), initial ``mu`` 1e-6 in ``mu_bounds`` (1e-6, 1e6), initial ``rho``
-    1, times ``gamma`` (1.2) where a class's mean constraint, looked at every ``rho_every`` (10) dual updates, is above
-    ``tau`` (0.9) times what it was.
+    mu and rho of each class are learned on held-out data by :meth:`update_duals` after each epoch. ``criterion(logits,
+    labels)``: logits ``(batch, K)`` or ``(batch, K, *dims)``, labels int64 ``(batch, *dims)``; ``ignore_index`` marks
+    labels that do not count. ``margin`` is m, in units of the logits. Defaults are those of Table V-4: ``penalty``
+    "PHR" (also "P2", "P3"), initial ``mu`` 1e-6 in ``mu_bounds`` (1e-6, 1e6), initial ``rho`` 1, times ``gamma`` (1.2)
+    where a class's mean constraint, looked at every ``rho_every`` (10) dual updates, is above ``tau`` (0.9) times what
+    it was.
 
     What the text leaves open, and the ``preset="official"`` of the published code:
 

@@ -1,6 +1,5 @@
-"""Calibration losses over pairs: maximum mean calibration error, over the entries of a batch, and pairwise constraints,
-over the classes of an entry; exact, in memory that does not grow with pairs.
-"""
+"""Calibration losses over pairs of entries (MMCE) or of classes (CPC), exact, in memory that does not grow with
+them."""
 
 import math
 from collections.abc import Iterator

@@ -107,15 +107,8 @@ class VectorScaling(nn.Module):
         count = sum(len(part.labels) for part in parts)
         weights = torch.zeros(2, len(self.scale), dtype=torch.float64, device=logits.device)
         weights[0] = 1
-        optimizer = torch.optim.LBFGS(
-            [weights],
-            max_iter=self.steps,
-            max_eval=2 * self.steps,
-            tolerance_grad=1e-8,
-            tolerance_change=1e-11,
-            history_size=20,
-            line_search_fn="strong_wolfe",
-        )
+        budget = {"max_iter": self.steps, "max_eval": 2 * self.steps, "tolerance_grad": 1e-8, "tolerance_change": 1e-11}
+        optimizer = torch.optim.LBFGS([weights], **budget, history_size=20, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             sums = torch.stack([_loss_and_gradient(part, weights[0], weights[1]) for part in parts]).sum(0)

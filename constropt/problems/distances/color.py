@@ -1,6 +1,4 @@
-"""Colors in CIELAB under the D65 illuminant (Eq. III-3 to III-5), and their difference CIEDE2000 (Sharma, Wu & Dalal,
-2005), accumulated over the pixels of images.
-"""
+"""Colors in CIELAB under D65 (Eq. III-3 to III-5), and their difference CIEDE2000 (Sharma, Wu & Dalal, 2005)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

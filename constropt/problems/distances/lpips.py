@@ -1,7 +1,4 @@
-"""LPIPS v0.1 (Zhang, Isola, Efros, Shechtman & Wang, 2018): how far apart images are in the features of a network.
-
-The feature stacks are built layer by layer as torchvision has them, so that its weights fit.
-"""
+"""LPIPS v0.1 (Zhang, Isola, Efros, Shechtman & Wang, 2018): how far apart images are in the features of a network."""
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +72,7 @@ def vgg16() -> nn.Sequential:
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """How to build a stack, and torchvision's weights and file for it."""
+    """How to build a stack, layer by layer as torchvision has it, and torchvision's weights and file for it."""
 
     build: Callable[[], nn.Sequential]
     weights: str

@@ -59,8 +59,8 @@ def pairwise_entropy(embeddings: Tensor, labels: Tensor | None = None, *, floor:
 
 
 def nearest_neighbour_entropy(embeddings: Tensor, labels: Tensor | None = None, *, neighbours: int = 3) -> Tensor:
-    """H(Z), or with ``labels`` H(Z|Y), by distances to the k-th nearest neighbour (Kraskov et al. 2004, Eq. 20; first
-    Kozachenko & Leonenko 1987), a scalar: ``psi(n) - psi(k) + log V_d + (d/n) sum_i log e_i``.
+    """H(Z), or with ``labels`` H(Z|Y), a scalar: ``psi(n) - psi(k) + log V_d + (d/n) sum_i log e_i`` (Kozachenko &
+    Leonenko 1987; Kraskov et al. 2004, Eq. 20).
 
     ``neighbours`` is k, e_i the l2 distance of sample i to its k-th nearest (of its class), V_d the volume of the unit
     ball. It is consistent for samples of a density; its bias grows with d. Duplicates make it minus infinity. Raises

@@ -1,6 +1,4 @@
-"""Neighbourhood component analysis (Goldberger et al. 2005; Eq. 1.4), Proxy-NCA (Movshovitz-Attias et al. 2017), and
-the scalable form (Wu, Efros & Yu 2018), within a batch or against a memory bank.
-"""
+"""NCA (Goldberger et al. 2005; Eq. 1.4), Proxy-NCA (Movshovitz-Attias et al. 2017), SNCA (Wu, Efros & Yu 2018)."""
 
 from __future__ import annotations
 
@@ -27,9 +25,10 @@ from constropt.problems.metric_learning.pairs import (
 class NCA(PairwiseLoss):
     """``- sum_{i, j: y_ij = 1, j != i} log( exp(s_ij/t) / sum_{k != i} exp(s_ik/t) )``, s the cosine (Eq. 1.4).
 
-    The logarithm is inside the sum over positives, unlike :class:`SNCA`'s. ``temperature`` is t. ``reduction="sum"``
-    is the equation; ``"mean"`` divides by the number of positive pairs, which does not grow with the batch. The
-    tightness is ``-sum s_ij/t`` over positive pairs, the contrastive part the log partition functions.
+    Neighbourhood component analysis. The logarithm is inside the sum over positives, unlike :class:`SNCA`'s.
+    ``temperature`` is t. ``reduction="sum"`` is the equation; ``"mean"`` divides by the number of positive pairs, which
+    does not grow with the batch. The tightness is ``-sum s_ij/t`` over positive pairs, the contrastive part the log
+    partition functions.
 
     >>> loss = NCA(temperature=1.0)
     >>> round(float(loss(torch.eye(4), torch.tensor([0, 0, 1, 1]))), 4)      # 4 pairs, log 3 each

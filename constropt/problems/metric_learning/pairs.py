@@ -82,10 +82,7 @@ class Relations:
 
     @classmethod
     def within(cls, labels: Tensor, count: int, *, negatives: bool = True) -> Relations:
-        """The relations of a batch of ``count`` samples, ``labels`` their classes or matrix of positive pairs.
-
-        Raises ``ValueError`` if ``negatives`` are needed and the batch has none.
-        """
+        """Those of ``count`` samples, ``labels`` classes or positive pairs; ``ValueError`` without needed negatives."""
         if is_pair_matrix(labels):
             check_pairs(labels, count)
             one_class = (labels | torch.eye(count, dtype=torch.bool, device=labels.device)).all()
@@ -224,10 +221,7 @@ class PairwiseLoss(SplitLoss):
 
     @abstractmethod
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
-        """For rows of the pair matrix: the sums of the two parts and the weight of each row, three times ``(rows,)``.
-
-        ``positive`` and ``negative`` say which pairs are what; a sample with itself is neither.
-        """
+        """The two parts' sums and the weights of rows, ``(rows,)``; a sample with itself is no positive or negative."""
 
     def split(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         compared = unit(embeddings) if self.normalised else embeddings

@@ -109,9 +109,8 @@ class Triplet(PairwiseLoss):
 
 
 def _columns(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns where ``mask`` is true, row by row from the left, ``(rows, most in a row)``, and which entries of
-    that are filled: positives are few, and searching for whole rows would cost more than the sort.
-    """
+    """The columns where ``mask`` is true, from the left, ``(rows, most in a row)``, and which entries are filled."""
+    # positives are few: searching for whole rows would cost more than the sort
     row, column = mask.nonzero(as_tuple=True)
     count = mask.sum(1)
     slot = torch.arange(len(row), device=mask.device) - (count.cumsum(0) - count)[row]
@@ -219,8 +218,8 @@ class FastAP(PairwiseLoss):
     def _distributions(
         self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Per row P(D = d | R+), P(D <= d | R+), P(D <= d), ``(rows, bins + 1)``, P(R+) ``(rows, 1)``, any
-        positives."""
+        """Per row P(D = d | R+), P(D <= d | R+), P(D <= d), ``(rows, bins + 1)``, P(R+), and whether there is any
+        R+."""
         # in units of the bins' width; a row's histogram by two scatters, not by rows x columns x bins
         place = squared_distances(queries, gallery).clamp_max(4) * (self.bins / 4)
         floor = place.detach().floor().clamp_max(self.bins - 1)

@@ -64,10 +64,7 @@ def binary_scores(output: Tensor) -> Tensor:
 
 
 def check_integers(name: str, values: Tensor, scores: Tensor, below: int) -> None:
-    """Raise unless ``values`` is one integer (or boolean) in ``[0, below)`` per score.
-
-    The range is looked at on the CPU only: elsewhere the look would wait for the device.
-    """
+    """Raise unless ``values`` is one integer (or boolean) per score, on the CPU, where a look is free, < ``below``."""
     if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
         raise TypeError(f"{name}: takes a tensor of integers 0 to {below - 1}, got {got(values)}; .long() makes them")
     if values.shape != scores.shape:
@@ -130,8 +127,7 @@ class DemographicParity(_EqualRates):
 
 
 class EqualOpportunity(_EqualRates):
-    """Cross-entropy, subject to rates of positive decisions *among positives* (true positive rates) that differ by at
-    most ``eps`` over the groups; everything else as for :class:`DemographicParity`.
+    """:class:`DemographicParity` *among positives*: true positive rates differ by at most ``eps`` over the groups.
 
     >>> criterion = EqualOpportunity(groups=2, eps=0.1)
     >>> score, labels = torch.tensor([1.0, 2.0, 1.0, -1.0]), torch.tensor([1, 1, 1, 0])
