@@ -12,12 +12,7 @@ from constropt.problems.attacks import ALMA, MinimalPerturbation
 from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import below_largest, dlr, logit_difference, targeted_dlr
 from constropt.problems.attacks.goals import Goal, as_constraint, cross_entropy_level, logit_margin, outside_top
-from constropt.problems.attacks.score_perturbation import (
-    ScorePerturbation,
-    labels_flipped,
-    regression_error,
-    scores_below,
-)
+from constropt.problems.attacks.scores import ScorePerturbation, labels_flipped, regression_error, scores_below
 from constropt.solvers.linearized.linearized_projection import LinearizedProjection
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0, -5.0], [0.0, 4.0, 2.0, 1.0]], dtype=torch.float64)

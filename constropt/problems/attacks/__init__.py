@@ -26,12 +26,7 @@ from constropt.problems.attacks.method import SmallestRadius
 from constropt.problems.attacks.penalized import CW, EAD, LBFGSAttack, StrAttack, cw, ead, lbfgs_attack, str_attack
 from constropt.problems.attacks.perceptual import LPA, PerCAL, lpa, perc_al
 from constropt.problems.attacks.recipe import BudgetedRecipe, MinimalRecipe, Recipe
-from constropt.problems.attacks.score_perturbation import (
-    ScorePerturbation,
-    labels_flipped,
-    regression_error,
-    scores_below,
-)
+from constropt.problems.attacks.scores import ScorePerturbation, labels_flipped, regression_error, scores_below
 from constropt.problems.attacks.transport import WassersteinAttack, wasserstein
 
 __all__ = [

@@ -51,11 +51,12 @@ def recipe_named(name: str) -> Attack:
     return RECIPES[name] if name in RECIPES else load_recipe(name)
 
 
-def declaration_of(attack: Attack) -> Recipe[Any] | None:
-    """The declaration behind a recipe or partials of it; None for a function of another kind."""
-    if isinstance(attack, partial):
-        return declaration_of(attack.func)
-    return attack if isinstance(attack, Recipe) else None
+def _opened(attack: Attack) -> tuple[Attack, set[str]]:
+    """What partials are of, and the options that they set."""
+    if not isinstance(attack, partial):
+        return attack, set()
+    inner, options = _opened(attack.func)
+    return inner, options | set(attack.keywords)
 
 
 def takes(attack: Attack, option: str) -> bool:
@@ -220,22 +221,18 @@ def _named(recipes: Sequence[RecipeLike] | Mapping[str, RecipeLike]) -> dict[str
     return found
 
 
-def _name(recipe: Any) -> str:
-    if isinstance(recipe, partial):
-        return _name(recipe.func)
-    return recipe if isinstance(recipe, str) else str(getattr(recipe, "__name__", type(recipe).__name__))
+def _name(recipe: RecipeLike) -> str:
+    if isinstance(recipe, str):
+        return recipe
+    inner, _ = _opened(recipe)
+    return str(getattr(inner, "__name__", type(inner).__name__))
 
 
 def _wants(attack: Attack, option: str) -> bool:
     """Whether the attack takes what is given under that name here: ``eps`` is a radius of the distance."""
-    declared = declaration_of(attack)
-    own = option == "eps" and declared is not None and declared.kind == "minimal"
-    return takes(attack, option) and option not in _set(attack) and not own
-
-
-def _set(recipe: Attack) -> set[str]:
-    """The options that the recipe's partial sets, at any depth."""
-    return set(recipe.keywords) | _set(recipe.func) if isinstance(recipe, partial) else set()
+    inner, options = _opened(attack)
+    own = option == "eps" and isinstance(inner, Recipe) and inner.kind == "minimal"
+    return takes(attack, option) and option not in options and not own
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,9 @@ from collections.abc import Callable
 from functools import cache
 
 from constropt.near_names import near_names
+from constropt.problems.distances.base import L0, L0_PIXELS, L1, L2, Distance, DistanceLike, ImageDistance, Linf, Norm
 from constropt.problems.distances.color import CIEDE2000, ciede2000, srgb_to_lab
 from constropt.problems.distances.lpips import LPIPS
-from constropt.problems.distances.measures import (
-    L0,
-    L0_PIXELS,
-    L1,
-    L2,
-    Distance,
-    DistanceLike,
-    ImageDistance,
-    Linf,
-    Norm,
-)
 from constropt.problems.distances.ssim import MSSSIM, SSIM
 from constropt.problems.distances.wasserstein import Wasserstein
 

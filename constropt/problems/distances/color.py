@@ -7,7 +7,7 @@ from math import pi
 import torch
 from torch import Tensor
 
-from constropt.problems.distances.measures import ImageDistance, root
+from constropt.problems.distances.base import ImageDistance, root
 
 # Eq. III-3: rows give X, Y and Z, of linear R, G and B in [0, 1].
 _TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))

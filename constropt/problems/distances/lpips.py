@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from constropt.checks import MissingExtra, require_one_of
-from constropt.problems.distances.measures import ImageDistance, root
+from constropt.problems.distances.base import ImageDistance, root
 from constropt.weights import load_weights
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from constropt.checks import require_positive, require_whole
-from constropt.problems.distances.measures import ImageDistance
+from constropt.problems.distances.base import ImageDistance
 
 # Wang, Simoncelli & Bovik (2003), Sec. 3.2: the exponents of scales 1 to 5.
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from constropt.checks import require_whole
-from constropt.problems.distances.measures import ImageDistance
+from constropt.problems.distances.base import ImageDistance
 
 
 @dataclass(frozen=True, kw_only=True)

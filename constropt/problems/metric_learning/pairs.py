@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from constropt.checks import are_whole, got
 from constropt.precision import at_least_float32
-from constropt.problems.distances.measures import root
+from constropt.problems.distances.base import root
 
 RowFunction = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 
