@@ -35,8 +35,7 @@ def confusion(predictions: Tensor, labels: Tensor, classes: int, *, ignore_index
     """Counts ``(classes, classes)``, int64: entry ``[i, j]`` is the number of pixels of label i predicted as j.
 
     ``predictions`` and ``labels`` have one shape; pixels labelled ``ignore_index`` are left out. Counts of several
-    batches add up to those of all. Raises ``ValueError`` for shapes that differ, and counted labels or predictions
-    outside ``0 .. classes - 1``.
+    batches add up to those of all. Raises ``ValueError`` for shapes that differ, and what counts outside the classes.
 
     >>> confusion(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 255]), 2)
     tensor([[1, 1],

@@ -133,17 +133,15 @@ class ALMAProx(AttackMethod):
     Forward-backward steps in a variable metric (Eq. 5.17) on the augmented Lagrangian: the linf distance and the box
     are handled together by their exact prox (Eq. 5.5), the constraints by ``penalty``. ``ema`` is alpha, of the
     multiplier and the metric alike, by default :func:`ema_for` the steps. The step size grows until the row is
-    adversarial: none is to be chosen for a model. With a single constraint a row there is nothing to mask and nothing
-    to balance, and rho starts at ALMA's 1. ``steps`` is 100 by default, 500 for dense predictions. One forward and one
-    backward pass a step.
+    adversarial: none is to be chosen for a model. With a single constraint a row there is nothing to mask or balance,
+    and rho starts at ALMA's 1. ``steps``: 100, or 500 for dense predictions. One forward and one backward pass a step.
 
     For dense predictions, of which a row counts as fooled from ``nu = 0.99`` of its pixels on, it is with the quantile
     mask (Eq. 5.6) and the scale w (Eq. 5.8), and rho from 0.01 and growing again where a pixel is lost (Alg. IV-2).
     Four things are not the paper's, which fits its step size and weights to large models: multipliers start at 1 over
     the number of pixels, so that the sum of all weighs as much as the norm, and stay below 100 times that, rho below
     0.1, since pixels that are hopeless would otherwise drive the norm to its limit; w is not held at 1, where it leaves
-    runs just below the fraction that must be met, but at 10; and the step size grows from 1e-4 to at most 1e-2 in the
-    first tenth of the steps.
+    runs just below the fraction to be met, but at 10; the step size grows from 1e-4 to 1e-2 in a tenth of the steps.
 
     >>> import torch
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
@@ -205,9 +203,8 @@ class PDGD(AttackMethod):
     """The PDGD attack: as :func:`pdpgd`, with the gradient of the distance in place of its prox.
 
     ``distance`` is one that is smooth away from the inputs: "l2", a :class:`~constropt.problems.distances.Distance` or
-    a callable ``(x, inputs) -> (batch,)``. ``size`` is the primal step, in parts of the bounds' width: 0.1 by default,
-    0.01 for dense predictions. The initial ratio of the distance's weight to the constraints' is 0.01, or 1; the dual
-    step is 0.1 (Sec. IV.6.1).
+    a callable ``(x, inputs) -> (batch,)``. ``size`` is the primal step, in parts of the bounds' width: 0.1, or 0.01 for
+    dense predictions. The distance's weight to the constraints' is 0.01 first, or 1; the dual step 0.1 (Sec. IV.6.1).
 
     >>> import torch
     >>> solution = pdgd(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]))

@@ -144,9 +144,8 @@ class APGD(BudgetedMethod):
     ``radii``, relative to ``eps``, splits a run into stages in balls of these radii, each from the result of the one
     before and each but the last with 30 % of the steps: ``(3.0, 2.0, 1.0)`` by default in "l1" (the multi-eps form),
     ``(1.0,)``, a single stage, in the others. The objective at a budget is the opposite of the loss, of "targeted dlr"
-    that towards the best class.
-
-    ``ValueError`` for counts below 1, ``radii`` that are not positive or do not end with 1, or more of them than steps.
+    that towards the best class. ``ValueError`` for counts below 1, ``radii`` that are not positive or do not end with
+    1, or more of them than steps.
 
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     >>> x, labels = torch.tensor([[0.75, 0.5]]), torch.tensor([0])

@@ -1,7 +1,6 @@
 """Attack constraints on logits: met iff <= 0, which means that the model is fooled, with a margin beyond rounding.
 
-Logits are ``(batch, K)`` of a classifier or ``(batch, K, *pixels)`` of a dense prediction; values are ``(batch,)`` or
-``(batch, *pixels)``.
+Logits are ``(batch, K)`` of a classifier or ``(batch, K, *pixels)`` of a dense prediction, values ``(batch, *pixels)``.
 """
 
 import torch
@@ -71,8 +70,7 @@ def below_largest(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """``(z_y - z_[k]) / (z_pi1 - mean(z_pi3, ..., z_pik+2))``, z_[k] the k-th largest logit of the other classes.
 
     Negative iff y is not among the k largest; :func:`dlr` for k = 1. The denominator is a constant for gradients:
-    otherwise raising the largest logit would do in place of lowering y among the others. Raises ``ValueError`` where
-    there are no k other classes.
+    else raising the largest logit would do in place of lowering y. ``ValueError`` where there are no k other classes.
 
     >>> below_largest(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0]), 2)
     tensor([1.0001])

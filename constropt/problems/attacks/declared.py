@@ -1,5 +1,4 @@
-"""Problems declared by a model and its inputs: minimal perturbations (Eq. 4.2, 4.5, 5.1), budgeted attacks (Eq.
-0.3)."""
+"""Problems declared by a model and inputs: minimal perturbations (Eq. 4.2, 4.5, 5.1), budgeted attacks (Eq. 0.3)."""
 
 import math
 from collections.abc import Callable, Sequence

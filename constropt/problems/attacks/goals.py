@@ -97,8 +97,7 @@ def cross_entropy_level(level: float) -> Goal:
     """Cross-entropy above a level, ``level + log softmax(z)_y <= 0``; of the targets, below it.
 
     In nats: a level of ``-log p`` leaves the label a probability of at most p, or gives the target at least p. The
-    label is certainly not predicted from ``log K`` on, the target certainly is below ``log 2``. ``ValueError`` unless
-    positive and finite.
+    label is surely not predicted from ``log K`` on, the target is below ``log 2``. ``ValueError`` unless in (0, inf).
     """
     if not 0 < level < math.inf:
         raise ValueError(f"level: takes a cross-entropy > 0 in nats, such as 0.69 = -log(1 / 2), got {level}")

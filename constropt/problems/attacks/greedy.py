@@ -49,9 +49,8 @@ class ASMA(AttackMethod):
     Each step adds ``beta IoU + tau`` times the gradient of ``sum z_t - ||delta||_2^2``, the sum over counted pixels
     that have not reached their target, IoU the mean over classes of the prediction's overlap with the targets. The
     gradient is not normalised: ``tau`` and ``beta``, here the published ones, have to fit the model's logits and the
-    number of pixels, and with small networks they have to be larger by orders of magnitude. Units are those of inputs
-    in [0, 1], whatever the ``bounds``. The nearest point that reaches the targets at the fraction ``nu`` is returned.
-    ``ValueError`` without targets.
+    number of pixels: larger by orders of magnitude for small networks. Units are those of inputs in [0, 1], whatever
+    the ``bounds``. The nearest point that reaches the fraction ``nu`` is returned. ``ValueError`` without targets.
 
     >>> x, labels = torch.tensor([[[0.75], [0.5]]]), torch.tensor([[0]])
     >>> solution = asma(lambda x: x, x, labels, targets=torch.tensor([[1]]), tau=0.01, steps=100)

@@ -71,8 +71,7 @@ def order_of(problem: MinimalPerturbation) -> float:
 
 
 def with_goal(problem: MinimalPerturbation, confidence: float) -> MinimalPerturbation:
-    """The problem on its logit difference, by ``confidence``; one with a goal of its own as it is, or
-    ``ValueError``."""
+    """The problem on its logit difference, or with its own goal, for which a ``confidence`` is a ``ValueError``."""
     if problem.constraint is None:
         return replace(problem, constraint=logit_margin(confidence))
     if confidence:
@@ -193,6 +192,5 @@ def solution_at(problem: ConstrainedProblem[Any], x: Tensor) -> Solution:
 
 
 def remeasured(solution: Solution, problem: ConstrainedProblem[Any]) -> Solution:
-    """The points of a simpler problem's solution as :func:`solution_at` measures them in ``problem``; a counted
-    pass."""
+    """The points of a simpler problem's solution as ``problem`` measures them, in a counted pass (`solution_at`)."""
     return replace(continued(solution, solution_at(problem, solution.x)), status=solution.status, trace=solution.trace)

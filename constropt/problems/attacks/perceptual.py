@@ -33,8 +33,7 @@ class PerCAL(AttackMethod):
     Rows that do not fool the model take a step of l2 length ``alpha_l`` up the ``loss`` (down it, towards targets), the
     others one of ``alpha_c`` down the ``distance``, "ciede2000" or any other with a gradient; both lengths, in parts of
     the bounds' width, decay along a cosine, to a hundredth and to a tenth. ``alpha_c`` is 0.5, or 0.1 for smaller
-    perturbations of models that are easily fooled. One forward and one backward pass a step; unlike the authors' code
-    points are not rounded to 8 bits.
+    perturbations of models that are easily fooled. One forward and one backward pass a step, no rounding to 8 bits.
 
     >>> solution = perc_al(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="l2", steps=100)
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)

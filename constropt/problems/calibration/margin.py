@@ -128,8 +128,7 @@ class CALS(_MarginLoss):
     labels)``: logits ``(batch, K)`` or ``(batch, K, *dims)``, labels int64 ``(batch, *dims)``; ``ignore_index`` marks
     labels that do not count. ``margin`` is m, in units of the logits. Defaults are those of Table V-4: ``penalty``
     "PHR" (also "P2", "P3"), initial ``mu`` 1e-6 in ``mu_bounds`` (1e-6, 1e6), initial ``rho`` 1, times ``gamma`` (1.2)
-    where a class's mean constraint, looked at every ``rho_every`` (10) dual updates, is above ``tau`` (0.9) times what
-    it was.
+    where a class's mean constraint, every ``rho_every`` (10) dual updates, is above ``tau`` (0.9) times what it was.
 
     What the text leaves open, and the ``preset="official"`` of the published code:
 

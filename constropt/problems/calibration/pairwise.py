@@ -1,5 +1,4 @@
-"""Calibration losses over pairs of entries (MMCE) or of classes (CPC), exact, in memory that does not grow with
-them."""
+"""Calibration losses over pairs of entries (MMCE) or of classes (CPC), exact, in memory that pairs do not grow."""
 
 import math
 from collections.abc import Iterator

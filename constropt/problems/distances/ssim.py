@@ -96,8 +96,7 @@ class MSSSIM(SSIM):
 
     Scale j + 1 is scale j averaged over 2x2 pixels; l counts at the last scale only. With fewer than five ``scales``
     the first weights are taken, scaled to sum 1. A channel of which a mean is negative (its structure inverted) is at
-    distance 1, without gradient. Raises ``ValueError`` for images whose last scale is below the window: 5 take 176
-    pixels.
+    distance 1, without gradient. ``ValueError`` for images whose last scale is below the window: 5 take 176 pixels.
 
     >>> x = torch.linspace(0, 1, 1024).reshape(1, 1, 32, 32)
     >>> round(MSSSIM(scales=2)(x, 0.5 * x).item(), 4)

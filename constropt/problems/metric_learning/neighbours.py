@@ -27,8 +27,7 @@ class NCA(PairwiseLoss):
 
     Neighbourhood component analysis. The logarithm is inside the sum over positives, unlike :class:`SNCA`'s.
     ``temperature`` is t. ``reduction="sum"`` is the equation; ``"mean"`` divides by the number of positive pairs, which
-    does not grow with the batch. The tightness is ``-sum s_ij/t`` over positive pairs, the contrastive part the log
-    partition functions.
+    does not grow with the batch. The tightness is ``-sum s_ij/t`` over positive pairs, the rest log partition sums.
 
     >>> loss = NCA(temperature=1.0)
     >>> round(float(loss(torch.eye(4), torch.tensor([0, 0, 1, 1]))), 4)      # 4 pairs, log 3 each

@@ -218,8 +218,7 @@ class FastAP(PairwiseLoss):
     def _distributions(
         self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Per row P(D = d | R+), P(D <= d | R+), P(D <= d), ``(rows, bins + 1)``, P(R+), and whether there is any
-        R+."""
+        """Per row P(D = d | R+), P(D <= d | R+), P(D <= d), ``(rows, bins + 1)``, P(R+), and whether R+ occurs."""
         # in units of the bins' width; a row's histogram by two scatters, not by rows x columns x bins
         place = squared_distances(queries, gallery).clamp_max(4) * (self.bins / 4)
         floor = place.detach().floor().clamp_max(self.bins - 1)

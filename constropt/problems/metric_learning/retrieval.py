@@ -38,8 +38,7 @@ def recall_at_k(
     What is counted is the samples at least as near as the nearest positive, so all k come at the price of one
     comparison. ``chunk`` queries at a time (default: 2^24 similarities on a processor). ``backend="faiss"`` searches
     with an exact faiss index, which has to be installed, and ranks ties in faiss's order. Raises ``ValueError`` for k
-    larger than what there is to retrieve, labels of another length, non-finite embeddings, and where no query has a
-    sample of its class.
+    larger than what there is to retrieve, labels of another length, non-finite embeddings, and if nothing can be found.
 
     >>> z = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.8, 0.3]])
     >>> recall_at_k(z, torch.tensor([0, 0, 1, 1]), ks=(1, 2, 3))
