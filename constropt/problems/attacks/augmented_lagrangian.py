@@ -156,25 +156,21 @@ class ALMAProx(AttackMethod):
     distances: ClassVar[tuple[str, ...] | None] = ("linf",)
     dense: ClassVar[bool] = True
 
-    def default_steps(self, problem: Any) -> int:
-        """Thesis, Sec. 5.5.5: 500 for dense predictions."""
-        return 500 if problem.aim.dense else 100
-
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """The distance and the box as the nonsmooth term."""
         linf = self.fitting(problem)
-        pixels = linf.aim.labels[0].numel() if linf.aim.dense else None
-        around = NormAround("linf", linf.inputs, *linf.bounds)
-        return split(linf, around), self._solver(ema_for(steps) if self.ema is None else self.ema, steps, pixels, linf)
+        return split(linf, NormAround("linf", linf.inputs, *linf.bounds)), self._solver(linf, steps)
 
-    def _solver(self, ema: float, steps: int, pixels: int | None, problem: PerturbationProblem[Any]) -> FirstOrder:
+    def _solver(self, problem: MinimalPerturbation, steps: int) -> FirstOrder:
+        ema = ema_for(steps) if self.ema is None else self.ema
         width = problem.width  # the multiplier is in units of the distance
-        if pixels is None:
+        if not problem.aim.dense:
             multiplier = MultiplierUpdate(ema=ema, minimum=1e-12, maximum=1e12)
             schedule = PeriodicRho(every=10, factor=2.0, ratio=0.95)
             lagrangian = AugmentedLagrangian(self.penalty, multiplier, schedule, mu=width, rho=1.0)
             size = GrowingStepSize(initial=1e-3 * width, largest=0.1 * width)
             return FirstOrder(lagrangian, primal=VariableMetric(smoothing=ema), size=size, tolerance=0.0)
+        pixels = problem.aim.labels[0].numel()
         multiplier = MultiplierUpdate(ema=ema, minimum=1e-12, maximum=100 * width / pixels)
         schedule = PeriodicRho(every=10, factor=2.0, ratio=0.95, maximum=0.1, recent=True)
         lagrangian = AugmentedLagrangian(self.penalty, multiplier, schedule, mu=width / pixels, rho=0.01)

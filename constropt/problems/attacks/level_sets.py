@@ -69,9 +69,6 @@ class FMN(AttackMethod):
     distances: ClassVar[tuple[str, ...] | None] = ("l0", "l1", "l2", "linf")
     dense: ClassVar[bool] = True
 
-    def default_steps(self, problem: Any) -> int:
-        return 500 if problem.aim.dense else 100
-
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         attack = self.fitting(problem)
         alpha = ALPHA[attack.aim.dense] if self.alpha is None else self.alpha

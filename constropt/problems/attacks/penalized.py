@@ -44,9 +44,8 @@ class CW(AttackMethod):
     - "l0": D = l2 on the entries that may change, fewer after each success; c doubled after each failure, from 1e-3 on.
 
     ``searches`` for the last two says how long a failing search is; 20 by default. ``factor``: with 2, which is
-    published too, nine searches from 1e-3 do not take c far enough for l2. ``Solution.objective`` is the distance;
-    ``Solution.feasible`` says which rows fool the model, by ``confidence`` if one is given; ``ValueError`` for a
-    negative one. A problem with a ``constraint`` of its own keeps it.
+    published too, nine searches from 1e-3 do not take c far enough for l2. Rows count as fooled by ``confidence``, if
+    one is given; ``ValueError`` for a negative one. A problem's own ``constraint`` is kept.
 
     >>> solution = cw(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), steps=900)
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)

@@ -75,14 +75,10 @@ def labels_flipped(labels: Tensor, flips: Tensor, *, keep: bool = False) -> Cons
     require_rows(flips.any(1), "flips: mark no label")
     wanted = (labels.detach() != 0) ^ flips.detach()
 
-    def logits_of(output: Any) -> Tensor:
+    def value(x: Tensor, output: Any) -> Tensor:
         logits = unwrapped(output)
         if not isinstance(logits, Tensor) or logits.shape != wanted.shape:
             raise ValueError(f"model: must return logits of the labels' shape {tuple(wanted.shape)}, got {got(logits)}")
-        return logits
-
-    def value(x: Tensor, output: Any) -> Tensor:
-        logits = logits_of(output)
         margin = margin_for(logits.dtype) * logits.detach().abs().amax(1, keepdim=True)
         # where all are 0 there is no scale, and a tie all the same
         margin = margin.clamp_min(torch.finfo(logits.dtype).tiny)

@@ -1,8 +1,4 @@
-"""Calibrated classifiers: training losses, metrics, scaling of the logits, diagrams.
-
-The metrics that accumulate over batches and processes are in ``streaming`` (they need torchmetrics); the study of
-``constropt train calibration`` is in ``study``.
-"""
+"""Calibrated classifiers: losses, metrics (over batches: ``streaming``, with torchmetrics), scaling, diagrams."""
 
 from constropt.problems.calibration.diagrams import multiplier_curves, reliability_diagram
 from constropt.problems.calibration.entrywise import ECP, FLSD, FocalLoss, LabelSmoothing

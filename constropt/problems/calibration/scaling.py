@@ -158,10 +158,7 @@ def _least_nll(parts: list[Entries]) -> float:
         return 1 / end
     last = math.inf
     while value != 0 and last > 1e-8 * b:  # Newton's next error is the square of that
-        if value > 0:
-            high = b
-        else:
-            low = b
+        low, high = (low, b) if value > 0 else (b, high)
         moved = b - value / curvature if curvature > 0 else math.inf
         if not low <= moved <= high or abs(moved - b) > last / 2:  # steps must halve, so that this ends
             moved = math.sqrt(low * high)
