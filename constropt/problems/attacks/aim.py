@@ -10,7 +10,6 @@ from torch import Tensor
 
 from constropt.checks import got, require_rows
 from constropt.modes import normal
-from constropt.problems.model_calls import Model
 
 # The label of pixels without a class in most segmentation data.
 IGNORE_INDEX = 255
@@ -19,10 +18,8 @@ IGNORE_INDEX = 255
 NU = 0.99
 
 
-def check_inputs(model: Model, inputs: Tensor, bounds: tuple[float, float]) -> None:
-    """``TypeError``/``ValueError`` unless the model is callable and the inputs are finite floats within the bounds."""
-    if not callable(model):
-        raise TypeError(f"model: takes a callable from inputs to logits, got {got(model)}")
+def check_inputs(inputs: Tensor, bounds: tuple[float, float]) -> None:
+    """``TypeError``/``ValueError`` unless the inputs are finite floats within the bounds."""
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
         takes = f"a floating point tensor of shape (batch, *event), got {got(inputs)}"
         raise TypeError(f"inputs: takes {takes}; divide 8-bit images by 255")

@@ -144,7 +144,7 @@ class MinimalPerturbation(PerturbationProblem[Tensor]):
 
     def make(self) -> Terms[Tensor]:
         """The distance, the goal of the logits, and the model."""
-        check_inputs(self.model, self.inputs, self.bounds)
+        check_inputs(self.inputs, self.bounds)
         aim = Aim.of(self.inputs, self.labels, self.targets, self.mask, self.ignore_index, self.nu)
         self._set(aim=aim, labels=normal(self.labels))
         goal, forward = as_constraint(self.constraint, aim), ModelCall(self.model, check=aim.check)
@@ -188,7 +188,7 @@ class MaximalLoss(DeclaredProblem[Tensor]):
 
     def make(self) -> Terms[Tensor]:
         """The opposite of the mean loss, the constraint of every attack, the model and the ball."""
-        check_inputs(self.model, self.inputs, self.bounds)
+        check_inputs(self.inputs, self.bounds)
         aim = Aim.of(self.inputs, self.labels, self.targets, self.mask, self.ignore_index, self.nu)
         inputs, measure = normal(self.inputs), as_distance(self.distance, tuple(_BALLS))
         assert isinstance(measure, Norm)

@@ -95,9 +95,6 @@ class CW(AttackMethod):
         return with_goal(attack, self.confidence), solver
 
 
-RULES = ("l1", "EN")
-
-
 @dataclass(frozen=True)
 class EAD(AttackMethod):
     """The elastic-net attack: :class:`MinimalPerturbation` by a proximal :class:`~constropt.solvers.PenaltySearch`.
@@ -138,7 +135,7 @@ class EAD(AttackMethod):
     distances: ClassVar[tuple[str, ...] | None] = ("l1",)
 
     def __post_init__(self) -> None:
-        require_one_of("rule", self.rule, RULES)
+        require_one_of("rule", self.rule, ("l1", "EN"))
         require_one_of("threshold", self.threshold, ("published", "exact"))
         require_whole(searches=self.searches)
 

@@ -43,7 +43,7 @@ class ScorePerturbation(PerturbationProblem[Any]):
 
     def make(self) -> Terms[Any]:
         """The distance, the constraint, and the model, whose output is handed over as it is."""
-        check_inputs(self.model, self.inputs, self.bounds)
+        check_inputs(self.inputs, self.bounds)
         constraint = self.constraint
         if not isinstance(constraint, Constraint):
             if not callable(constraint):

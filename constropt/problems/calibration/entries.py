@@ -14,7 +14,6 @@ from constropt.checks import are_whole, require_below, require_one_of, require_w
 from constropt.precision import at_least_float32
 from constropt.problems.dense_metrics import confusion
 
-NORMS = ("l1", "l2", "max")
 _BLOCK = 2**22  # numbers worked on at once: 4,194 samples of 1,000 classes, or 200,000 pixels of 21
 _TOLERANCE = 1e-2  # of a sum of probabilities: those rounded to bfloat16 pass, a forgotten softmax does not
 
@@ -76,7 +75,7 @@ class BinStatistics:
 def check_bins(bins: int, norm: str = "l1") -> None:
     """``ValueError`` for a number of bins or a norm that there is not."""
     require_whole(bins=bins)
-    require_one_of("norm", norm, NORMS)
+    require_one_of("norm", norm, ("l1", "l2", "max"))
 
 
 def bin_index(confidence: Tensor, bins: int) -> Tensor:

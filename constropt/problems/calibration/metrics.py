@@ -19,7 +19,6 @@ from constropt.checks import require_one_of
 from constropt.problems.calibration.entries import BinStatistics, Entries, blocks, check_bins, equal_count, summed
 from constropt.problems.dense_metrics import mean_iou_of
 
-REDUCTIONS = ("mean", "sum", "none")
 Label = int | None  # of entries that do not count
 
 
@@ -133,7 +132,7 @@ def iou(counts: Tensor) -> Tensor:
 
 def check_reduction(reduction: str) -> None:
     """``ValueError`` for a reduction over classes that there is not."""
-    require_one_of("reduction", reduction, REDUCTIONS)
+    require_one_of("reduction", reduction, ("mean", "sum", "none"))
 
 
 def reduced(errors: Tensor, reduction: str) -> Tensor:

@@ -11,7 +11,6 @@ from constropt.checks import require_one_of, require_whole
 from constropt.problems.calibration.entries import Entries, blocks, check_bins
 from constropt.problems.calibration.metrics import expected_calibration_error, require_entries
 
-METHODS = ("nll", "ece")
 _RANGE = (1e-2, 1e3)  # of the temperature: where every entry is right, or the logits say nothing, no optimum exists
 _GRID = [tenth / 10 for tenth in range(1, 101)]
 
@@ -40,7 +39,7 @@ class TemperatureScaling(nn.Module):
 
     def __init__(self, method: str = "nll", *, bins: int = 15, ignore_index: int | None = -100) -> None:
         super().__init__()
-        require_one_of("method", method, METHODS)
+        require_one_of("method", method, ("nll", "ece"))
         check_bins(bins)
         self.method, self.bins, self.ignore_index = method, bins, ignore_index
         self.register_buffer("temperature", torch.ones(()))

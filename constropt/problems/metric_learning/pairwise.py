@@ -46,9 +46,6 @@ class Contrastive(PairwiseLoss):
         return tightness, short.square().sum(1), torch.ones_like(tightness)
 
 
-MINING = ("semi-hard", "hard", "all")
-
-
 class Triplet(PairwiseLoss):
     """The mean over triplets (anchor, positive, negative) of ``max(0, D_ap^2 - D_an^2 + m)``.
 
@@ -71,7 +68,7 @@ class Triplet(PairwiseLoss):
     def __init__(self, margin: float = 0.2, *, mining: str = "semi-hard") -> None:
         super().__init__()
         require_positive(margin=margin)
-        require_one_of("mining", mining, MINING)
+        require_one_of("mining", mining, ("semi-hard", "hard", "all"))
         self.margin, self.mining = margin, mining
 
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:

@@ -12,8 +12,6 @@ from constropt.checks import MissingExtra, require_one_of, require_whole
 from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.pairs import check_embeddings, check_labels, unit
 
-DISTANCES = ("cosine", "l2")
-
 
 @torch.no_grad()
 def recall_at_k(
@@ -171,7 +169,7 @@ class _Search:
             if gallery.shape[1] != query.shape[1]:
                 takes = f"{query.shape[1]} features like query, got {gallery.shape[1]}"
                 raise ValueError(f"gallery: takes {takes}; embed both with the same network")
-        require_one_of("distance", distance, DISTANCES)
+        require_one_of("distance", distance, ("cosine", "l2"))
         if not ks:
             raise ValueError("ks: takes whole numbers >= 1, got none")
         for k in ks:
