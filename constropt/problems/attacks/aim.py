@@ -80,10 +80,7 @@ class Aim:
             return cls(labels, targets, None, _largest(labels, targets), 1.0 if nu is None else nu)
         counted = _counted(labels, targets, mask, ignore_index)
         if targets is not None:
-            what, cure = (
-                "targets: equal the labels at every counted pixel",
-                "leave these rows out, or choose another target",
-            )
+            what, cure = "targets: equal the labels at every counted pixel", "leave these rows out, or choose others"
             require_rows((counted & (targets != labels)).flatten(1).any(1), what, cure)
             targets = torch.where(counted, targets, 0)
         labels = torch.where(counted, labels, 0)

@@ -188,12 +188,6 @@ class ALMAProx(AttackMethod):
         )
 
 
-alma = MinimalRecipe("alma", ALMA, reference="Alg. 4.2; Rony et al., ICCV 2021")
-alma_prox = MinimalRecipe(
-    "alma_prox", ALMAProx, "linf", steps=None, without=("distance",), reference="Alg. IV-2; Rony et al., CVPR 2023"
-)
-
-
 @dataclass(frozen=True)
 class PDGD(AttackMethod):
     """The PDGD attack: as :func:`pdpgd`, with the gradient of the distance in place of its prox.
@@ -248,5 +242,9 @@ class PDPGD(PDGD):
         return split(following(attack, "logit difference"), norm), self._solver(attack)
 
 
+alma = MinimalRecipe("alma", ALMA, reference="Alg. 4.2; Rony et al., ICCV 2021")
+alma_prox = MinimalRecipe(
+    "alma_prox", ALMAProx, "linf", steps=None, without=("distance",), reference="Alg. IV-2; Rony et al., CVPR 2023"
+)
 pdgd = MinimalRecipe("pdgd", PDGD, steps=500, reference="Matyasko & Chau, 2021")
 pdpgd = MinimalRecipe("pdpgd", PDPGD, "linf", steps=500, reference="Matyasko & Chau, 2021")

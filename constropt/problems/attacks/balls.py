@@ -23,6 +23,11 @@ from constropt.solvers.base import Loop
 BIM_PATH = 1.25
 # The length of a run's path in radii: from anywhere in the ball to anywhere else, and some steps to refine.
 PGD_PATH = 2.5
+# The share of a run's steps that every stage but the last gets (Croce & Hein, 2021, Sec. 3.2).
+SHARE = 0.3
+# Between the seeds of the runs towards one class and the next: more than there are restarts.
+STRIDE = 1009
+Stages = Sequence[tuple[float, int]]
 
 
 @dataclass(frozen=True)
@@ -117,20 +122,6 @@ def _seeds(seed: int | None, restarts: int) -> list[int | None]:
 
 def _start(problem: MaximalLoss, x0: Tensor, seed: int | None) -> Tensor:
     return x0 if seed is None else problem.random_start(seed)
-
-
-fgsm = BudgetedRecipe("fgsm", FGSM, steps=1, without=("steps",), reference="Eq. 1.6; Goodfellow et al., 2015")
-bim = BudgetedRecipe("bim", BIM, steps=20, reference="Kurakin et al., 2017")
-mi_fgsm = BudgetedRecipe("mi_fgsm", MIFGSM, steps=20, reference="Dong et al., 2018")
-pgd = BudgetedRecipe("pgd", PGD, steps=40, reference="Eq. 1.9; Madry et al., 2018")
-
-
-# The share of a run's steps that every stage but the last gets (Croce & Hein, 2021, Sec. 3.2).
-SHARE = 0.3
-# Between the seeds of the runs towards one class and the next: more than there are restarts.
-STRIDE = 1009
-
-Stages = Sequence[tuple[float, int]]
 
 
 @dataclass(frozen=True)
@@ -242,9 +233,6 @@ def _stages(radii: Sequence[float], steps: int) -> list[tuple[float, int]]:
     return [(factor, early) for factor in radii[:-1]] + [(1.0, last)]
 
 
-apgd = BudgetedRecipe("apgd", APGD, steps=100, reference="Croce & Hein, 2020, 2021")
-
-
 @dataclass(frozen=True)
 class Square(BudgetedMethod):
     """Square Attack: :class:`MaximalLoss` by ``restarts`` runs of :class:`~constropt.solvers.SquareSearch`.
@@ -285,6 +273,11 @@ class Square(BudgetedMethod):
         return attack, 0
 
 
+fgsm = BudgetedRecipe("fgsm", FGSM, steps=1, without=("steps",), reference="Eq. 1.6; Goodfellow et al., 2015")
+bim = BudgetedRecipe("bim", BIM, steps=20, reference="Kurakin et al., 2017")
+mi_fgsm = BudgetedRecipe("mi_fgsm", MIFGSM, steps=20, reference="Dong et al., 2018")
+pgd = BudgetedRecipe("pgd", PGD, steps=40, reference="Eq. 1.9; Madry et al., 2018")
+apgd = BudgetedRecipe("apgd", APGD, steps=100, reference="Croce & Hein, 2020, 2021")
 square = BudgetedRecipe(
     "square", Square, steps=5000, losses=("logit difference", "ce"), reference="Andriushchenko et al., ECCV 2020"
 )

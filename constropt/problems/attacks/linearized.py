@@ -32,6 +32,8 @@ REACH = {1.0: 10.0, 2.0: 1.0, torch.inf: 0.3}
 EPS = {1.0: 5.0, 2.0: 1.0, torch.inf: 0.3}
 # The least and the greatest radius of the trust region, in parts of the bounds' width (official code).
 RADII = {2.0: (0.0005, 0.05), torch.inf: (0.0001, 0.01)}
+# Steps of Brendel & Bethge's search for starts: from one end of the bounds to the other in 1.25 / 10 of their width.
+START_STEPS = 10
 
 
 def others(candidates: int | None) -> int | None:
@@ -248,19 +250,6 @@ class TrustRegionAttack(AttackMethod):
         return on_logarithms(attack), solver
 
 
-minimal = MinimalRecipe("minimal", Minimal, reference="averaged-cut projection on the decision boundary")
-deepfool = MinimalRecipe("deepfool", DeepFool, steps=50, reference="Alg. 1.2; Moosavi-Dezfooli et al., CVPR 2016")
-superdeepfool = MinimalRecipe(
-    "superdeepfool", SuperDeepFool, without=("distance",), reference="Abroshan et al., 2023: Revisiting DeepFool"
-)
-fab = MinimalRecipe("fab", FAB, "linf", reference="Alg. 1.5; Croce & Hein, ICML 2020")
-trust_region = MinimalRecipe("trust_region", TrustRegionAttack, reference="Alg. 1.3; Yao et al., CVPR 2019")
-
-
-# Steps of the search for starts: from one end of the bounds to the other in 1.25 / 10 of their width each.
-START_STEPS = 10
-
-
 @dataclass(frozen=True, eq=False)
 class BrendelBethge(AttackMethod):
     """The Brendel & Bethge attack, minimal in "l0", "l1", "l2" or "linf", along the boundary by :class:`BoundaryWalk`.
@@ -318,4 +307,11 @@ class BrendelBethge(AttackMethod):
         return continued(search, walk)
 
 
+minimal = MinimalRecipe("minimal", Minimal, reference="averaged-cut projection on the decision boundary")
+deepfool = MinimalRecipe("deepfool", DeepFool, steps=50, reference="Alg. 1.2; Moosavi-Dezfooli et al., CVPR 2016")
+superdeepfool = MinimalRecipe(
+    "superdeepfool", SuperDeepFool, without=("distance",), reference="Abroshan et al., 2023: Revisiting DeepFool"
+)
+fab = MinimalRecipe("fab", FAB, "linf", reference="Alg. 1.5; Croce & Hein, ICML 2020")
+trust_region = MinimalRecipe("trust_region", TrustRegionAttack, reference="Alg. 1.3; Yao et al., CVPR 2019")
 brendel_bethge = MinimalRecipe("brendel_bethge", BrendelBethge, steps=1000, reference="Brendel et al., NeurIPS 2019")
