@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from constropt.problems import attacks
 from constropt.problems.attacks.augmented_lagrangian import ema_for
+from constropt.problems.attacks.declared import MinimalPerturbation
 from constropt.problems.attacks.goals import misclassified
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
-from constropt.problems.attacks.remeasured import solution_at
+from constropt.problems.attacks.method import solution_at
 from constropt.problems.distances import as_distance
 from constropt.solution import Solution
 

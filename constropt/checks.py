@@ -99,3 +99,14 @@ def are_whole(values: Any) -> TypeGuard[Tensor]:
 
 class MissingExtra(ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def require_rows(fits: Tensor, what: str, cure: str = "leave these rows out") -> None:
+    """``ValueError`` that names the first rows where ``fits``, ``(batch,)``, is false: ``what`` begins the message.
+
+    >>> require_rows(torch.tensor([True, False]), "flips: mark no label")
+    Traceback (most recent call last):
+    ValueError: flips: mark no label in rows [1]; leave these rows out
+    """
+    if not bool(fits.all()):
+        raise ValueError(f"{what} in rows {(~fits).nonzero().flatten().tolist()[:5]}; {cure}")

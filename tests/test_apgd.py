@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, L1Ball, L2Ball, LinfBall, Status, solve
 from constropt.problems.attacks.aim import Aim
-from constropt.problems.attacks.auto_ascent import apgd
+from constropt.problems.attacks.balls import apgd
 from constropt.problems.attacks.constraints import class_dlr, dlr, targeted_dlr
-from constropt.problems.attacks.losses import LOSSES, leading_classes, towards
+from constropt.problems.attacks.goals import LOSSES, leading_classes, towards
 from constropt.solution import best_of
 from constropt.solvers.balls.auto_projected_gradient import AutoProjectedGradient, checkpoints
 from constropt.solvers.balls.projected_gradient import ProjectedGradient

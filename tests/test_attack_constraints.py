@@ -12,12 +12,7 @@ from constropt.problems.attacks import ALMA, MinimalPerturbation
 from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import below_largest, dlr, logit_difference, targeted_dlr
 from constropt.problems.attacks.goals import Goal, as_constraint, cross_entropy_level, logit_margin, outside_top
-from constropt.problems.attacks.score_perturbation import (
-    ScorePerturbation,
-    labels_flipped,
-    regression_error,
-    scores_below,
-)
+from constropt.problems.attacks.scores import ScorePerturbation, labels_flipped, regression_error, scores_below
 from constropt.solvers.linearized.linearized_projection import LinearizedProjection
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0, -5.0], [0.0, 4.0, 2.0, 1.0]], dtype=torch.float64)
@@ -136,7 +131,9 @@ def test_a_callable_is_a_goal():
     with pytest.raises(TypeError, match="constraint: takes a Goal.*got str"):
         MinimalPerturbation(model, x, labels, constraint="top-5")
     wrong = MinimalPerturbation(model, x, labels, constraint=Goal("logits", lambda z, aim: z))
-    with pytest.raises(ValueError, match=r"constraint: must return one value per label, \(6,\), got \(6, 10\)"):
+    with pytest.raises(
+        ValueError, match=r"constraint: must return one value per label, \(6,\), got float64 of shape \(6, 10\)"
+    ):
         wrong.evaluate(x)
     for make, message in (
         (lambda: logit_margin(-1.0), "confidence: takes"),

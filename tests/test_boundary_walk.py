@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, L2Ball, Status, inequality, solve
 from constropt.problems.attacks import minimal
-from constropt.problems.attacks.boundary import brendel_bethge
+from constropt.problems.attacks.linearized import brendel_bethge
 from constropt.solvers.linearized.boundary_walk import BoundaryWalk, step_on_cut
 from constropt.solvers.linearized.cuts import meet_l0
 

@@ -15,7 +15,7 @@ from constropt import Box, ConstrainedProblem, L1Ball, L2Ball, LinfBall, Solutio
 from constropt.problems.attacks import MaximalLoss, bim, fgsm, mi_fgsm, pgd
 from constropt.problems.attacks.aim import Aim
 from constropt.problems.attacks.constraints import MARGIN
-from constropt.problems.attacks.losses import LOSSES, as_loss
+from constropt.problems.attacks.goals import LOSSES, as_loss
 from constropt.solution import best_of
 from constropt.solvers.balls.projected_gradient import ProjectedGradient
 from constropt.solvers.balls.radius_search import smallest_radius
@@ -100,7 +100,7 @@ def test_wrong_losses_are_named():
         as_loss("cw", aim)
     with pytest.raises(TypeError, match="loss: .*got int"):
         as_loss(3, aim)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"loss: must return one value per label, \(1,\), got \(\)"):
+    with pytest.raises(ValueError, match=r"loss: must return one value per label, \(1,\), got float32 of shape \(\)"):
         as_loss(lambda z, aim: z.sum(), aim)(torch.zeros(1, 3))
 
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.problems.calibration.cpc import CPC
 from constropt.problems.calibration.entrywise import ECP, FLSD, FocalLoss, LabelSmoothing
-from constropt.problems.calibration.mmce import MMCE, laplacian_form
+from constropt.problems.calibration.pairwise import CPC, MMCE, laplacian_form
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "label smoothing": LabelSmoothing,
@@ -365,14 +364,14 @@ def test_cpc_in_parts():
 
 
 def test_cpc_of_many_rows(monkeypatch):
-    from constropt.problems.calibration import cpc
+    from constropt.problems.calibration import pairwise as module
 
     logits, labels = problem(23, 6)
     logits.requires_grad_()
     whole = torch.autograd.grad(CPC()(logits, labels), logits)[0]
-    monkeypatch.setattr(cpc, "_BLOCK", 17)  # blocks of 3 rows and one class
+    monkeypatch.setattr(module, "_BLOCK", 17)  # blocks of 3 rows and one class
     torch.testing.assert_close(torch.autograd.grad(CPC()(logits, labels), logits)[0], whole)
-    monkeypatch.setattr(cpc, "_BLOCK", 1)
+    monkeypatch.setattr(module, "_BLOCK", 1)
     torch.testing.assert_close(torch.autograd.grad(CPC()(logits, labels), logits)[0], whole)
     with torch.no_grad():
         assert CPC()(logits, labels).isfinite()

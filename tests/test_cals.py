@@ -177,11 +177,11 @@ def test_bad_arguments_are_named():
         CALS(3, margin=0)
     with pytest.raises(ValueError, match="num_classes: takes a whole number >= 2"):
         MbLS(1)
-    with pytest.raises(ValueError, match="preset: takes 'text' or 'official', got 'paper'"):
+    with pytest.raises(ValueError, match="preset: takes one of text, official, got 'paper'"):
         CALSHR(3, preset="paper")
     with pytest.raises(ValueError, match="factor: must be > 1"):
         CALSHR(3, factor=1.0)
-    with pytest.raises(ValueError, match="weight: must be > 0"):
+    with pytest.raises(ValueError, match="weight: takes a number > 0"):
         MbLS(3, weight=-1)
     with pytest.raises(ValueError, match=r"labels: takes classes from 0 to 2 or ignore_index, -100, got \[-1, 3\]"):
         CALS(3)(draw(3, 3), torch.tensor([0, 3, -1]))

@@ -147,7 +147,7 @@ def test_labels_beyond_the_classes_and_low_resolution_logits_are_named():
     with pytest.raises(ValueError, match="class 11 .*5 classes; give void pixels the ignore_index"):
         alma_prox(model, x, labels, steps=2)
     assert alma_prox(model, x, labels * 0, steps=2).x.shape == x.shape
-    with pytest.raises(ValueError, match="got \\(2, 5, 2, 2\\); wrap it in .*DenseLogits"):
+    with pytest.raises(ValueError, match="got float32 of shape \\(2, 5, 2, 2\\); wrap it in .*DenseLogits"):
         alma_prox(lambda t: model(t)[..., ::2, ::2], x, labels * 0, steps=2)
     with pytest.raises(ValueError, match="mask: is for dense labels"):
         alma_prox(lambda t: t.flatten(1), x, labels[:, 0, 0] * 0, mask=torch.ones(2, dtype=torch.bool), steps=2)

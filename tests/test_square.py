@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from constropt import Box, ConstrainedProblem, L1Ball, L2Ball, LinfBall, Status, inequality, solve
-from constropt.problems.attacks.random_search import square
+from constropt.problems.attacks.balls import square
 from constropt.solvers.balls.square import SquareSearch
 
 BALLS = {"linf": (LinfBall, torch.inf), "l2": (L2Ball, 2), "l1": (L1Ball, 1)}

@@ -12,9 +12,7 @@ def apsr(predictions: Tensor, labels: Tensor, *, targets: Tensor | None = None, 
     The fraction of the pixels counted by ``mask`` whose ``predictions`` differ from ``labels`` or, given ``targets``,
     equal them; all are ``(batch, *pixels)``. ``mask`` is boolean, or 0 and 1; without one every pixel counts, ignored
     labels included, so give ``mask=labels != ignore_index`` where there are any. An image with no counted pixel is NaN:
-    nothing was asked of it.
-
-    Raises ``ValueError`` for shapes that differ and a mask with other values.
+    nothing was asked of it. Raises ``ValueError`` for shapes that differ and a mask with other values.
 
     >>> labels = torch.tensor([[0, 0, 1, 255]])
     >>> apsr(torch.tensor([[1, 0, 0, 0]]), labels, mask=labels != 255)
@@ -37,9 +35,7 @@ def confusion(predictions: Tensor, labels: Tensor, classes: int, *, ignore_index
     """Counts ``(classes, classes)``, int64: entry ``[i, j]`` is the number of pixels of label i predicted as j.
 
     ``predictions`` and ``labels`` have one shape; pixels labelled ``ignore_index`` are left out. Counts of several
-    batches add up to those of all.
-
-    Raises ``ValueError`` for shapes that differ, and counted labels or predictions outside ``0 .. classes - 1``.
+    batches add up to those of all. Raises ``ValueError`` for shapes that differ, and what counts outside the classes.
 
     >>> confusion(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 255]), 2)
     tensor([[1, 1],

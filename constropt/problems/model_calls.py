@@ -13,14 +13,20 @@ Model = Callable[[Tensor], Any]
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returned: the tensor itself or the ``logits`` of an output object.
-
-    Raises ``TypeError`` for anything else.
-    """
+    """A model's output, if a tensor, or the ``logits`` of an output object; ``TypeError`` for anything else."""
     logits = unwrapped(output)
     if not isinstance(logits, Tensor):
         raise TypeError(f"model: must return logits or an object with them, got {type(output).__name__}")
     return logits
+
+
+def of_label(values: Tensor, labels: Tensor) -> Tensor:
+    """The entry of ``values`` ``(batch, K, *dims)`` at the class of ``labels``, ``(batch, *dims)``.
+
+    >>> of_label(torch.tensor([[0.1, 0.9], [0.4, 0.6]]), torch.tensor([1, 0]))
+    tensor([0.9000, 0.4000])
+    """
+    return values.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
 def unwrapped(output: Any) -> Any:
@@ -32,7 +38,7 @@ def unwrapped(output: Any) -> Any:
     return getattr(output, "logits", output)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelCall:
     """``model`` as problems call it: in evaluation mode (modules are put back), its output unwrapped and checked.
 

@@ -44,10 +44,7 @@ def recipe_entries() -> dict[str, EntryPoint]:
 
 
 def load_recipe(name: str) -> Callable[..., Any]:
-    """The recipe of that entry point name, or the function that ``"module:function"`` names.
-
-    Raises ``ValueError``: for an unknown name, listing the near and the known ones; for what is not callable.
-    """
+    """The recipe of that entry point name, or the function that ``"module:function"`` names; else ``ValueError``."""
     if ":" in name:
         recipe = load_reference(name, what="recipe")
     else:

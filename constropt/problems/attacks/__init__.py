@@ -1,41 +1,32 @@
 """Adversarial attacks as problems and recipes: ``attack(model, inputs, labels, *, targets=None, ...) -> Solution``."""
 
-from constropt.problems.attacks.ascent import BIM, FGSM, MIFGSM, PGD, bim, fgsm, mi_fgsm, pgd
-from constropt.problems.attacks.augmented_lagrangian import ALMA, ALMAProx, alma, alma_prox
-from constropt.problems.attacks.auto_ascent import APGD, apgd
-from constropt.problems.attacks.boundary import BrendelBethge, brendel_bethge
-from constropt.problems.attacks.budgets import SmallestRadius
-from constropt.problems.attacks.catalogue import RECIPES
+from constropt.problems.attacks.augmented_lagrangian import ALMA, PDGD, PDPGD, ALMAProx, alma, alma_prox, pdgd, pdpgd
+from constropt.problems.attacks.balls import APGD, BIM, FGSM, MIFGSM, PGD, Square, apgd, bim, fgsm, mi_fgsm, pgd, square
 from constropt.problems.attacks.constraints import dlr, logit_difference, targeted_dlr
-from constropt.problems.attacks.ensembles import Standard, WorstCase, standard, worst_case
+from constropt.problems.attacks.declared import MaximalLoss, MinimalPerturbation
+from constropt.problems.attacks.ensembles import RECIPES, Standard, WorstCase, standard, worst_case
 from constropt.problems.attacks.goals import Goal, cross_entropy_level, logit_margin, outside_top
 from constropt.problems.attacks.greedy import ASMA, DAG, JSMA, asma, dag, jsma
 from constropt.problems.attacks.level_sets import DDN, FMN, SigmaZero, ddn, fmn, sigma_zero
 from constropt.problems.attacks.linearized import (
     FAB,
+    BrendelBethge,
     DeepFool,
     Minimal,
     SuperDeepFool,
     TrustRegionAttack,
+    brendel_bethge,
     deepfool,
     fab,
     minimal,
     superdeepfool,
     trust_region,
 )
-from constropt.problems.attacks.maximal_loss import MaximalLoss
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.method import SmallestRadius
 from constropt.problems.attacks.penalized import CW, EAD, LBFGSAttack, StrAttack, cw, ead, lbfgs_attack, str_attack
 from constropt.problems.attacks.perceptual import LPA, PerCAL, lpa, perc_al
-from constropt.problems.attacks.primal_dual_attacks import PDGD, PDPGD, pdgd, pdpgd
-from constropt.problems.attacks.random_search import Square, square
 from constropt.problems.attacks.recipe import BudgetedRecipe, MinimalRecipe, Recipe
-from constropt.problems.attacks.score_perturbation import (
-    ScorePerturbation,
-    labels_flipped,
-    regression_error,
-    scores_below,
-)
+from constropt.problems.attacks.scores import ScorePerturbation, labels_flipped, regression_error, scores_below
 from constropt.problems.attacks.transport import WassersteinAttack, wasserstein
 
 __all__ = [

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from constropt.checks import got, require_rows
 from constropt.modes import normal
-from constropt.problems.model_calls import Model
 
 # The label of pixels without a class in most segmentation data.
 IGNORE_INDEX = 255
@@ -19,46 +18,22 @@ IGNORE_INDEX = 255
 NU = 0.99
 
 
-def shape_of(value: Any) -> Any:
-    """What an error says of a value: the shape of a tensor, else the type."""
-    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-
-
-def described(value: Any) -> str:
-    """What an error says of a value: dtype and shape of a tensor, else the type."""
-    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def check_inputs(model: Model, inputs: Tensor, bounds: tuple[float, float]) -> None:
-    """``TypeError``/``ValueError`` unless the model is callable and the inputs are finite floats within the bounds."""
-    if not callable(model):
-        raise TypeError(f"model: takes a callable from inputs to logits, got {type(model).__name__}")
+def check_inputs(inputs: Tensor, bounds: tuple[float, float]) -> None:
+    """``TypeError``/``ValueError`` unless the inputs are finite floats within the bounds."""
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
-        raise TypeError(
-            f"inputs: takes a floating point tensor of shape (batch, *event), got {described(inputs)}; divide 8-bit"
-            " images by 255"
-        )
+        takes = f"a floating point tensor of shape (batch, *event), got {got(inputs)}"
+        raise TypeError(f"inputs: takes {takes}; divide 8-bit images by 255")
     lower, upper = bounds
     if not lower < upper:
         raise ValueError(f"bounds: takes (lower, upper) with lower < upper, got {bounds}")
-    if not bool(inputs.isfinite().all()):
-        rows = (~inputs.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-        raise ValueError(f"inputs: takes finite values, got NaN or infinity in rows {rows[:5]}; leave these rows out")
+    require_rows(inputs.isfinite().flatten(1).all(1), "inputs: takes finite values, got NaN or infinity")
     low, high = float(inputs.min()), float(inputs.max())
     if low < lower or high > upper:
-        raise ValueError(
-            f"inputs: must lie within bounds={bounds}, got values from {low:.6g} to {high:.6g};"
-            " put any normalisation inside the model, or pass bounds=(lower, upper)"
-        )
+        cure = "put any normalisation inside the model, or pass bounds=(lower, upper)"
+        raise ValueError(f"inputs: must lie within bounds={bounds}, got values from {low:.6g} to {high:.6g}; {cure}")
 
 
-def width_of(bounds: tuple[float, float]) -> float:
-    """The width of the bounds, in parts of which published lengths are; 1, as of images, where there are none."""
-    width = bounds[1] - bounds[0]
-    return width if width < math.inf else 1.0
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Aim:
     """What is attacked: true classes, classes to be reached (or None), and which entries count (None: all).
 
@@ -87,11 +62,10 @@ class Aim:
         ignore_index: int = IGNORE_INDEX,
         nu: float | None = None,
     ) -> Aim:
-        """The aim, its arguments checked; ``nu`` is 0.99 by default for dense predictions, of which a classifier has
-        none: one entry a row.
+        """The aim, its arguments checked; ``nu`` is 0.99 by default for dense predictions, 1 for one entry a row.
 
-        Raises ``TypeError``/``ValueError`` for labels, targets or a mask of a wrong type, shape, device or sign; for
-        targets that equal the labels; and for rows of which no entry counts.
+        Raises ``ValueError`` for labels, targets or a mask of a wrong type, shape, device or sign; for targets that
+        equal the labels; and for rows of which no entry counts.
         """
         for name, classes in (("labels", labels), ("targets", targets)):
             if classes is not None:
@@ -100,67 +74,48 @@ class Aim:
         if labels.dim() == 1:
             if mask is not None:
                 raise ValueError("mask: is for dense labels, (batch, *pixels); leave rows of a classifier out instead")
-            if targets is not None and bool((targets == labels).any()):
-                rows = (targets == labels).nonzero().flatten().tolist()
-                raise ValueError(
-                    f"targets: must differ from labels, got the label itself in rows {rows[:5]}; labels are always the"
-                    " true classes"
-                )
+            if targets is not None:
+                what = "targets: must differ from labels, got the label itself"
+                require_rows(targets != labels, what, "labels are always the true classes")
             return cls(labels, targets, None, _largest(labels, targets), 1.0 if nu is None else nu)
         counted = _counted(labels, targets, mask, ignore_index)
-        if targets is not None and not bool((counted & (targets != labels)).flatten(1).any(1).all()):
-            rows = (~(counted & (targets != labels)).flatten(1).any(1)).nonzero().flatten().tolist()
-            raise ValueError(
-                f"targets: equal the labels at every counted pixel of rows {rows[:5]}; leave these rows out, or choose"
-                " another target"
-            )
+        if targets is not None:
+            what, cure = "targets: equal the labels at every counted pixel", "leave these rows out, or choose others"
+            require_rows((counted & (targets != labels)).flatten(1).any(1), what, cure)
+            targets = torch.where(counted, targets, 0)
         labels = torch.where(counted, labels, 0)
-        targets = None if targets is None else torch.where(counted, targets, 0)
         return cls(labels, targets, counted, _largest(labels, targets), NU if nu is None else nu)
 
     def per_label(self, value: Any, name: str) -> Tensor:
         """``value``; ``ValueError`` unless it is one per label."""
         if not isinstance(value, Tensor) or value.shape != self.labels.shape:
-            raise ValueError(
-                f"{name}: must return one value per label, {tuple(self.labels.shape)}, got {shape_of(value)}"
-            )
+            raise ValueError(f"{name}: must return one value per label, {tuple(self.labels.shape)}, got {got(value)}")
         return value
 
     def check(self, logits: Any, x: Tensor) -> None:
-        """``ValueError`` unless ``logits``, the model's output at ``x``, are floats ``(batch, K, *pixels)`` for as many
-        rows as ``x`` has, which may be some of all, and of enough classes.
-        """
-        pixels = self.labels.shape[1:]
-        if (
-            not isinstance(logits, Tensor)
-            or logits.dim() < 2
-            or logits.shape[1] < 2
-            or (logits.shape[0], *logits.shape[2:]) != (x.shape[0], *pixels)
-        ):
-            got = shape_of(logits)
-            form, expected = "(batch, classes)", f"({x.shape[0]}, >= 2)"
+        """``ValueError`` unless the model's output at ``x``, perhaps some rows, is floats ``(batch, K, *pixels)``."""
+        rows, pixels = x.shape[0], self.labels.shape[1:]
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
+        if len(shape) < 2 or shape[1] < 2 or (shape[0], *shape[2:]) != (rows, *pixels):
+            takes, cure = f"(batch, classes) = ({rows}, >= 2)", ""
             if self.dense:
-                form = "(batch, classes, *pixels)"
-                expected = f"({x.shape[0]}, >= 2, {', '.join(map(str, pixels))})"
-                got = f"{got}; wrap it in constropt.problems.adapters.DenseLogits"
-            raise ValueError(f"model: must return logits of shape {form} = {expected}, got {got}")
+                takes = f"(batch, classes, *pixels) = ({rows}, >= 2, {', '.join(map(str, pixels))})"
+                cure = "; wrap it in constropt.problems.adapters.DenseLogits"
+            raise ValueError(f"model: must return logits of shape {takes}, got {got(logits)}{cure}")
         if not logits.is_floating_point():
             raise ValueError(f"model: must return floating point logits, got {logits.dtype}")
         if self.largest >= logits.shape[1]:
-            raise ValueError(
-                f"labels: class {self.largest} among labels or targets, but the model has {logits.shape[1]} classes"
-                + ("; give void pixels the ignore_index, or leave them out by mask" if self.dense else "")
-            )
+            cure = "; give void pixels the ignore_index, or leave them out by mask" if self.dense else ""
+            found = f"class {self.largest} among labels or targets, but the model has {logits.shape[1]} classes"
+            raise ValueError(f"labels: {found}{cure}")
 
 
 def _check_classes(name: str, classes: Tensor, inputs: Tensor, labels: Tensor, ignore_index: int) -> None:
     fits = isinstance(classes, Tensor) and classes.dtype == torch.int64 and classes.shape[:1] == inputs.shape[:1]
     if not fits or classes.dim() > 1 and inputs.shape[2:] != classes.shape[1:] or classes.shape != labels.shape:
         dense = f" (or {(inputs.shape[0], *inputs.shape[2:])} for dense predictions)" if inputs.dim() > 2 else ""
-        raise ValueError(
-            f"{name}: takes int64 class indices of shape (batch,) = ({inputs.shape[0]},){dense}, got"
-            f" {described(classes)}"
-        )
+        shape = f"(batch,) = ({inputs.shape[0]},){dense}"
+        raise ValueError(f"{name}: takes int64 class indices of shape {shape}, got {got(classes)}")
     if classes.device != inputs.device:
         raise ValueError(f"{name}: must be on the device of the inputs, {inputs.device}, got {classes.device}")
     wrong = (classes < 0) & (classes != ignore_index) if classes.dim() > 1 else classes < 0
@@ -175,14 +130,10 @@ def _counted(labels: Tensor, targets: Tensor | None, mask: Tensor | None, ignore
         counted &= targets != ignore_index
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != labels.shape:
-            raise ValueError(f"mask: takes booleans of the labels' shape {tuple(labels.shape)}, got {described(mask)}")
+            raise ValueError(f"mask: takes booleans of the labels' shape {tuple(labels.shape)}, got {got(mask)}")
         counted = counted & normal(mask).to(labels.device)
-    empty = ~counted.flatten(1).any(1)
-    if bool(empty.any()):
-        raise ValueError(
-            f"mask: no pixel counts in rows {empty.nonzero().flatten().tolist()[:5]}: all are left out by the mask or"
-            f" labelled ignore_index={ignore_index}; leave these rows out"
-        )
+    cure = f"all are left out by the mask or labelled ignore_index={ignore_index}; leave these rows out"
+    require_rows(counted.flatten(1).any(1), "mask: no pixel counts", cure)
     return counted
 
 

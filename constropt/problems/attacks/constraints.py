@@ -1,13 +1,13 @@
 """Attack constraints on logits: met iff <= 0, which means that the model is fooled, with a margin beyond rounding.
 
-Logits are ``(batch, K)`` of a classifier or ``(batch, K, *pixels)`` of a dense prediction; values are ``(batch,)`` or
-``(batch, *pixels)``.
+Logits are ``(batch, K)`` of a classifier or ``(batch, K, *pixels)`` of a dense prediction, values ``(batch, *pixels)``.
 """
 
 import torch
 from torch import Tensor
 
 from constropt.problems.attacks.aim import NU as NU
+from constropt.problems.model_calls import of_label
 
 # The constraints demand this much beyond a tie, as a fraction of the spread of the logits: a tie is no success, and a
 # success must survive the rounding of another batch size. Solvers count what is violated by no more as met in float32.
@@ -24,25 +24,19 @@ def best_other(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
 
 
-def logit_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """The logit of the label: ``(batch, K, *pixels) -> (batch, *pixels)``."""
-    return logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-
-
 def logit_difference(logits: Tensor, labels: Tensor, *, confidence: float = 0.0) -> Tensor:
     """``z_y - max_{k != y} z_k + confidence`` (Carlini & Wagner, 2017), ``(batch,)``: negative iff misclassified.
 
     >>> logit_difference(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
     tensor([2.])
     """
-    return logit_of(logits, labels) - best_other(logits, labels) + confidence
+    return of_label(logits, labels) - best_other(logits, labels) + confidence
 
 
 def dlr(logits: Tensor, labels: Tensor, *, margin: float = MARGIN) -> Tensor:
     """DLR+ (Eq. 4.4): ``(z_y - max_{k != y} z_k) / (z_pi1 - z_pi3)``, invariant to the logits' scale and shift.
 
-    Negative iff misclassified. With two classes there is no third logit: the difference itself is returned, which
-    is not scale-invariant.
+    Negative iff misclassified. Without a third logit the difference itself is returned, which is not scale-invariant.
 
     >>> dlr(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0]))
     tensor([0.5001])
@@ -69,16 +63,14 @@ def class_dlr(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
     tensor([0.5001])
     """
     label, _, top = _leading(logits, labels, 4)
-    return _ratio(label - logit_of(logits, classes), top)
+    return _ratio(label - of_label(logits, classes), top)
 
 
 def below_largest(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """``(z_y - z_[k]) / (z_pi1 - mean(z_pi3, ..., z_pik+2))``, z_[k] the k-th largest logit of the other classes.
 
     Negative iff y is not among the k largest; :func:`dlr` for k = 1. The denominator is a constant for gradients:
-    otherwise raising the largest logit would do in place of lowering y among the others.
-
-    Raises ``ValueError`` where there are no k other classes.
+    else raising the largest logit would do in place of lowering y. ``ValueError`` where there are no k other classes.
 
     >>> below_largest(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0]), 2)
     tensor([1.0001])
@@ -86,12 +78,11 @@ def below_largest(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     if not k < logits.shape[1]:
         raise ValueError(f"k: takes less than the number of classes, {logits.shape[1]}, got {k}")
     others = logits.scatter(1, labels.unsqueeze(1), -torch.inf).topk(k, dim=1).values[:, -1]
-    return _ratio(logit_of(logits, labels) - others, logits.detach().topk(min(k + 2, logits.shape[1]), dim=1).values)
+    return _ratio(of_label(logits, labels) - others, logits.detach().topk(min(k + 2, logits.shape[1]), dim=1).values)
 
 
 def class_gaps(logits: Tensor, labels: Tensor, *, margin: float = MARGIN) -> Tensor:
-    """``z_y - z_c`` for the classes c other than y, in their order, ``(batch, K - 1)``: :func:`dlr` is met iff one of
-    them is.
+    """``z_y - z_c`` for the other classes c, in their order, ``(batch, K - 1)``: :func:`dlr` is met iff one of them is.
 
     The margin of :func:`dlr` is added in the logits' units, so that <= 0 means the same for both.
 
@@ -110,11 +101,8 @@ def target_gap(logits: Tensor, targets: Tensor, *, margin: float = MARGIN) -> Te
 
 
 def _leading(logits: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``z_y``, ``max_{k != y} z_k`` and the largest ``count`` logits, ``(batch, count, *pixels)``.
-
-    All are picked by one gather, so that the backward pass fills the shape of the logits once: for dense predictions
-    that is what costs memory.
-    """
+    """``z_y``, ``max_{k != y} z_k`` and the largest ``count`` logits, ``(batch, count, *pixels)``."""
+    # all are picked by one gather: the backward pass fills the shape of the logits once, which is what costs memory
     count = min(count, logits.shape[1])
     order = logits.detach().topk(count, dim=1).indices
     picked = logits.gather(1, torch.cat([labels.unsqueeze(1), order], 1))
@@ -123,9 +111,7 @@ def _leading(logits: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor
 
 
 def _spread(top: Tensor) -> Tensor | None:
-    """The denominator of the ratio: the first of the leading logits less the mean of those from the third on; None
-    with two.
-    """
+    """The denominator of the ratio: the first of the leading logits less the mean from the third on; None with two."""
     if top.shape[1] < 3:
         return None
     # all leading logits equal: a tie, with no scale to measure it by

@@ -1,6 +1,7 @@
-"""Several recipes on the same samples: the worst case, and a standard evaluation in the manner of AutoAttack."""
+"""Recipes by name, and several on the same samples: the worst case, and an evaluation in the manner of AutoAttack."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -10,23 +11,66 @@ from torch import Tensor
 
 from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.augmented_lagrangian import alma
-from constropt.problems.attacks.auto_ascent import apgd
-from constropt.problems.attacks.budgets import BudgetedMethod, budgeted_problem
-from constropt.problems.attacks.catalogue import Attack, declaration_of, recipe_named, takes
+from constropt.problems.attacks.augmented_lagrangian import alma, alma_prox, pdgd, pdpgd
+from constropt.problems.attacks.balls import apgd, bim, fgsm, mi_fgsm, pgd, square
+from constropt.problems.attacks.declared import MinimalPerturbation, radius_of
 from constropt.problems.attacks.goals import misclassified
+from constropt.problems.attacks.greedy import asma, dag, jsma
 from constropt.problems.attacks.level_sets import ddn, fmn, sigma_zero
-from constropt.problems.attacks.linearized import fab, minimal
-from constropt.problems.attacks.maximal_loss import radius_of
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
-from constropt.problems.attacks.random_search import square
-from constropt.problems.attacks.recipe import BudgetedRecipe
-from constropt.problems.attacks.remeasured import solution_at
-from constropt.problems.distances import as_distance
-from constropt.problems.distances.measures import DistanceLike
+from constropt.problems.attacks.linearized import brendel_bethge, deepfool, fab, minimal, superdeepfool, trust_region
+from constropt.problems.attacks.method import BudgetedMethod, budgeted_problem, solution_at
+from constropt.problems.attacks.penalized import cw, ead, lbfgs_attack, str_attack
+from constropt.problems.attacks.perceptual import lpa, perc_al
+from constropt.problems.attacks.recipe import BudgetedRecipe, Recipe
+from constropt.problems.attacks.transport import wasserstein
+from constropt.problems.distances import DistanceLike, as_distance
 from constropt.problems.model_calls import Model
+from constropt.problems.references import load_recipe
 from constropt.solution import Solution, best_of
 from constropt.solvers.base import Callback, Loop, Method
+
+_ALL: tuple[Recipe[Any], ...] = (
+    alma, alma_prox, apgd, asma, bim, brendel_bethge, cw, dag, ddn, deepfool, ead, fab, fgsm, fmn, jsma, lbfgs_attack,
+    lpa, mi_fgsm, minimal, pdgd, pdpgd, perc_al, pgd, sigma_zero, square, str_attack, superdeepfool, trust_region,
+    wasserstein,
+)  # fmt: skip
+
+RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in _ALL}
+
+Attack = Callable[..., Solution]
+
+
+def recipe_named(name: str) -> Attack:
+    """The recipe of that name, of an installed entry point of that name, or what ``"module:function"`` names.
+
+    Raises as :func:`~constropt.problems.references.load_recipe`.
+
+    >>> recipe_named("ddn").takes("gamma")
+    True
+    """
+    return RECIPES[name] if name in RECIPES else load_recipe(name)
+
+
+def _opened(attack: Attack) -> tuple[Attack, set[str]]:
+    """What partials are of, and the options that they set."""
+    if not isinstance(attack, partial):
+        return attack, set()
+    inner, options = _opened(attack.func)
+    return inner, options | set(attack.keywords)
+
+
+def takes(attack: Attack, option: str) -> bool:
+    """Whether a recipe, or any function like one, has a parameter of that name or takes any.
+
+    >>> takes(lambda model, inputs, labels, *, steps=100: None, "distance")
+    False
+    """
+    try:
+        parameters = inspect.signature(attack).parameters
+    except (TypeError, ValueError):
+        return True
+    return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
 
 RecipeLike = str | Attack
 
@@ -38,18 +82,16 @@ DEFAULTS: dict[str, tuple[Attack, ...]] = {
     "linf": (minimal, fmn, fab),
 }
 
-
 # What counts is the class; recipes go beyond a tie by margins of their own.
 FOOLED = misclassified(0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WorstCase(Solution):
     """A :class:`Solution` that knows where each row is from.
 
-    ``winner``: the index in ``recipes``, the names, of what has fooled the row best; -1 where nothing has, or where
-    nothing had to, as the input is misclassified already. ``forwards`` and ``backwards`` are those of all
-    recipes together.
+    ``winner``: the index in ``recipes``, the names, of what fooled the row best; -1 where nothing has, or had to, the
+    input being misclassified already. ``forwards`` and ``backwards`` are those of all recipes together.
     """
 
     winner: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
@@ -75,17 +117,15 @@ def worst_case(
 ) -> WorstCase:
     """For every row the best of several ``recipes``: the adversarial input that is nearest in ``distance``.
 
-    ``recipes``: functions ``(model, inputs, labels, *, ...) -> Solution``, or names as on the command line, of entry
-    points or ``"module:function"``; a mapping names them. Options of their own come by ``functools.partial``; of the
-    arguments given here each gets those that it takes and that its ``partial`` does not set. By default some minimal
-    attacks of that norm.
+    ``recipes``, some minimal attacks of the norm by default: functions ``(model, inputs, labels, *, ...) -> Solution``,
+    or names as on the command line, of entry points or ``"module:function"``; a mapping names them. Options of their
+    own come by ``functools.partial``; each gets those arguments given here that it takes and its partial does not set.
 
-    With ``eps``, a number or ``(batch,)``, a row counts as fooled only within that distance, budgeted recipes get it
-    as theirs, and each sees only the rows that the ones before have not fooled: the robust accuracy at a budget.
-    Results are measured anew, by one forward pass each: a claim that does not hold is not counted.
-
-    Raises what :class:`MinimalPerturbation` raises, ``ValueError`` for no recipes, an unknown name and targets or
-    bounds that a recipe does not take, ``TypeError`` for what is no recipe or returns no solution.
+    With ``eps``, a number or ``(batch,)``, a row counts as fooled only within that distance, budgeted recipes get it as
+    theirs, and each sees only the rows that the ones before have not fooled: the robust accuracy at a budget. Results
+    are measured anew, by one forward pass each: a claim that does not hold is not counted. Raises what
+    :class:`MinimalPerturbation` raises, ``ValueError`` for no recipes, an unknown name and targets or bounds that a
+    recipe does not take, ``TypeError`` for what is no recipe or returns no solution.
 
     >>> x, labels = torch.tensor([[0.75, 0.5]]), torch.tensor([0])
     >>> found = worst_case(lambda x: x, x, labels, recipes=[partial(minimal, steps=5), fmn], distance="linf")
@@ -96,9 +136,7 @@ def worst_case(
     problem = MinimalPerturbation(
         model, inputs, labels, distance=measure, targets=targets, constraint=FOOLED, bounds=bounds
     )
-    radius = None
-    if eps is not None:
-        radius = radius_of(eps, problem.inputs)
+    radius = None if eps is None else radius_of(eps, problem.inputs)
     if recipes is None:
         if measure.name not in DEFAULTS:
             raise ValueError(f"recipes: none are known for distance={measure.name!r}; name some, such as ['alma']")
@@ -126,12 +164,8 @@ def worst_case(
         found = attack(model, problem.inputs[rows], problem.labels[rows], **options)
         if not isinstance(found, Solution) or found.x.shape != problem.inputs[rows].shape:
             raise TypeError(f"recipes: {name!r} must return a Solution with one x per input, got {found!r:.80}")
-        part = replace(
-            problem,
-            inputs=problem.inputs[rows],
-            labels=problem.labels[rows],
-            targets=None if targets is None else targets[rows],
-        )
+        aims = None if targets is None else targets[rows]
+        part = replace(problem, inputs=problem.inputs[rows], labels=problem.labels[rows], targets=aims)
         before, best = best, best_of(best, _spread(_measured(found, part, radius, rows), best, rows))
         new = best.feasible & (~before.feasible | (best.objective < before.objective))
         winner = torch.where(new, index, winner)
@@ -154,7 +188,7 @@ def _measured(found: Solution, part: MinimalPerturbation, radius: Tensor | None,
         objective=objective,
         feasible=violation <= 0,
         violation=violation,
-        multipliers=tuple(torch.zeros_like(value) for value in point.values),
+        multipliers=tuple(map(torch.zeros_like, point.values)),
         forwards=found.forwards + 1,
     )
 
@@ -187,22 +221,18 @@ def _named(recipes: Sequence[RecipeLike] | Mapping[str, RecipeLike]) -> dict[str
     return found
 
 
-def _name(recipe: Any) -> str:
-    if isinstance(recipe, partial):
-        return _name(recipe.func)
-    return recipe if isinstance(recipe, str) else str(getattr(recipe, "__name__", type(recipe).__name__))
+def _name(recipe: RecipeLike) -> str:
+    if isinstance(recipe, str):
+        return recipe
+    inner, _ = _opened(recipe)
+    return str(getattr(inner, "__name__", type(inner).__name__))
 
 
 def _wants(attack: Attack, option: str) -> bool:
     """Whether the attack takes what is given under that name here: ``eps`` is a radius of the distance."""
-    declared = declaration_of(attack)
-    own = option == "eps" and declared is not None and declared.kind == "minimal"
-    return takes(attack, option) and option not in _set(attack) and not own
-
-
-def _set(recipe: Attack) -> set[str]:
-    """The options that the recipe's partial sets, at any depth."""
-    return set(recipe.keywords) | _set(recipe.func) if isinstance(recipe, partial) else set()
+    inner, options = _opened(attack)
+    own = option == "eps" and isinstance(inner, Recipe) and inner.kind == "minimal"
+    return takes(attack, option) and option not in options and not own
 
 
 @dataclass(frozen=True)
@@ -269,9 +299,5 @@ class StandardRecipe(BudgetedRecipe):
         return found
 
 
-standard = StandardRecipe(
-    "standard",
-    Standard,
-    without=("targets", "mask", "nu", "loss", "searches", "ignore_index"),
-    reference="after AutoAttack; Croce & Hein, ICML 2020",
-)
+_WITHOUT = ("targets", "mask", "nu", "loss", "searches", "ignore_index")
+standard = StandardRecipe("standard", Standard, without=_WITHOUT, reference="after AutoAttack; Croce & Hein, ICML 2020")

@@ -1,7 +1,6 @@
 """Greedy attacks: DAG (Alg. IV-1; Xie et al.), ASMA (Ozbulak et al.) and JSMA (Alg. 1.1; Papernot et al.)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,10 +10,9 @@ from torch import Tensor
 from constropt.evaluation import Evaluation
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.aim import Aim
-from constropt.problems.attacks.constraints import logit_of
-from constropt.problems.attacks.losses import following
-from constropt.problems.attacks.method import AttackMethod, Prepared, on_logarithms, order_of
+from constropt.problems.attacks.method import AttackMethod, Prepared, following, on_logarithms, order_of
 from constropt.problems.attacks.recipe import MinimalRecipe
+from constropt.problems.model_calls import of_label
 from constropt.solvers.greedy import GreedyAccumulation
 from constropt.solvers.saliency import Outputs, Saliency
 
@@ -24,10 +22,9 @@ class DAG(AttackMethod):
     """The DAG attack: :class:`MinimalPerturbation` by :class:`GreedyAccumulation`, on the pixels that are still right.
 
     Every step has length ``size`` in ``distance``, "linf" or "l2", in parts of the bounds' width, along the gradient of
-    the logit differences of the counted pixels that are not yet fooled; a row ends at its first feasible point, whose
-    distance is ``Solution.objective``. Published sizes are 0.003 and, for smaller perturbations and more failures,
-    0.001, both for linf (Sec. 5.5.5.1); an l2 step of the same effect is larger by about the root of the number of
-    entries. A classifier is one pixel a row.
+    the logit differences of the counted pixels (a classifier: one a row) that are not yet fooled; a row ends at its
+    first feasible point. Published sizes are 0.003 and, for smaller perturbations and more failures, 0.001, for linf
+    (Sec. 5.5.5.1); an l2 step of the same effect is larger by about the root of the number of entries.
 
     >>> solution = dag(lambda x: x, torch.tensor([[[0.75], [0.5]]]), torch.tensor([[0]]))
     >>> solution.feasible.tolist(), solution.backwards.tolist(), round(solution.objective.item(), 3)
@@ -52,9 +49,8 @@ class ASMA(AttackMethod):
     Each step adds ``beta IoU + tau`` times the gradient of ``sum z_t - ||delta||_2^2``, the sum over counted pixels
     that have not reached their target, IoU the mean over classes of the prediction's overlap with the targets. The
     gradient is not normalised: ``tau`` and ``beta``, here the published ones, have to fit the model's logits and the
-    number of pixels, and with small networks they have to be larger by orders of magnitude. Units are those of inputs
-    in [0, 1], whatever the ``bounds``. The nearest point that reaches the targets at the fraction ``nu`` is returned,
-    ``Solution.objective`` is its l2 distance. ``ValueError`` without targets.
+    number of pixels: larger by orders of magnitude for small networks. Units are those of inputs in [0, 1], whatever
+    the ``bounds``. The nearest point that reaches the fraction ``nu`` is returned. ``ValueError`` without targets.
 
     >>> x, labels = torch.tensor([[[0.75], [0.5]]]), torch.tensor([[0]])
     >>> solution = asma(lambda x: x, x, labels, targets=torch.tensor([[1]]), tau=0.01, steps=100)
@@ -72,24 +68,14 @@ class ASMA(AttackMethod):
         attack = self.fitting(problem)
         if attack.aim.targets is None:
             raise ValueError("targets: ASMA is a targeted attack, give the problem the classes to be reached")
-        size = _sizes(attack.aim, attack.aim.targets, self.tau, self.beta, attack.width)
-        solver = GreedyAccumulation(size=size, p=None, pull=2 / attack.width**2, stop=False)
-        return following(attack, _target_logit), solver
+        targets, counted, square = attack.aim.targets, attack.aim.counted, attack.width**2
 
+        def size(point: Evaluation) -> Tensor:
+            logits = point.output.detach()
+            return square * (self.beta * mean_iou(logits.argmax(1), targets, counted, logits.shape[1]) + self.tau)
 
-def _target_logit(logits: Tensor, aim: Aim) -> Tensor:
-    assert aim.targets is not None
-    return logit_of(logits, aim.targets)
-
-
-def _sizes(aim: Aim, targets: Tensor, tau: float, beta: float, width: float) -> Callable[[Evaluation], Tensor]:
-    """The step of each row, ``beta IoU + tau``."""
-
-    def size(point: Evaluation) -> Tensor:
-        logits = point.output.detach()
-        return width**2 * (beta * mean_iou(logits.argmax(1), targets, aim.counted, logits.shape[1]) + tau)
-
-    return size
+        solver = GreedyAccumulation(size=size, p=None, pull=2 / square, stop=False)
+        return following(attack, lambda logits, aim: of_label(logits, targets)), solver
 
 
 def mean_iou(predicted: Tensor, targets: Tensor, counted: Tensor | None, classes: int) -> Tensor:
@@ -154,7 +140,7 @@ def _logits(aim: Aim) -> Outputs:
     """The logit that has to rise and the sum of the others, which has to fall; without targets the label's falls."""
 
     def outputs(point: Evaluation) -> Tensor:
-        one = logit_of(point.output, aim.labels if aim.targets is None else aim.targets)
+        one = of_label(point.output, aim.labels if aim.targets is None else aim.targets)
         rest = point.output.sum(1) - one
         return torch.stack([rest, one] if aim.targets is None else [one, rest], 1)
 

@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.losses import following
-from constropt.problems.attacks.method import AttackMethod, Prepared, order_of
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.declared import MinimalPerturbation
+from constropt.problems.attacks.method import AttackMethod, Prepared, following, order_of
 from constropt.problems.attacks.recipe import MinimalRecipe
 from constropt.solvers.level_sets.level_set import LevelSetProjection
 from constropt.solvers.level_sets.minimum_norm import MinimumNorm
@@ -17,11 +16,11 @@ from constropt.solvers.level_sets.smoothed_l0 import SmoothedL0
 
 @dataclass(frozen=True)
 class DDN(AttackMethod):
-    """The DDN attack: the l2 :class:`MinimalPerturbation`, or any problem, by projection on spheres, along the gradient
-    of the cross-entropy, or, where the problem has a goal of its own, of the constraint.
+    """The DDN attack: the l2 :class:`MinimalPerturbation`, or any problem, by projection on spheres.
 
-    ``radius`` is the first norm, ``gamma`` its change per step; ``quantize=256`` makes every evaluated point, hence
-    the result, an 8-bit image. For dense predictions the cross-entropies of all counted pixels are summed.
+    It follows the cross-entropy, or the constraint where a problem has one of its own. ``radius`` is the first norm,
+    ``gamma`` its change per step; ``quantize=256`` makes every evaluated point, hence the result, an 8-bit image. For
+    dense predictions the cross-entropies of all counted pixels are summed.
 
     >>> import torch
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
@@ -70,9 +69,6 @@ class FMN(AttackMethod):
     distances: ClassVar[tuple[str, ...] | None] = ("l0", "l1", "l2", "linf")
     dense: ClassVar[bool] = True
 
-    def default_steps(self, problem: Any) -> int:
-        return 500 if problem.aim.dense else 100
-
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         attack = self.fitting(problem)
         alpha = ALPHA[attack.aim.dense] if self.alpha is None else self.alpha
@@ -86,8 +82,7 @@ class SigmaZero(AttackMethod):
 
     ``size`` is the length eta_0 of the first step, ``threshold`` the first tau, both in parts of the bounds' width;
     ``sigma``, in parts of its square, smooths the norm; ``rate``, t in the paper, is the change of tau relative to the
-    step. The defaults are the published ones. ``Solution.objective`` is the number of *entries* that differ: a pixel
-    of three channels may count three times.
+    step. Defaults are the published ones. "l0" counts entries: a pixel of three channels may count three times.
 
     >>> import torch
     >>> weight = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.5], [0.0, 0.0, 0.0]])

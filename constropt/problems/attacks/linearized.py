@@ -1,4 +1,4 @@
-"""Attacks that linearise the decision boundary: ``minimal``, DeepFool, SuperDeepFool, FAB and the trust region."""
+"""Attacks that linearise the decision boundary: ``minimal``, (Super)DeepFool, FAB, trust region, Brendel & Bethge."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -8,16 +8,20 @@ from torch import Tensor
 
 from constropt.checks import require_whole
 from constropt.problem import ConstrainedProblem
+from constropt.problems.attacks.balls import BIM
+from constropt.problems.attacks.declared import MaximalLoss
 from constropt.problems.attacks.goals import misclassified
-from constropt.problems.attacks.method import AttackMethod, Prepared, on_logarithms, order_of
+from constropt.problems.attacks.method import AttackMethod, Prepared, on_logarithms, order_of, with_goal
 from constropt.problems.attacks.recipe import MinimalRecipe
-from constropt.solution import Solution, best_of
+from constropt.solution import Solution, best_of, continued
 from constropt.solvers.base import Loop
 from constropt.solvers.linearized.boundary_projection import BoundaryProjection
+from constropt.solvers.linearized.boundary_walk import BoundaryWalk
 from constropt.solvers.linearized.class_projection import NearestProjection
 from constropt.solvers.linearized.linearized_projection import LinearizedProjection
 from constropt.solvers.linearized.segment_search import SegmentSearch
 from constropt.solvers.linearized.trust_region import TrustRegion
+from constropt.solving import solve
 
 # Of `minimal` beyond a tie, in parts of the spread of the logits: on small nets the rounding of another batch size is
 # 2e-6 of it.
@@ -28,30 +32,26 @@ REACH = {1.0: 10.0, 2.0: 1.0, torch.inf: 0.3}
 EPS = {1.0: 5.0, 2.0: 1.0, torch.inf: 0.3}
 # The least and the greatest radius of the trust region, in parts of the bounds' width (official code).
 RADII = {2.0: (0.0005, 0.05), torch.inf: (0.0001, 0.01)}
+# Steps of Brendel & Bethge's search for starts: from one end of the bounds to the other in 1.25 / 10 of their width.
+START_STEPS = 10
 
 
 def others(candidates: int | None) -> int | None:
     """How many other classes there are among ``candidates`` classes, the label being one; ``ValueError`` below 2."""
     if candidates is None:
         return None
-    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 2:
-        raise ValueError(
-            "candidates: takes the number of most likely classes, the label included, a whole number >= 2, or None for"
-            f" all, got {candidates!r}"
-        )
+    require_whole(2, candidates=candidates)
     return candidates - 1
 
 
 @dataclass(frozen=True)
 class Minimal(AttackMethod):
-    """The recommended minimal attack: the nearest adversarial inputs by averaged cuts,
-    :class:`~constropt.solvers.LinearizedProjection`.
+    """The recommended minimal attack: by averaged cuts (:class:`~constropt.solvers.LinearizedProjection`).
 
     ``distance``: "l1", "l2" or "linf". Nothing to tune, no dependence on the logits' scale, and outputs that are
     probabilities are recognised (row by row: nonnegative, of sum 1) and their logarithm is attacked, with the same
-    result as for the logits. One forward and one backward pass a step, ``steps`` in all; in l2 and linf they are split
-    into at most five runs of at least 25, from several starts, of four or five the last from the best point; in l1 into
-    two from 200 on.
+    result. One forward and one backward pass a step, ``steps`` in all; in l2 and linf they are split into at most five
+    runs of at least 25, from several starts, of four or five the last from the best point; in l1 into two from 200 on.
 
     >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     >>> solution = minimal(lambda x: x @ weight.T, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="linf")
@@ -77,9 +77,8 @@ class DeepFool(AttackMethod):
     Every step linearises the boundaries to the ``candidates - 1`` most likely other classes (None: all) and goes to the
     nearest one, ``overshoot`` times as far beyond. A row ends at its first point that is misclassified as it is
     returned, overshoot and clipping included. The paper knows no bounds: here every point is clipped to them, and with
-    ``bounds=(-inf, inf)`` none. ``targets``, which are not in the paper, leave one boundary. Outputs that are
-    probabilities are attacked through their logarithm. ``steps`` are iterations: one forward pass and ``candidates -
-    1`` backward passes each.
+    ``bounds=(-inf, inf)`` none. ``targets``, not in the paper, leave one boundary. Outputs that are probabilities are
+    attacked through their logarithm. ``steps`` are iterations: one forward and ``candidates - 1`` backward passes each.
 
     >>> solution = deepfool(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="linf")
     >>> solution.feasible.tolist(), round(solution.objective.item(), 4)
@@ -177,15 +176,16 @@ class FAB(AttackMethod):
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """All runs, before the last search."""
         attack = self.fitting(problem)
-        p = order_of(attack)
+        p, candidates = order_of(attack), others(self.candidates)
+        radius = EPS[p] * attack.width if self.eps is None else self.eps
         solver = BoundaryProjection(
             p=p,
             alpha=self.alpha_max,
             eta=self.eta,
             beta=self.beta,
-            candidates=others(self.candidates),
+            candidates=candidates,
             runs=self.restarts,
-            radius=EPS[p] * attack.width if self.eps is None else self.eps,
+            radius=radius,
             single=self.by_class,
             seed=self.seed,
         )
@@ -250,6 +250,63 @@ class TrustRegionAttack(AttackMethod):
         return on_logarithms(attack), solver
 
 
+@dataclass(frozen=True, eq=False)
+class BrendelBethge(AttackMethod):
+    """The Brendel & Bethge attack, minimal in "l0", "l1", "l2" or "linf", along the boundary by :class:`BoundaryWalk`.
+
+    ``starts``: adversarial points to begin from, of the shape of ``inputs`` -- as published, for instance inputs that
+    the model takes for another class (for the target). By default they are searched by :func:`bim` without a limit on
+    the norm, on the logit difference, with 10 of the ``steps`` (a quarter of them, if that is less), so that a row's
+    start depends on nothing but the row; noise, which the reference implementation begins from, is an input of one and
+    the same class for most models. ``searches`` bisections lead from the starts to the boundary. ``radius`` is that of
+    the first trust region in the l2 norm, in parts of the bounds' width, by default ``sqrt(n) / 3`` for inputs of n
+    entries. That of the reference implementation is ``1e-3 n`` times the size of the batch: of a single input a walk
+    of 100 steps ends before it has come near. It is multiplied by ``decay`` ``decays`` times. ``overshoot`` and
+    ``momentum`` are those of the solver. "l0" counts entries, so that a pixel of three channels may count three times.
+    ``ValueError``/``TypeError`` for ``starts`` of another shape or outside the bounds.
+
+    >>> import torch
+    >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    >>> x, labels = torch.tensor([[0.75, 0.5]]), torch.tensor([0])
+    >>> solution = brendel_bethge(lambda x: x @ weight.T, x, labels, distance="linf", steps=40)
+    >>> solution.feasible.tolist(), round(solution.objective.item(), 3)
+    ([True], 0.125)
+    """
+
+    starts: Tensor | None = None
+    radius: float | None = None
+    decay: float = 0.5
+    decays: int = 20
+    overshoot: float = 1.1
+    momentum: float = 0.8
+    searches: int = 10
+
+    distances: ClassVar[tuple[str, ...] | None] = ("l0", "l1", "l2", "linf")
+
+    def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
+        """The search for starts, where none are given, and the walk."""
+        attack = with_goal(self.fitting(problem), 0.0)
+        width = attack.width
+        solver = BoundaryWalk(
+            p=order_of(attack),
+            starts=self.starts,
+            radius=None if self.radius is None else self.radius * width,
+            decay=self.decay,
+            decays=self.decays,
+            overshoot=self.overshoot,
+            momentum=self.momentum,
+            searches=self.searches,
+        )
+        if self.starts is not None:
+            return loop(attack, solver, x0)
+        far = min(START_STEPS, max(loop.steps // 4, 1))
+        inputs, aims = attack.inputs, {"targets": attack.targets, "bounds": attack.bounds}
+        anywhere = MaximalLoss(attack.model, inputs, attack.labels, eps=width, loss="logit difference", **aims)
+        search = solve(anywhere, BIM(), inputs, steps=far)
+        walk = loop(attack, replace(solver, starts=search.x), x0, steps=max(loop.steps - far, 1))
+        return continued(search, walk)
+
+
 minimal = MinimalRecipe("minimal", Minimal, reference="averaged-cut projection on the decision boundary")
 deepfool = MinimalRecipe("deepfool", DeepFool, steps=50, reference="Alg. 1.2; Moosavi-Dezfooli et al., CVPR 2016")
 superdeepfool = MinimalRecipe(
@@ -257,3 +314,4 @@ superdeepfool = MinimalRecipe(
 )
 fab = MinimalRecipe("fab", FAB, "linf", reference="Alg. 1.5; Croce & Hein, ICML 2020")
 trust_region = MinimalRecipe("trust_region", TrustRegionAttack, reference="Alg. 1.3; Yao et al., CVPR 2019")
+brendel_bethge = MinimalRecipe("brendel_bethge", BrendelBethge, steps=1000, reference="Brendel et al., NeurIPS 2019")

@@ -6,13 +6,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import require_number, require_one_of, require_whole
 from constropt.problem import ConstrainedProblem
 from constropt.problems.attacks.constraints import cross_entropy
-from constropt.problems.attacks.method import AttackMethod, Prepared, with_goal
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.declared import MinimalPerturbation
+from constropt.problems.attacks.method import AttackMethod, Prepared, remeasured, with_goal
 from constropt.problems.attacks.recipe import MinimalRecipe
-from constropt.problems.attacks.remeasured import remeasured
 from constropt.problems.distances import L0, L1, Distance, DistanceLike, as_distance
 from constropt.prox import GroupSparsity, NormAround, Scaled, patches
 from constropt.solution import Solution, best_of
@@ -45,9 +44,8 @@ class CW(AttackMethod):
     - "l0": D = l2 on the entries that may change, fewer after each success; c doubled after each failure, from 1e-3 on.
 
     ``searches`` for the last two says how long a failing search is; 20 by default. ``factor``: with 2, which is
-    published too, nine searches from 1e-3 do not take c far enough for l2. ``Solution.objective`` is the distance;
-    ``Solution.feasible`` says which rows fool the model, by ``confidence`` if one is given; ``ValueError`` for a
-    negative one. A problem with a ``constraint`` of its own keeps it.
+    published too, nine searches from 1e-3 do not take c far enough for l2. Rows count as fooled by ``confidence``, if
+    one is given; ``ValueError`` for a negative one. A problem's own ``constraint`` is kept.
 
     >>> solution = cw(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), steps=900)
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
@@ -63,8 +61,7 @@ class CW(AttackMethod):
     abort_early: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.searches is not None:
-            require_whole(searches=self.searches)
+        require_whole(searches=1 if self.searches is None else self.searches)
 
     @classmethod
     def measured(cls, distance: DistanceLike) -> Distance:
@@ -79,20 +76,12 @@ class CW(AttackMethod):
         unit = width**2 if name in ("l2", "l0") else width
         weight = unit * (WEIGHTS.get(name, 1e-3) if self.weight is None else self.weight)
         doubling = 2.0 if self.factor is None else self.factor
+        largest = LARGEST.get(name, torch.inf) * unit
         if name == "linf":
-            rule = ShrinkingTolerance(
-                weight=weight,
-                factor=doubling,
-                largest=LARGEST[name] * unit,
-                start=width,
-                decrease=self.decrease,
-                least=width / 255,
-                early=bool(self.abort_early),
-            )
+            least, early = width / 255, bool(self.abort_early)
+            rule = ShrinkingTolerance(weight, doubling, largest, width, self.decrease, least=least, early=early)
         elif name == "l0":
-            rule = ShrinkingSupport(
-                weight=weight, factor=doubling, largest=LARGEST[name] * unit, negligible=1e-4 * width
-            )
+            rule = ShrinkingSupport(weight, doubling, largest, negligible=1e-4 * width)
         else:
             rule = Bisection(weight=weight, factor=10.0 if self.factor is None else self.factor)
         solver = PenaltySearch(
@@ -106,19 +95,15 @@ class CW(AttackMethod):
         return with_goal(attack, self.confidence), solver
 
 
-RULES = ("l1", "EN")
-
-
 @dataclass(frozen=True)
 class EAD(AttackMethod):
-    """The elastic-net attack: :class:`MinimalPerturbation` by a proximal
-    :class:`~constropt.solvers.PenaltySearch`.
+    """The elastic-net attack: :class:`MinimalPerturbation` by a proximal :class:`~constropt.solvers.PenaltySearch`.
 
     min ``||delta||_2^2 + beta ||delta||_1 + c max(z_y - max_{k != y} z_k + confidence, 0)`` by FISTA
     (``accelerated=False``: ISTA) with steps ``size sqrt(1 - progress)``; c starts at ``weight``, grows by ``factor``
     until the row is fooled, and is then bisected, in ``searches`` of ``steps // searches`` steps: the published 9 x
-    1,000. ``abort_early``, which the authors' code has and the text has not, ends
-    a search that makes no progress: a third of the passes for l1 norms some 5 to 15 % larger.
+    1,000. ``abort_early``, which the authors' code has and the text has not, ends a search that makes no progress: a
+    third of the passes for l1 norms some 5 to 15 % larger.
 
     A larger ``beta`` suits perturbations of large entries: with 0.01, Foolbox' default, l1 norms were a quarter smaller
     than with the published 1e-3 on two small networks, and a quarter larger on a ResNet, in few steps.
@@ -129,8 +114,7 @@ class EAD(AttackMethod):
     ``threshold="exact"`` makes it beta, as the formula says.
 
     One forward and one backward pass a step: of FISTA's two points the model sees the one where the gradient is taken,
-    within the bounds. ``ValueError`` for an unknown rule or threshold. A problem with a ``constraint`` of its own keeps
-    it.
+    within the bounds. ``ValueError`` for an unknown rule or threshold. A problem's own ``constraint`` is kept.
 
     >>> solution = ead(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), rule="l1", steps=900)
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
@@ -151,10 +135,8 @@ class EAD(AttackMethod):
     distances: ClassVar[tuple[str, ...] | None] = ("l1",)
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(f"rule: takes one of {list(RULES)}, got {self.rule!r}")
-        if self.threshold not in ("published", "exact"):
-            raise ValueError(f"threshold: takes 'published' or 'exact', got {self.threshold!r}")
+        require_one_of("rule", self.rule, ("l1", "EN"))
+        require_one_of("threshold", self.threshold, ("published", "exact"))
         require_whole(searches=self.searches)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
@@ -167,9 +149,9 @@ class EAD(AttackMethod):
 
         if self.rule == "EN":
             attack = replace(attack, distance=Distance("elastic net", elastic_net))
-        published = self.threshold == "published"
+        threshold = 1.0 if self.threshold == "published" else None
         solver = PenaltySearch(
-            primal=ShrinkageThresholding(accelerated=self.accelerated, threshold=1.0 if published else None),
+            primal=ShrinkageThresholding(accelerated=self.accelerated, threshold=threshold),
             size=self.size,
             decay=square_root,
             searches=self.searches,
@@ -182,19 +164,17 @@ class EAD(AttackMethod):
         return attack, solver
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StrAttack(AttackMethod):
-    """StrAttack's problem, min ``gamma ||delta||_2^2 + tau sum_g ||delta_g||_2`` over what fools the model, by a
-    proximal :class:`~constropt.solvers.PenaltySearch`.
+    """StrAttack's problem: min ``gamma ||delta||_2^2 + tau sum_g ||delta_g||_2`` over what fools the model.
 
-    ``groups``: the side of square patches of pixels, all channels together, or group numbers of the shape of one
-    input; groups do not overlap. The model's part is ``c max(z_y - max_{k != y} z_k + confidence, 0)``, c searched from
-    ``weight`` on, times ``factor`` until the row is fooled, then bisected. ``tau`` and ``gamma`` are the published
-    weights. The groups' norms and the box are handled together by their exact prox, in FISTA with steps ``size
-    sqrt(1 - progress)``, where the paper splits them into the variables of an ADMM: the problem is the same.
-    ``Solution.objective`` is that objective, at one forward and one backward pass a step.
-
-    ``ValueError`` for groups of another shape. A problem with a ``constraint`` of its own keeps it.
+    By a proximal :class:`~constropt.solvers.PenaltySearch`. ``groups``: the side of square patches of pixels, all
+    channels together, or group numbers of the shape of one input; groups do not overlap. The model's part is ``c
+    max(z_y - max_{k != y} z_k + confidence, 0)``, c searched from ``weight`` on, times ``factor`` until the row is
+    fooled, then bisected. ``tau`` and ``gamma`` are the published weights. The groups' norms and the box are handled
+    together by their exact prox, in FISTA with steps ``size sqrt(1 - progress)``, where the paper splits them into the
+    variables of an ADMM: the problem is the same. ``Solution.objective`` is that objective, at one forward and one
+    backward pass a step. ``ValueError`` for groups of another shape. A problem's own ``constraint`` is kept.
 
     >>> x = torch.tensor([[0.75, 0.5, 0.5, 0.5]])
     >>> weight = torch.tensor([[1.0, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.5]])
@@ -217,9 +197,7 @@ class StrAttack(AttackMethod):
 
     def __post_init__(self) -> None:
         require_whole(searches=self.searches)
-        for name, value in (("tau", self.tau), ("gamma", self.gamma)):
-            if not value >= 0:
-                raise ValueError(f"{name}: takes a weight >= 0, got {value}")
+        require_number(0, tau=self.tau, gamma=self.gamma)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """The squared l2 norm as the distance, the groups as the nonsmooth term."""
@@ -271,9 +249,8 @@ class LBFGSAttack(AttackMethod):
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
         attack = self.fitting(problem)
         if attack.aim.dense:
-            raise ValueError(
-                f"labels: lbfgs_attack takes one per row, got shape {tuple(attack.labels.shape)}; use alma_prox"
-            )
+            found = tuple(attack.labels.shape)
+            raise ValueError(f"labels: lbfgs_attack takes one per row, got shape {found}; use alma_prox")
         rule = Bisection(weight=self.weight * attack.width**2, factor=self.factor)
         solver, steps = ProjectedLBFGS(memory=self.memory), max(loop.steps // self.searches, 1)
         state, best = rule.init(attack.inputs), None

@@ -7,15 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from constropt.checks import require_whole
+from constropt.checks import require_positive, require_whole
 from constropt.constraint import inequality
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.losses import Loss, as_loss, following
-from constropt.problems.attacks.maximal_loss import radius_of, row_mean
-from constropt.problems.attacks.method import AttackMethod, Prepared, require_positive
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.declared import MinimalPerturbation, radius_of, row_mean
+from constropt.problems.attacks.goals import Loss, as_loss
+from constropt.problems.attacks.method import AttackMethod, Prepared, following, remeasured
 from constropt.problems.attacks.recipe import MinimalRecipe
-from constropt.problems.attacks.remeasured import remeasured
 from constropt.rows import per_row
 from constropt.solution import Solution
 from constropt.solvers.alternating import Alternating
@@ -28,15 +26,14 @@ from constropt.solving import solve
 from constropt.steps import Closure, PrimalStep, Prox
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PerCAL(AttackMethod):
     """The PerC-AL attack: :class:`MinimalPerturbation` by :class:`~constropt.solvers.Alternating`.
 
     Rows that do not fool the model take a step of l2 length ``alpha_l`` up the ``loss`` (down it, towards targets), the
     others one of ``alpha_c`` down the ``distance``, "ciede2000" or any other with a gradient; both lengths, in parts of
     the bounds' width, decay along a cosine, to a hundredth and to a tenth. ``alpha_c`` is 0.5, or 0.1 for smaller
-    perturbations of models that are easily fooled. One forward and one backward pass a step. (The authors' code rounds
-    every point to 8 bits; this is the text's.)
+    perturbations of models that are easily fooled. One forward and one backward pass a step, no rounding to 8 bits.
 
     >>> solution = perc_al(lambda x: x, torch.tensor([[0.75, 0.5]]), torch.tensor([0]), distance="l2", steps=100)
     >>> solution.feasible.tolist(), round(solution.objective.item(), 2)
@@ -48,7 +45,7 @@ class PerCAL(AttackMethod):
     alpha_c: float = 0.5
 
     def __post_init__(self) -> None:
-        require_positive("the bounds' width", alpha_l=self.alpha_l, alpha_c=self.alpha_c)
+        require_positive(alpha_l=self.alpha_l, alpha_c=self.alpha_c)
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         attack = self.fitting(problem)
@@ -60,7 +57,7 @@ class PerCAL(AttackMethod):
 START, KAPPA = 0.01, 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DistanceStep(PrimalStep[None]):
     """``x <- prox(x - size g / rate)``: g normalised, and rate the distance that a step of length ``h`` covers, over h.
 
@@ -83,17 +80,15 @@ class DistanceStep(PrimalStep[None]):
         return prox(x - size / (per_row(rate, x) + 1e-8) * direction, size, None), None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LPA(AttackMethod):
-    """The LPA attack: max margin loss s.t. ``D(x, inputs) <= eps``, by
-    :class:`~constropt.solvers.PenaltySearch` on the distance's constraint.
+    """The LPA attack: max margin loss s.t. ``D(x, inputs) <= eps``, by :class:`~constropt.solvers.PenaltySearch`.
 
     min ``-min(max_{k != y} z_k - z_y, 1) + lambda max(D - eps, 0)``, lambda from ``weight`` on, times ``factor`` after
     each of ``searches`` searches that ends outside the budget: the published 5 x 20 steps (5 x 40 for evaluation). A
     step is as long as changes the distance by ``size``, ``eps`` by default, which decays to a tenth in every search;
     that takes one more measurement of the distance, at a point ``h`` away, but no model pass. It starts near the
-    inputs, at a random point that ``seed`` fixes, the same in all rows. The best point within the budget is returned,
-    in place of a projection on it.
+    inputs, at a random point that ``seed`` fixes, the same in all rows. The best point within the budget is returned.
 
     ``distance``: "lpips", another name, a :class:`~constropt.problems.distances.Distance`, or a callable ``(x, inputs)
     -> (batch,)``. ``eps=None`` searches the smallest radius that succeeds by ``radii`` bisections of ``steps`` each up
@@ -119,7 +114,7 @@ class LPA(AttackMethod):
 
     def __post_init__(self) -> None:
         require_whole(searches=self.searches, radii=self.radii)
-        require_positive("the bounds' width", h=self.h)
+        require_positive(h=self.h)
 
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
         minimal = self.fitting(problem)
@@ -130,16 +125,13 @@ class LPA(AttackMethod):
         if largest is None:
             largest = to_inputs(torch.where(origin - lower > upper - origin, lower, upper))
 
-        def measured(solution: Solution) -> Solution:
-            distance = to_inputs(solution.x)
-            return replace(solution, problem=minimal, objective=distance, multipliers=solution.multipliers[:1])
+        def attack(radius: Tensor) -> Solution:
+            found = self._attack(minimal, radius, loop)
+            distance = to_inputs(found.x)
+            return replace(found, problem=minimal, objective=distance, multipliers=found.multipliers[:1])
 
-        return smallest_radius(
-            lambda radius: measured(self._attack(minimal, radius, loop)),
-            solve(minimal, Alternating(), origin, steps=1),
-            largest=largest,
-            searches=self.radii,
-        )
+        start = solve(minimal, Alternating(), origin, steps=1)
+        return smallest_radius(attack, start, largest=largest, searches=self.radii)
 
     def _attack(self, problem: MinimalPerturbation, radius: Tensor, loop: Loop) -> Solution:
         width, origin, measure = problem.width, problem.inputs, problem.measure

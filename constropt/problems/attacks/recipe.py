@@ -18,11 +18,9 @@ from constropt.checks import require_whole
 from constropt.modes import normal_mode
 from constropt.near_names import near_names
 from constropt.problems.attacks.aim import IGNORE_INDEX
-from constropt.problems.attacks.budgets import BudgetedMethod
-from constropt.problems.attacks.losses import Loss
-from constropt.problems.attacks.maximal_loss import MaximalLoss
-from constropt.problems.attacks.method import AttackMethod
-from constropt.problems.attacks.minimal_perturbation import MinimalPerturbation
+from constropt.problems.attacks.declared import MaximalLoss, MinimalPerturbation
+from constropt.problems.attacks.goals import Loss
+from constropt.problems.attacks.method import AttackMethod, BudgetedMethod
 from constropt.problems.distances import Distance, DistanceLike, UnsupportedDistance
 from constropt.problems.model_calls import Model
 from constropt.solution import Solution
@@ -125,13 +123,11 @@ class Recipe(Generic[M]):
         for name in (*(name for name in given if common[name] is not None), *hyper):
             if name not in self.options:
                 near = near_names(name, self.options, "; did you mean {}?")
-                raise TypeError(
-                    f"{self.name}: takes no {name}{near}; beside {', '.join(_GIVEN)} it takes {', '.join(self.options)}"
-                )
+                takes = f"beside {', '.join(_GIVEN)} it takes {', '.join(self.options)}"
+                raise TypeError(f"{self.name}: takes no {name}{near}; {takes}")
         if self.targeted == "required" and common["targets"] is None:
-            raise ValueError(
-                f"targets: {self.name} is a targeted attack, give the classes to be reached; dag attacks without any"
-            )
+            cure = "give the classes to be reached; dag attacks without any"
+            raise ValueError(f"targets: {self.name} is a targeted attack, {cure}")
         return self.method(**hyper)
 
     def _measured(self, distance: DistanceLike | None) -> Distance:
@@ -190,10 +186,7 @@ class MinimalRecipe(Recipe[AttackMethod]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BudgetedRecipe(Recipe[BudgetedMethod]):
-    """A recipe for :class:`MaximalLoss` at ``eps=``, or, without, at the smallest radius that succeeds.
-
-    ``losses``: the default loss, without and with targets.
-    """
+    """A recipe for :class:`MaximalLoss` at ``eps=`` or the smallest radius; ``losses``: without and with targets."""
 
     distance: str = "linf"
     losses: tuple[str, str] = ("ce", "ce")
@@ -230,8 +223,7 @@ class BudgetedRecipe(Recipe[BudgetedMethod]):
     ) -> Solution:
         aim = {"targets": targets, "mask": mask, "nu": nu, "ignore_index": ignore_index, "bounds": bounds}
         method = self._checked(hyper, aim | {"distance": distance, "steps": steps, "searches": searches})
-        if searches is None:
-            searches = SEARCHES
+        searches = SEARCHES if searches is None else searches
         require_whole(searches=searches)
         loss = self.losses[targets is not None] if loss is None else loss
         radius, distance = 0.0 if eps is None else eps, self._measured(distance)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from constropt.domain import Box, WassersteinBall
 from constropt.problem import ConstrainedProblem
-from constropt.problems.attacks.budgets import BudgetedMethod, budgeted_problem
-from constropt.problems.attacks.method import Prepared
+from constropt.problems.attacks.declared import MaximalLoss
+from constropt.problems.attacks.method import BudgetedMethod, Prepared, budgeted_problem
 from constropt.problems.attacks.recipe import BudgetedRecipe
 from constropt.solution import Solution
 from constropt.solvers.balls.steepest_descent import SteepestDescent
@@ -52,7 +52,7 @@ class WassersteinAttack(BudgetedMethod):
 
     def prepare(self, problem: ConstrainedProblem[Any], x0: Tensor, steps: int) -> Prepared:
         """In the ball of the problem's eps."""
-        return self.in_ball(problem, budgeted_problem(problem, self).radius, self.solver(problem, growing=False))
+        return self.in_ball(problem)
 
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
         return loop(*self.prepare(problem, x0, loop.steps), x0)
@@ -61,25 +61,20 @@ class WassersteinAttack(BudgetedMethod):
         """In a ball that grows."""
         return GrowingBall(self)
 
-    def solver(self, problem: ConstrainedProblem[Any], *, growing: bool) -> SteepestDescent:
-        """Signed steps, in a ball that grows or not."""
-        return SteepestDescent(
-            size=self.size * budgeted_problem(problem, self).width,
-            first=self.first_radius if growing else None,
-            growth=self.growth,
-            period=self.period,
-            stop=growing,
-        )
-
-    def in_ball(self, problem: ConstrainedProblem[Any], radius: float | Tensor, solver: SteepestDescent) -> Prepared:
-        """The problem in a Wasserstein ball around its inputs in place of its own ball."""
-        loss = budgeted_problem(problem, self)
+    def in_ball(
+        self, problem: ConstrainedProblem[Any], grown: int | None = None
+    ) -> tuple[MaximalLoss, SteepestDescent]:
+        """The problem in a Wasserstein ball, of its own radius or one ``grown`` so many steps, and signed steps."""
+        loss, first = budgeted_problem(problem, self), None if grown is None else self.first_radius
+        size, stop = self.size * loss.width, grown is not None
+        solver = SteepestDescent(size=size, first=first, growth=self.growth, period=self.period, stop=stop)
+        radius = loss.radius if grown is None else solver.radius(grown)
         box = Box(*loss.bounds)
         ball = WassersteinBall(radius, loss.inputs, box, self.kernel, self.regularization, self.iterations)
         return replace(loss, domain=ball), solver
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GrowingBall(Method):
     """The Wasserstein attack in a ball that grows until it succeeds; the problem's ``eps`` is not used."""
 
@@ -87,19 +82,12 @@ class GrowingBall(Method):
 
     def run(self, problem: ConstrainedProblem[Any], x0: Tensor, loop: Loop) -> Solution:
         """One run; the objective is the radius of the first success, or the last one."""
-        solver = self.attack.solver(problem, growing=True)
-        within, _ = self.attack.in_ball(problem, solver.radius(loop.steps), solver)
+        within, solver = self.attack.in_ball(problem, loop.steps)
         found = loop(within, solver, x0)
         radii = torch.tensor([solver.radius(step) for step in range(loop.steps + 1)]).to(found.x)
-        # -1, no success, is the last
-        objective = radii[found.first_feasible]
+        objective = radii[found.first_feasible]  # -1, no success, is the last
         return replace(found, problem=replace(within, objective=lambda x, z: objective), objective=objective)
 
 
-wasserstein = BudgetedRecipe(
-    "wasserstein",
-    WassersteinAttack,
-    steps=200,
-    without=("distance", "searches"),
-    reference="Wong, Schmidt & Kolter, ICML 2019",
-)
+_REFERENCE, _WITHOUT = "Wong, Schmidt & Kolter, ICML 2019", ("distance", "searches")
+wasserstein = BudgetedRecipe("wasserstein", WassersteinAttack, steps=200, without=_WITHOUT, reference=_REFERENCE)

@@ -1,10 +1,5 @@
-"""Calibrated classifiers: training losses, metrics, scaling of the logits, diagrams.
+"""Calibrated classifiers: losses, metrics (over batches: ``streaming``, with torchmetrics), scaling, diagrams."""
 
-The metrics that accumulate over batches and processes are in ``streaming`` (they need torchmetrics); the study of
-``constropt train calibration`` is in ``study``.
-"""
-
-from constropt.problems.calibration.cpc import CPC
 from constropt.problems.calibration.diagrams import multiplier_curves, reliability_diagram
 from constropt.problems.calibration.entrywise import ECP, FLSD, FocalLoss, LabelSmoothing
 from constropt.problems.calibration.margin import CALS, CALSHR, MbLS, logit_distance
@@ -17,7 +12,7 @@ from constropt.problems.calibration.metrics import (
     mean_iou,
     negative_log_likelihood,
 )
-from constropt.problems.calibration.mmce import MMCE
+from constropt.problems.calibration.pairwise import CPC, MMCE
 from constropt.problems.calibration.samples import calibration_under_noise, gaussian_noise, held_out, long_tailed
 from constropt.problems.calibration.scaling import TemperatureScaling, VectorScaling
 

@@ -105,8 +105,7 @@ def _draw_gaps(axes: Any, statistics: BinStatistics) -> None:
     filled = (statistics.count > 0).cpu()
     accuracy = statistics.accuracy().cpu()[filled].numpy()
     confidence = statistics.mean_confidence().cpu()[filled].numpy()
-    bins = len(filled)
-    left = np.arange(bins)[filled.numpy()] / bins
+    left, bins = np.arange(len(filled))[filled.numpy()] / len(filled), len(filled)
     bars = {"width": 1 / bins, "align": "edge"}
     whole = {"color": _ACCURACY, "alpha": 0.6, "linewidth": 0.5, "edgecolor": "white"}
     axes.bar(left, accuracy, **bars, **whole, label="accuracy in the bin")
@@ -120,8 +119,7 @@ def _draw_gaps(axes: Any, statistics: BinStatistics) -> None:
 
 def _draw_histogram(axes: Any, statistics: BinStatistics) -> None:
     count = statistics.count.cpu().numpy()
-    total = count.sum()
-    bins = len(count)
+    total, bins = count.sum(), len(count)
     left, style = np.arange(bins) / bins, {"color": "0.6", "edgecolor": "white", "linewidth": 0.5}
     axes.bar(left, count / total, 1 / bins, align="edge", **style)
     accuracy, confidence = float(statistics.hits.sum()) / total, float(statistics.confidence.sum()) / total

@@ -1,6 +1,4 @@
-"""Scores and labels, checked and flattened to one row per labelled entry, and their confidences in bins: where every
-metric and scaling starts from.
-"""
+"""Scores and labels, checked, flattened to a row per labelled entry, and binned: where metrics and scalings start."""
 
 from __future__ import annotations
 
@@ -16,12 +14,11 @@ from constropt.checks import are_whole, require_below, require_one_of, require_w
 from constropt.precision import at_least_float32
 from constropt.problems.dense_metrics import confusion
 
-NORMS = ("l1", "l2", "max")
 _BLOCK = 2**22  # numbers worked on at once: 4,194 samples of 1,000 classes, or 200,000 pixels of 21
 _TOLERANCE = 1e-2  # of a sum of probabilities: those rounded to bfloat16 pass, a forgotten softmax does not
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BinStatistics:
     """``sums`` over the entries of each bin, float64: ``(3, bins)``, or ``(3, K, bins)`` with bins for every class.
 
@@ -78,7 +75,7 @@ class BinStatistics:
 def check_bins(bins: int, norm: str = "l1") -> None:
     """``ValueError`` for a number of bins or a norm that there is not."""
     require_whole(bins=bins)
-    require_one_of("norm", norm, NORMS)
+    require_one_of("norm", norm, ("l1", "l2", "max"))
 
 
 def bin_index(confidence: Tensor, bins: int) -> Tensor:
@@ -98,9 +95,9 @@ def equal_count(confidence: Tensor, hits: Tensor, bins: int) -> BinStatistics:
     """Statistics ``(bins,)`` of entries sorted by confidence and split into bins of as equal a count as can be.
 
     The first ``entries % bins`` bins hold one entry more than the others, as ``numpy.array_split`` has it; with fewer
-    entries than bins the last ones are empty. Entries of one confidence may lie on both sides of an edge: each then
-    counts as a hit by the fraction of hits among all of them, the mean over the orders they could be sorted in. So the
-    result does not depend on the order of the data, and a constant confidence gives |accuracy - confidence|.
+    entries than bins the last ones are empty. Entries of one confidence count as hits by the fraction of hits among all
+    of them, the mean over the orders they could be sorted in: the order of the data does not matter, and a constant
+    confidence gives |accuracy - confidence|.
 
     >>> equal_count(torch.tensor([0.6, 0.9, 0.6]), torch.tensor([True, True, False]), 2).hits
     tensor([1., 1.], dtype=torch.float64)
@@ -123,7 +120,7 @@ def _sums(index: Tensor, confidence: Tensor, hits: Tensor, bins: int) -> BinStat
     return BinStatistics(sums)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entries:
     """Entries that count: ``scores`` ``(entries, K)`` and ``labels`` ``(entries,)``, int64.
 
@@ -158,9 +155,7 @@ class Entries:
         return _sums(bin_index(confidence, bins), confidence, self.hits(), bins)
 
     def class_bins(self, bins: int) -> BinStatistics:
-        """Statistics ``(K, bins)`` in bins of equal width: for class k the confidence of an entry is its k-th
-        probability, a hit its label k.
-        """
+        """Statistics ``(K, bins)`` in bins of equal width: for class k of the k-th probability, a hit being label k."""
         probabilities, classes, device = self.probabilities(), self.scores.shape[1], self.labels.device
         index = bin_index(probabilities, bins) + bins * torch.arange(classes, dtype=torch.int32, device=device)
         sums = torch.zeros(3, classes * bins, dtype=torch.float64, device=device)
@@ -226,15 +221,15 @@ def blocks(
     if not are_whole(labels):
         raise TypeError(f"labels: takes the integers of classes, got {labels.dtype}")
     if scores.dim() < 2 or scores.shape[1] < 2:
-        raise ValueError(
-            f"{name}: takes (batch, K) or (batch, K, *dims) with K >= 2, got {tuple(scores.shape)}; "
-            "for two classes and one score p, stack 1 - p and p"
+        takes, cure = (
+            "(batch, K) or (batch, K, *dims) with K >= 2",
+            "for two classes and one score p, stack 1 - p and p",
         )
+        raise ValueError(f"{name}: takes {takes}, got {tuple(scores.shape)}; {cure}")
     shape = (scores.shape[0], *scores.shape[2:])
     if labels.shape != shape:
-        raise ValueError(
-            f"labels: takes shape {shape} for {name} of shape {tuple(scores.shape)}, got {tuple(labels.shape)}"
-        )
+        takes = f"shape {shape} for {name} of shape {tuple(scores.shape)}"
+        raise ValueError(f"labels: takes {takes}, got {tuple(labels.shape)}")
     if labels.device != scores.device:
         raise ValueError(f"labels: must be where {name} are, on {scores.device}, got {labels.device}")
     return _blocks(scores.detach(), labels, from_logits, ignore_index, name)
@@ -247,12 +242,9 @@ def _blocks(
     rows = max(1, _BLOCK // max(1, scores[:1].numel()))
     for part, label in zip(scores.split(rows), labels.split(rows)):
         part, label = part.movedim(1, -1).reshape(-1, classes), label.reshape(-1).long()
-        if ignore_index is not None:
-            counted = label != ignore_index
-            if not bool(counted.all()):
-                part, label = part[counted], label[counted]
-        if from_logits:
-            part = at_least_float32(part)
+        if ignore_index is not None and not bool((counted := label != ignore_index).all()):
+            part, label = part[counted], label[counted]
+        part = at_least_float32(part) if from_logits else part
         if len(label):
             _check(part, label, from_logits, ignore_index, name)
         yield Entries(part, label, from_logits)

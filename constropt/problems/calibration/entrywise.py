@@ -8,13 +8,13 @@ from torch.nn import functional
 
 from constropt.checks import require_number, require_one_of
 from constropt.precision import at_least_float32
+from constropt.problems.model_calls import of_label
 
 
 class Batch(NamedTuple):
     """``logits`` ``(batch, K, *dims)`` in float32 at least, int64 ``labels`` and bool ``counted`` ``(batch, *dims)``.
 
-    An entry that does not count has logits 0 and label 0, so that nothing in it, NaN included, reaches a loss or a
-    gradient.
+    An entry that does not count has logits and label 0: nothing in it, NaN included, reaches a loss or a gradient.
     """
 
     logits: Tensor
@@ -41,20 +41,17 @@ def counted_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         wrong = labels[counted & ((labels < 0) | (labels >= classes))]
         if wrong.numel():
-            raise ValueError(
-                f"labels: takes classes from 0 to {classes - 1} or ignore_index, {ignore_index}, got"
-                f" {wrong.unique()[:5].tolist()} in {wrong.numel()} of {labels.numel()} entries"
-            )
+            takes = f"classes from 0 to {classes - 1} or ignore_index, {ignore_index}"
+            found = f"{wrong.unique()[:5].tolist()} in {wrong.numel()} of {labels.numel()} entries"
+            raise ValueError(f"labels: takes {takes}, got {found}")
     return counted
 
 
 def checked_batch(logits: Tensor, labels: Tensor, ignore_index: int) -> Batch:
-    """``logits`` ``(batch, K)`` or ``(batch, K, *dims)`` and int64 ``labels`` ``(batch, *dims)``, checked, as a
-    :class:`Batch`.
+    """``logits`` ``(batch, K, *dims)`` and int64 ``labels`` ``(batch, *dims)``, checked, as a :class:`Batch`.
 
     Raises ``TypeError`` for logits that are not floating point or labels that are not int64; ``ValueError`` for shapes
-    that do not match, fewer than two classes and, on the CPU, where looking costs no synchronisation, labels outside
-    ``0 .. K-1`` other than ``ignore_index``.
+    that do not match, fewer than two classes and, on the CPU, where looking costs no synchronisation, other labels.
 
     >>> found = checked_batch(torch.zeros(2, 3), torch.tensor([1, -100]), -100)
     >>> found.labels.tolist(), found.counted.tolist()
@@ -71,15 +68,6 @@ def mean_counted(values: Tensor, counted: Tensor) -> Tensor:
     tensor(1.5000)
     """
     return values.where(counted, 0).sum() / counted.sum().clamp_min(1)
-
-
-def of_label(values: Tensor, labels: Tensor) -> Tensor:
-    """The entry of ``values`` ``(batch, K, *dims)`` at the class of ``labels``, ``(batch, *dims)``.
-
-    >>> of_label(torch.tensor([[0.1, 0.9], [0.4, 0.6]]), torch.tensor([1, 0]))
-    tensor([0.9000, 0.4000])
-    """
-    return values.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
 class EntrywiseLoss(nn.Module):
@@ -102,6 +90,10 @@ class EntrywiseLoss(nn.Module):
         """The mean over the counted entries, a scalar."""
         logits, labels, counted = checked_batch(logits, labels, self.ignore_index)
         return mean_counted(self.entrywise(logits, labels), counted)
+
+    def extra_repr(self) -> str:
+        own = {k: v for k, v in vars(self).items() if k[0] != "_" and k not in ("training", "ignore_index")}
+        return ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in own.items())
 
 
 def _focal(log_s: Tensor, gamma: float | Tensor) -> Tensor:
@@ -132,9 +124,6 @@ class FocalLoss(EntrywiseLoss):
     def entrywise(self, logits: Tensor, labels: Tensor) -> Tensor:
         return _focal(of_label(functional.log_softmax(logits, 1), labels), self.gamma)
 
-    def extra_repr(self) -> str:
-        return f"gamma={self.gamma:g}"
-
 
 class FLSD(EntrywiseLoss):
     """Focal loss with a sample-dependent gamma (Mukhoti et al. 2020, "FLSD-53"; thesis, Eq. 1.23).
@@ -161,9 +150,6 @@ class FLSD(EntrywiseLoss):
         unlikely = log_s.detach().exp() < self.threshold
         return _focal(log_s, self.high + (self.low - self.high) * unlikely.to(log_s.dtype))
 
-    def extra_repr(self) -> str:
-        return f"low={self.low:g}, high={self.high:g}, threshold={self.threshold:g}"
-
 
 class LabelSmoothing(EntrywiseLoss):
     """Cross-entropy with smoothed labels (Szegedy et al. 2016; thesis, Eq. 1.19).
@@ -171,9 +157,8 @@ class LabelSmoothing(EntrywiseLoss):
     ``convention`` says where the mass ``alpha`` goes that the label gives up: ``"thesis"`` spreads it over the
     ``K - 1`` other classes, so that the label keeps ``1 - alpha``; ``"torch"``, as ``label_smoothing`` of
     ``torch.nn.functional.cross_entropy``, over all ``K``, so that the label keeps ``1 - alpha + alpha / K``. The
-    loss of the first at ``alpha`` is that of the second at ``alpha K / (K - 1)``.
-
-    Raises ``ValueError`` unless ``0 <= alpha < 1`` and ``convention`` is one of the two.
+    loss of the first at ``alpha`` is that of the second at ``alpha K / (K - 1)``. Raises ``ValueError`` unless ``0 <=
+    alpha < 1`` and ``convention`` is one of the two.
 
     >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])
     >>> [round(LabelSmoothing(0.3, convention).forward(logits, labels).item(), 4) for convention in ("thesis", "torch")]
@@ -193,18 +178,13 @@ class LabelSmoothing(EntrywiseLoss):
         smoothed = log_s.sum(1) - of_true if self.convention == "thesis" else log_s.sum(1)
         return -(1 - self.alpha) * of_true - off * smoothed
 
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha:g}, convention={self.convention!r}"
-
 
 class ECP(EntrywiseLoss):
     """Explicit confidence penalty (Pereyra et al. 2017; thesis, Eq. 1.21): ``-log s_y - weight * H(s)``.
 
-    ``H(s) = -sum_k s_k log s_k`` is the entropy, in nats, of the softmax ``s``; it is rewarded (the sign printed in
-    the thesis is the opposite). Label smoothing is the same with the Kullback-Leibler divergence to the uniform
-    distribution taken the other way round.
-
-    Raises ``ValueError`` unless ``weight >= 0``, and as :class:`EntrywiseLoss`.
+    ``H(s) = -sum_k s_k log s_k`` is the entropy, in nats, of the softmax ``s``; it is rewarded (the sign printed in the
+    thesis is the opposite). Label smoothing takes the Kullback-Leibler divergence to the uniform distribution the other
+    way round. Raises ``ValueError`` unless ``weight >= 0``, and as :class:`EntrywiseLoss`.
 
     >>> uniform, labels = torch.zeros(1, 4), torch.tensor([2])  # log 4 - 0.1 log 4
     >>> round(ECP()(uniform, labels).item(), 4)
@@ -221,6 +201,3 @@ class ECP(EntrywiseLoss):
         # a logit of -inf, a class ruled out, has s log s = 0: without the bound it would be 0 * inf
         entropy = -(log_s.exp() * log_s.clamp_min(-1e30)).sum(1)
         return -of_label(log_s, labels) - self.weight * entropy
-
-    def extra_repr(self) -> str:
-        return f"weight={self.weight:g}"

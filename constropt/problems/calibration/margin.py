@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import Unpack
 
-from constropt.checks import require_whole
+from constropt.checks import require_one_of, require_positive, require_whole
 from constropt.duals import ConstantRho, HeuristicMultipliers, MultiplierUpdate, ProgressRho, keep
 from constropt.lagrangian import AugmentedLagrangian, PenaltyLike
 from constropt.near_names import near_names
@@ -122,14 +122,13 @@ def class_lagrangian(preset: str, **given: Unpack[ALMOptions]) -> AugmentedLagra
 
 
 class CALS(_MarginLoss):
-    """CALS-ALM (Alg. 6.2): cross-entropy plus ``1/K sum_k P(d_k / m - 1, rho_k, mu_k)`` (Eq. 6.11), multipliers and
-    penalty parameters for each class, learned on held-out data by :meth:`update_duals` after each epoch.
+    """CALS-ALM (Alg. 6.2): cross-entropy plus ``1/K sum_k P(d_k / m - 1, rho_k, mu_k)`` (Eq. 6.11).
 
-    ``criterion(logits, labels)``: logits ``(batch, K)`` or ``(batch, K, *dims)``, labels int64 ``(batch, *dims)``;
-    ``ignore_index`` marks labels that do not count. ``margin`` is m, in units of the logits. Defaults are those of
-    Table V-4: ``penalty`` "PHR" (also "P2", "P3"), initial ``mu`` 1e-6 in ``mu_bounds`` (1e-6, 1e6), initial ``rho``
-    1, times ``gamma`` (1.2) where the mean constraint of a class is above ``tau`` (0.9) times what it was, looked at
-    every ``rho_every`` (10) dual updates.
+    mu and rho of each class are learned on held-out data by :meth:`update_duals` after each epoch. ``criterion(logits,
+    labels)``: logits ``(batch, K)`` or ``(batch, K, *dims)``, labels int64 ``(batch, *dims)``; ``ignore_index`` marks
+    labels that do not count. ``margin`` is m, in units of the logits. Defaults are those of Table V-4: ``penalty``
+    "PHR" (also "P2", "P3"), initial ``mu`` 1e-6 in ``mu_bounds`` (1e-6, 1e6), initial ``rho`` 1, times ``gamma`` (1.2)
+    where a class's mean constraint, every ``rho_every`` (10) dual updates, is above ``tau`` (0.9) times what it was.
 
     What the text leaves open, and the ``preset="official"`` of the published code:
 
@@ -140,8 +139,7 @@ class CALS(_MarginLoss):
       count nothing, so that rho moves although most samples are within the margin.
 
     An argument that is given wins over the preset (:class:`ALMOptions` lists those of the duals). The official code
-    clips dP/dy to 1e-6 for each sample, here its mean is: a difference below 1e-6. Its default margin is 20 in one
-    configuration file; the paper's is 10.
+    clips dP/dy to 1e-6 for each sample, here its mean is: a difference below 1e-6. Its margin is 20 in one file.
 
     >>> criterion = CALS(num_classes=3, margin=2.0)
     >>> logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -181,12 +179,10 @@ def _fixed_weight(weight: float) -> AugmentedLagrangian:
 
 
 class MbLS(_MarginLoss):
-    """Margin-based label smoothing: cross-entropy plus ``weight sum_k max(0, d_k - m)`` (Eq. 1.26), the multiplier
-    fixed.
+    """Margin-based label smoothing: cross-entropy plus ``weight sum_k max(0, d_k - m)`` (Eq. 1.26), the weight fixed.
 
-    ``weight`` is lambda (0.1, appendix V-6). The text sums over classes; ``preset="official"`` averages, as the
-    published code does, which makes the weight K times smaller; ``reduction`` says it outright. Shapes as for
-    :class:`CALS`.
+    ``weight`` is lambda (0.1, appendix V-6). The text sums over classes; ``preset="official"`` averages, as published
+    code does: a weight K times smaller; ``reduction`` says it outright. Shapes as for :class:`CALS`.
 
     >>> loss = MbLS(num_classes=2, margin=3.0)
     >>> extra = loss(torch.tensor([[5.0, 0.0]]), torch.tensor([0])) - torch.tensor(5.0).neg().exp().log1p()
@@ -204,8 +200,7 @@ class MbLS(_MarginLoss):
         ignore_index: int = -100,
         preset: str = "text",
     ) -> None:
-        if not weight > 0:
-            raise ValueError(f"weight: must be > 0, got {weight}")
+        require_positive(weight=weight)
         reduction = reduction or ("mean" if _is_official(preset) else "sum")
         fixed = _fixed_weight(weight)
         super().__init__(
@@ -229,9 +224,8 @@ class CALSHR(_MarginLoss):
     times that of the update before, and divided by it where it fell by as much; it stays in ``mu_bounds``, (1e-6, 1e6).
 
     What the text leaves open: ``weight``, where lambda starts, is 0.1 as for MbLS (the 1e-6 of CALS-ALM would leave it
-    without effect for a hundred epochs); ``relative``, whether y is ``d / m - 1`` (Eq. 6.10, the default) or ``d - m``
-    (official); ``weighted``, whether the P_k compared include lambda_k (official) or not. ``preset="official"`` sets
-    the last two.
+    without effect for a hundred epochs); and what ``preset="official"`` sets: ``relative``, whether y is ``d / m - 1``
+    (Eq. 6.10, the default) or ``d - m``; ``weighted``, whether the P_k compared include lambda_k (official) or not.
 
     >>> criterion = CALSHR(num_classes=2, margin=1.0)
     >>> far, near, labels = torch.tensor([[4.0, 0.0]]), torch.tensor([[2.0, 0.0]]), torch.tensor([0])
@@ -278,6 +272,5 @@ def _refuse_unknown(loss: str, given: Iterable[str], known: tuple[str, ...]) -> 
 
 
 def _is_official(preset: str) -> bool:
-    if preset not in ("text", "official"):
-        raise ValueError(f"preset: takes 'text' or 'official', got {preset!r}")
+    require_one_of("preset", preset, ("text", "official"))
     return preset == "official"

@@ -19,7 +19,6 @@ from constropt.checks import require_one_of
 from constropt.problems.calibration.entries import BinStatistics, Entries, blocks, check_bins, equal_count, summed
 from constropt.problems.dense_metrics import mean_iou_of
 
-REDUCTIONS = ("mean", "sum", "none")
 Label = int | None  # of entries that do not count
 
 
@@ -45,8 +44,7 @@ def adaptive_calibration_error(
     """AECE ``()``: the ECE over bins that hold as equal a number of entries as can be (Nguyen & O'Connor, 2015).
 
     Counts are exact, as :func:`~constropt.problems.calibration.entries.equal_count` says; entries of equal confidence
-    share their hits, so that neither the order of the data nor of the batches matters. A constant confidence gives
-    ``|accuracy - confidence|``.
+    share their hits: no order of the data or of batches matters.
 
     >>> halves = torch.full((4, 2), 0.5)
     >>> float(adaptive_calibration_error(halves, torch.tensor([0, 0, 0, 1]), from_logits=False))
@@ -68,8 +66,7 @@ def classwise_calibration_error(
     """CWCE: the ECE of every class against the rest, over all entries (Kull et al., 2019; Maier-Hein et al., 2022).
 
     For class k all entries are binned by their k-th probability; the gap in a bin is between its mean and the fraction
-    of entries labelled k. ``reduction`` is "mean" over the K classes of the scores, those without a label among them
-    (Table V-2), "sum", or "none": ``(K,)``.
+    labelled k. ``reduction`` is "mean" over all K classes, those without a label too (Table V-2), "sum", or "none".
 
     >>> probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.7, 0.3, 0.0]])
     >>> classwise_calibration_error(probabilities, torch.tensor([0, 1]), from_logits=False, reduction="none")
@@ -135,7 +132,7 @@ def iou(counts: Tensor) -> Tensor:
 
 def check_reduction(reduction: str) -> None:
     """``ValueError`` for a reduction over classes that there is not."""
-    require_one_of("reduction", reduction, REDUCTIONS)
+    require_one_of("reduction", reduction, ("mean", "sum", "none"))
 
 
 def reduced(errors: Tensor, reduction: str) -> Tensor:

@@ -58,11 +58,8 @@ def long_tailed(labels: Tensor, *, ratio: float = 100.0, seed: int = 0) -> Tenso
 
     Of class ``k``, out of the ``K = labels.max() + 1``, remain ``n_k = n_max ratio^(-k / (K - 1))`` samples, rounded
     down but at least one; ``ratio`` is that of the largest class to the smallest (ImageNet-LT: 256). ``n_max`` is the
-    largest number for which every class has enough: the size of a class where all are equal. The global generators are
-    not touched.
-
-    Raises ``ValueError`` for labels that are not a vector of integers >= 0, classes without a sample and unless
-    ``ratio >= 1``.
+    largest number for which every class has enough. The global generators are not touched. Raises ``ValueError`` for
+    labels that are no vector of integers >= 0, classes without a sample and ``ratio < 1``.
 
     >>> labels = torch.arange(3).repeat_interleave(100)
     >>> labels[long_tailed(labels, ratio=100)].bincount()
@@ -106,8 +103,7 @@ def gaussian_noise(inputs: Tensor, severity: int, *, seed: int = 0) -> Tensor:
 
     Severities 1 to 5 are ImageNet-C's; 0 leaves the inputs as they are. The noise depends on ``seed`` alone, not on the
     device, and grows with the severity without changing its pattern; the global generator stays as it is. ImageNet-C
-    also rounds to 8 bits and compresses, which is not done here. Raises ``ValueError`` for another severity, inputs
-    outside of [0, 1] and NaN.
+    also rounds to 8 bits and compresses. Raises ``ValueError`` for another severity, inputs outside [0, 1] and NaN.
 
     >>> noisy = gaussian_noise(torch.full((2, 1, 50, 50), 0.5), 1)
     >>> f"{noisy.std():.2f}"

@@ -11,7 +11,6 @@ from constropt.checks import require_one_of, require_whole
 from constropt.problems.calibration.entries import Entries, blocks, check_bins
 from constropt.problems.calibration.metrics import expected_calibration_error, require_entries
 
-METHODS = ("nll", "ece")
 _RANGE = (1e-2, 1e3)  # of the temperature: where every entry is right, or the logits say nothing, no optimum exists
 _GRID = [tenth / 10 for tenth in range(1, 101)]
 
@@ -40,7 +39,7 @@ class TemperatureScaling(nn.Module):
 
     def __init__(self, method: str = "nll", *, bins: int = 15, ignore_index: int | None = -100) -> None:
         super().__init__()
-        require_one_of("method", method, METHODS)
+        require_one_of("method", method, ("nll", "ece"))
         check_bins(bins)
         self.method, self.bins, self.ignore_index = method, bins, ignore_index
         self.register_buffer("temperature", torch.ones(()))
@@ -107,15 +106,8 @@ class VectorScaling(nn.Module):
         count = sum(len(part.labels) for part in parts)
         weights = torch.zeros(2, len(self.scale), dtype=torch.float64, device=logits.device)
         weights[0] = 1
-        optimizer = torch.optim.LBFGS(
-            [weights],
-            max_iter=self.steps,
-            max_eval=2 * self.steps,
-            tolerance_grad=1e-8,
-            tolerance_change=1e-11,
-            history_size=20,
-            line_search_fn="strong_wolfe",
-        )
+        budget = {"max_iter": self.steps, "max_eval": 2 * self.steps, "tolerance_grad": 1e-8, "tolerance_change": 1e-11}
+        optimizer = torch.optim.LBFGS([weights], **budget, history_size=20, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             sums = torch.stack([_loss_and_gradient(part, weights[0], weights[1]) for part in parts]).sum(0)
@@ -165,10 +157,7 @@ def _least_nll(parts: list[Entries]) -> float:
         return 1 / end
     last = math.inf
     while value != 0 and last > 1e-8 * b:  # Newton's next error is the square of that
-        if value > 0:
-            high = b
-        else:
-            low = b
+        low, high = (low, b) if value > 0 else (b, high)
         moved = b - value / curvature if curvature > 0 else math.inf
         if not low <= moved <= high or abs(moved - b) > last / 2:  # steps must halve, so that this ends
             moved = math.sqrt(low * high)

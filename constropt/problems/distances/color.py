@@ -1,6 +1,4 @@
-"""Colors in CIELAB under the D65 illuminant (Eq. III-3 to III-5), and their difference CIEDE2000 (Sharma, Wu & Dalal,
-2005), accumulated over the pixels of images.
-"""
+"""Colors in CIELAB under D65 (Eq. III-3 to III-5), and their difference CIEDE2000 (Sharma, Wu & Dalal, 2005)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from math import pi
 import torch
 from torch import Tensor
 
-from constropt.problems.distances.measures import ImageDistance, root
+from constropt.problems.distances.base import ImageDistance, root
 
 # Eq. III-3: rows give X, Y and Z, of linear R, G and B in [0, 1].
 _TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
@@ -21,9 +19,8 @@ def srgb_to_lab(rgb: Tensor, *, luminance: float = 100.0) -> Tensor:
     """L*, a*, b* of sRGB images ``(batch, 3, *pixels)`` in [0, 1], the gamma undone; L* lies in [0, 100].
 
     ``luminance`` is Y of the color (1, 1, 1), whose white is (95.0489, 100, 108.8840). The text and the published code
-    leave it at 1, so that images are a hundred times darker than their white, L* <= 9, and color differences are
-    smaller, and weighted otherwise, than those that CIEDE2000 was made for; ``luminance=1`` is for a comparison with
-    the tables.
+    leave it at 1 (``luminance=1`` is for a comparison with the tables), so that images are a hundred times darker than
+    their white, L* <= 9, and color differences smaller, and weighted otherwise, than CIEDE2000 was made for.
 
     >>> srgb_to_lab(torch.tensor([[[1.0], [0.0], [0.0]]])).flatten().round(decimals=1)
     tensor([53.2000, 80.1000, 67.2000])
@@ -49,9 +46,8 @@ def _cube_root(t: Tensor) -> Tensor:
 def ciede2000(lab: Tensor, reference: Tensor) -> Tensor:
     """Delta E_00 of colors L*, a*, b*: ``(batch, 3, *pixels)`` to ``(batch, *pixels)``; 1 is just noticeable.
 
-    Hue differences and mean hues come from vectors, not from angles, so that there is nothing to wrap around and the
-    gradient is finite everywhere (0 where it does not exist: equal colors). Where the formula jumps, at hues exactly
-    opposite, it follows Sharma's rules.
+    Hue differences and mean hues come from vectors, not from angles: nothing wraps around, and the gradient is finite
+    everywhere (0 at equal colors). Where the formula jumps, at hues exactly opposite, it follows Sharma's rules.
 
     >>> ciede2000(torch.tensor([[50.0, 2.6772, -79.7751]]), torch.tensor([[50.0, 0.0, -82.7485]])).round(decimals=4)
     tensor([2.0425])

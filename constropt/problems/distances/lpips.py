@@ -1,7 +1,4 @@
-"""LPIPS v0.1 (Zhang, Isola, Efros, Shechtman & Wang, 2018): how far apart images are in the features of a network.
-
-The feature stacks are built layer by layer as torchvision has them, so that its weights fit.
-"""
+"""LPIPS v0.1 (Zhang, Isola, Efros, Shechtman & Wang, 2018): how far apart images are in the features of a network."""
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from constropt.checks import MissingExtra, require_one_of
-from constropt.problems.distances.measures import ImageDistance, root
+from constropt.problems.distances.base import ImageDistance, root
+from constropt.weights import load_weights
 
 
 class Fire(nn.Module):
@@ -72,9 +70,9 @@ def vgg16() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Backbone:
-    """How to build a stack, and torchvision's weights and file for it."""
+    """How to build a stack, layer by layer as torchvision has it, and torchvision's weights and file for it."""
 
     build: Callable[[], nn.Sequential]
     weights: str
@@ -116,15 +114,13 @@ BACKBONES = {
         layers=(3, 8, 15, 22, 29), channels=(64, 128, 256, 512, 512), smallest=16),
 }  # fmt: skip
 
-
 # What turns images in [0, 1] into what the networks were trained on.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LPIPS(ImageDistance):
-    """The square root of LPIPS v0.1 with ``net`` "alex", "squeeze" or "vgg": of the sum over layers l of the mean
-    over positions of
+    """The root of LPIPS v0.1, ``net`` "alex", "squeeze" or "vgg": of the sum over layers l of the mean over places of
 
         sum_c w_lc (f_lc(x) / |f_l(x)| - f_lc(reference) / |f_l(reference)|)^2,   |f| = sqrt(1e-8 + sum_c f_c^2)
 
@@ -208,11 +204,12 @@ def _weights(net: str, backbone: Backbone, given: Any) -> Mapping[str, Tensor]:
     if isinstance(given, nn.Module):
         return given.state_dict()
     if isinstance(given, (str, Path)):
-        return _tensors(given)
+        return load_weights(given)
     if given is not None:
         raise TypeError(f"backbone: takes a file, a state dict, a module or None, got {type(given).__name__}")
-    cure = f"pass LPIPS(net={net!r}, backbone=...) the file {backbone.file} of torchvision's weights, its state dict"
-    cure += " or a module that has them"
+    cure = (
+        f"pass LPIPS(net={net!r}, backbone=...) torchvision's file {backbone.file}, its state dict or a module with it"
+    )
     try:
         from torchvision.models import get_weight  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -234,15 +231,9 @@ def _heads(net: str, given: Any) -> list[Tensor]:
             raise MissingExtra(f"heads: LPIPS {takes}, or {cure}")
         given = Path(package.origin).parent / "functional" / "image" / "lpips_models" / f"{net}.pth"
     if isinstance(given, (str, Path)):
-        given = [value for _, value in sorted(_tensors(given).items())]
+        given = [value for _, value in sorted(load_weights(given).items())]
     heads = [torch.as_tensor(value).detach().flatten() for value in given]
     channels, found = BACKBONES[net].channels, tuple(head.numel() for head in heads)
     if found != channels:
         raise ValueError(f"heads: net={net!r} takes {len(channels)} vectors of {channels} weights, got {found}")
     return heads
-
-
-def _tensors(path: str | Path) -> dict[str, Tensor]:
-    from constropt.weights import load_weights
-
-    return load_weights(path)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from constropt.checks import require_whole
-from constropt.problems.distances.measures import ImageDistance
+from constropt.checks import require_positive, require_whole
+from constropt.problems.distances.base import ImageDistance
 
 # Wang, Simoncelli & Bovik (2003), Sec. 3.2: the exponents of scales 1 to 5.
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -25,8 +25,7 @@ class SSIM(ImageDistance):
     distances of 1e-10 are still right (1 minus a similarity is lost below 1e-7), and value and gradient are 0 at
     equality. Color images: the mean over the channels (Sec. III.7).
 
-    Raises ``ValueError`` for images smaller than the window: another window is another measure, so it is yours to
-    choose. ``window`` must be odd.
+    ``window`` must be odd. Raises ``ValueError`` for images smaller than it: another window is another measure.
 
     >>> x = torch.linspace(0, 1, 256).reshape(1, 1, 16, 16)
     >>> SSIM()(x, x).item(), round(SSIM()(x, 0.5 * x).item(), 4)
@@ -44,9 +43,7 @@ class SSIM(ImageDistance):
         require_whole(3, window=self.window)
         if not self.window % 2:
             raise ValueError(f"window: takes an odd number of pixels >= 3, got {self.window!r}")
-        for name, value in (("sigma", self.sigma), ("k1", self.k1), ("k2", self.k2)):
-            if not value > 0:
-                raise ValueError(f"{name}: must be > 0, got {value!r}")
+        require_positive(sigma=self.sigma, k1=self.k1, k2=self.k2)
 
     def check(self, reference: Tensor) -> None:
         side = min(reference.shape[2:])
@@ -73,8 +70,7 @@ class SSIM(ImageDistance):
         columns = kernel.view(1, 1, -1, 1).repeat(3 * channels, 1, 1, 1)
 
         def blur(maps: Tensor) -> Tensor:
-            groups = maps.shape[1]
-            weight = columns[:groups]
+            weight = columns[: (groups := maps.shape[1])]
             return functional.conv2d(functional.conv2d(maps, weight, groups=groups), weight.mT, groups=groups)
 
         # a variance does not see an offset, but its rounding errors do
@@ -100,8 +96,7 @@ class MSSSIM(SSIM):
 
     Scale j + 1 is scale j averaged over 2x2 pixels; l counts at the last scale only. With fewer than five ``scales``
     the first weights are taken, scaled to sum 1. A channel of which a mean is negative (its structure inverted) is at
-    distance 1, without gradient. ``ValueError`` for images whose last scale is smaller than the window: 5 scales take
-    176 pixels a side.
+    distance 1, without gradient. ``ValueError`` for images whose last scale is below the window: 5 take 176 pixels.
 
     >>> x = torch.linspace(0, 1, 1024).reshape(1, 1, 32, 32)
     >>> round(MSSSIM(scales=2)(x, 0.5 * x).item(), 4)

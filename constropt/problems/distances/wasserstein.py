@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from constropt.checks import require_whole
-from constropt.problems.distances.measures import ImageDistance
+from constropt.problems.distances.base import ImageDistance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +16,7 @@ class Wasserstein(ImageDistance):
     """What it costs to move the mass of one image onto that of the other, in pixels: mass 1, cost C = |di| + |dj|.
 
     An image less its lower bound, divided by its sum, is a mass on the grid; a black image is uniform. So brightness
-    does not count: x and x / 2 are at distance 0. ``per_channel``: the mean of the channels' distances; False: the
-    distance of the sums over channels.
+    does not count. ``per_channel``: the mean of the channels' distances; False: the distance of the sums over channels.
 
     Since C is a metric, mass that a and b have in common need not move: with p and q the positive and negative parts
     of a - b and t the mass of each, the distance is

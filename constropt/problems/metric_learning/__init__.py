@@ -1,6 +1,4 @@
-"""Metric learning: losses split in a tightness and a contrastive part, the mutual information that they share, and
-retrieval.
-"""
+"""Metric learning: losses split in a tightness and a contrastive part, the information they share, retrieval."""
 
 from constropt.problems.metric_learning.classifier import Center, CrossEntropy
 from constropt.problems.metric_learning.information import (

@@ -1,6 +1,4 @@
-"""Cross-entropy with its classifier, split in the two functions of Eq. 2.13, and the center loss (Wen, Zhang, Li & Qiao
-2016; Eq. 1.5) beside it.
-"""
+"""Cross-entropy with its classifier, split in two (Eq. 2.13), and the center loss (Wen, Zhang, Li & Qiao; Eq. 1.5)."""
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +19,12 @@ def check_classes(labels: Tensor, embeddings: Tensor, weight: Tensor) -> None:
     require_below(classes, labels, "labels: takes classes", cure)
 
 
+def linear_in(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The layer in the precision of ``x``."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return functional.linear(x, layer.weight.to(x.dtype), bias)
+
+
 class CrossEntropy(SplitLoss):
     """The cross-entropy of a linear classifier on the embeddings, which is all that Sec. 2.5 trains with.
 
@@ -28,10 +32,9 @@ class CrossEntropy(SplitLoss):
     contrastive ``(1/n) sum_i log sum_k exp(theta_k^T z_i) - (lambda/2) ||theta||^2``, with ``lam`` 0 unless given (the
     sum does not depend on it). The classifier ``classifier`` is an ``nn.Linear``, zero at first as in Sec. 2.5.3.4.
 
-    ``label_smoothing`` is xi with the off-class mass ``xi/(K-1)``, the text's convention (torch's spreads xi/K over
-    all classes); ``dropout`` acts on the embeddings in training mode, where the two parts asked for one by one draw
-    anew (:meth:`parts` draws once). No pairs, so a batch of one class is fine. Raises ``ValueError`` for labels outside
-    ``[0, num_classes)``.
+    ``label_smoothing`` is xi with the off-class mass ``xi/(K-1)``, the text's convention (torch's spreads xi/K over all
+    classes); ``dropout`` acts on the embeddings in training mode, where the two parts asked for one by one draw anew
+    (:meth:`parts` draws once). A batch of one class is fine. ``ValueError`` for labels outside ``[0, num_classes)``.
 
     >>> loss = CrossEntropy(num_classes=4, dimension=8)
     >>> loss(torch.randn(5, 8), torch.tensor([0, 1, 2, 3, 0])).detach()      # log 4: the classifier is zero
@@ -59,9 +62,7 @@ class CrossEntropy(SplitLoss):
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """``theta^T z`` (plus the bias), ``(n, K)``, in the embeddings' precision."""
-        weight, bias = self.classifier.weight, self.classifier.bias
-        dropped = functional.dropout(embeddings, self.dropout, self.training)
-        return functional.linear(dropped, weight.to(dropped.dtype), None if bias is None else bias.to(dropped.dtype))
+        return linear_in(self.classifier, functional.dropout(embeddings, self.dropout, self.training))
 
     def split(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         check_classes(class_labels(labels, self), embeddings, self.classifier.weight)
@@ -78,10 +79,9 @@ class Center(SplitLoss):
     """``(w/2) sum_i ||z_i - c_{y_i}||^2 - (1/n) sum_i log p_{i y_i}`` (Table 2.2).
 
     The first term, a *sum*, is the tightness; the second, the cross-entropy of the classifier ``cross_entropy``, the
-    contrastive part (it is zero at first, see :class:`CrossEntropy`). ``weight`` is w; Eq. 1.5, averaged over the n
-    samples, is ``weight = lambda / n``. c is the mean of the batch's samples of each class, which the gradient passes
-    through; with ``learned=True`` a parameter ``centers`` of one prototype a class. Raises ``ValueError`` for labels
-    outside ``[0, num_classes)``.
+    contrastive part. ``weight`` is w; Eq. 1.5, averaged over the n samples, is ``weight = lambda / n``. c is the mean
+    of the batch's samples of each class, which the gradient passes through; with ``learned=True`` a parameter
+    ``centers`` of one prototype a class. Raises ``ValueError`` for labels outside ``[0, num_classes)``.
 
     >>> loss = Center(num_classes=2, dimension=1)
     >>> float(loss.tightness(torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1])))

@@ -39,9 +39,8 @@ def pairwise_entropy(embeddings: Tensor, labels: Tensor | None = None, *, floor:
 
     With ``labels`` the sums run within each class and are averaged over samples: its form of H(Z|Y). It is *twice* a
     differential entropy but for a constant (scaling the embeddings by a adds 2 d log a): the sum over ordered pairs
-    counts each pair twice. A squared distance below ``floor`` (coincident points) counts as ``floor``.
-
-    Raises ``ValueError`` where a class has only one sample.
+    counts each pair twice. A squared distance below ``floor`` (coincident points) counts as ``floor``. Raises
+    ``ValueError`` where a class has only one sample.
 
     >>> z = torch.tensor([[0.0], [1.0], [2.0]])
     >>> round(float(pairwise_entropy(z)), 4)                 # (1/6) (4 log 1 + 2 log 4)
@@ -60,13 +59,12 @@ def pairwise_entropy(embeddings: Tensor, labels: Tensor | None = None, *, floor:
 
 
 def nearest_neighbour_entropy(embeddings: Tensor, labels: Tensor | None = None, *, neighbours: int = 3) -> Tensor:
-    """H(Z), or with ``labels`` H(Z|Y), by distances to the k-th nearest neighbour (Kraskov et al. 2004, Eq. 20; first
-    Kozachenko & Leonenko 1987), a scalar: ``psi(n) - psi(k) + log V_d + (d/n) sum_i log e_i``.
+    """H(Z), or with ``labels`` H(Z|Y), a scalar: ``psi(n) - psi(k) + log V_d + (d/n) sum_i log e_i`` (Kozachenko &
+    Leonenko 1987; Kraskov et al. 2004, Eq. 20).
 
     ``neighbours`` is k, e_i the l2 distance of sample i to its k-th nearest (of its class), V_d the volume of the unit
-    ball. It is consistent for samples of a density; its bias grows with d. Duplicates make it minus infinity.
-
-    Raises ``ValueError`` where a class has no more than ``neighbours`` samples.
+    ball. It is consistent for samples of a density; its bias grows with d. Duplicates make it minus infinity. Raises
+    ``ValueError`` where a class has no more than ``neighbours`` samples.
 
     >>> z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> abs(float(nearest_neighbour_entropy(z)) - math.log(2 * math.pi * math.e)) < 0.05
@@ -90,9 +88,8 @@ def nearest_neighbour_information(embeddings: Tensor, labels: Tensor, *, neighbo
     ``psi(n) + psi(k) - mean psi(n_{y_i}) - mean psi(m_i)``.
 
     m_i counts the samples that are nearer to i than its k-th nearest of its own class, i among them. Unlike the
-    difference of two entropies, whose errors differ, each term is measured at the same scale.
-
-    Raises ``ValueError`` where a class has no more than ``neighbours`` samples.
+    difference of two entropies, whose errors differ, each term is measured at the same scale. Raises ``ValueError``
+    where a class has no more than ``neighbours`` samples.
 
     >>> z = torch.arange(8.0)[:, None] + torch.tensor([0.0, 100.0]).repeat_interleave(4)[:, None]
     >>> round(float(nearest_neighbour_information(z, torch.arange(8) // 4)), 2)       # apart: near H(Y) = 0.69
@@ -114,9 +111,7 @@ def nearest_neighbour_information(embeddings: Tensor, labels: Tensor, *, neighbo
 
 @dataclass(frozen=True)
 class MutualInformation:
-    """I(Z; Y) seen from both sides of Eq. 2.1, with the entropies that each is the difference of, and as a check
-    :func:`nearest_neighbour_information`.
-    """
+    """I(Z; Y) from both sides of Eq. 2.1, their entropies, and :func:`nearest_neighbour_information` as a check."""
 
     labels: float
     labels_given_embeddings: float | None

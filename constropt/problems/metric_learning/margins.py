@@ -6,8 +6,6 @@
 The unknowns are the embeddings themselves, ``(batch, n, d)``: every row of the batch is one set of n embeddings.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -73,8 +71,22 @@ def triplet_margins(
 def _problem(
     positive: Tensor, anchor: Given, constraint: Constraint[Tensor], domain: Domain | None
 ) -> ConstrainedProblem[Tensor]:
-    """What both share: the tightness over the ``positive`` pairs, and one pass for all distances."""
-    return ConstrainedProblem(_Tightness(positive, anchor), [constraint], _Squares(len(positive)), domain or Reals())
+    """What both share: one pass for all distances, ``(1/n) sum over positive pairs of D_ij^2``, ``(batch,)``, and half
+    the squared distance to an anchor.
+    """
+    count = len(positive)
+
+    def forward(z: Tensor) -> Tensor:
+        if z.dim() != 3 or z.shape[1] != count:
+            takes = f"embeddings of shape (batch, n, d) with n = {count} as many as labels"
+            raise ValueError(f"x: takes {takes}, got {tuple(z.shape)}; add the batch dimension with x[None]")
+        return squared_distances(z, z)
+
+    def tightness(z: Tensor, squares: Tensor) -> Tensor:
+        value = torch.where(positive, squares, 0).sum((1, 2)) / count
+        return value if anchor is None else value + (z - anchor).square().sum((1, 2)) / 2
+
+    return ConstrainedProblem(tightness, [constraint], forward, domain or Reals())
 
 
 def all_triplets(labels: Tensor) -> Tensor:
@@ -90,30 +102,3 @@ def all_triplets(labels: Tensor) -> Tensor:
     pairs = positive.nonzero()
     pair, other = negative[pairs[:, 0]].nonzero().unbind(1)
     return torch.cat([pairs[pair], other[:, None]], dim=1)
-
-
-@dataclass(frozen=True)
-class _Squares:
-    """The squared distances of each set of ``count`` embeddings: the pass that objective and constraints share."""
-
-    count: int
-
-    def __call__(self, z: Tensor) -> Tensor:
-        if z.dim() != 3 or z.shape[1] != self.count:
-            takes = f"embeddings of shape (batch, n, d) with n = {self.count} as many as labels"
-            raise ValueError(f"x: takes {takes}, got {tuple(z.shape)}; add the batch dimension with x[None]")
-        return squared_distances(z, z)
-
-
-@dataclass(frozen=True)
-class _Tightness:
-    """``(1/n) sum over positive pairs of D_ij^2``, ``(batch,)``, and half the squared distance to an anchor."""
-
-    positive: Tensor
-    anchor: Tensor | None
-
-    def __call__(self, z: Tensor, squares: Tensor) -> Tensor:
-        tightness = torch.where(self.positive, squares, 0).sum((1, 2)) / z.shape[1]
-        if self.anchor is None:
-            return tightness
-        return tightness + (z - self.anchor).square().sum((1, 2)) / 2

@@ -1,6 +1,4 @@
-"""Neighbourhood component analysis (Goldberger et al. 2005; Eq. 1.4), Proxy-NCA (Movshovitz-Attias et al. 2017), and
-the scalable form (Wu, Efros & Yu 2018), within a batch or against a memory bank.
-"""
+"""NCA (Goldberger et al. 2005; Eq. 1.4), Proxy-NCA (Movshovitz-Attias et al. 2017), SNCA (Wu, Efros & Yu 2018)."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constropt.checks import require_below, require_positive, require_whole
+from constropt.checks import require_below, require_number, require_one_of, require_positive, require_whole
 from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.classifier import check_classes
 from constropt.problems.metric_learning.pairs import (
@@ -27,9 +25,9 @@ from constropt.problems.metric_learning.pairs import (
 class NCA(PairwiseLoss):
     """``- sum_{i, j: y_ij = 1, j != i} log( exp(s_ij/t) / sum_{k != i} exp(s_ik/t) )``, s the cosine (Eq. 1.4).
 
-    The logarithm is inside the sum over positives, unlike :class:`SNCA`'s. ``temperature`` is t. ``reduction="sum"``
-    is the equation; ``"mean"`` divides by the number of positive pairs, which does not grow with the batch. The
-    tightness is ``-sum s_ij/t`` over positive pairs, the contrastive part the log partition functions.
+    Neighbourhood component analysis. The logarithm is inside the sum over positives, unlike :class:`SNCA`'s.
+    ``temperature`` is t. ``reduction="sum"`` is the equation; ``"mean"`` divides by the number of positive pairs, which
+    does not grow with the batch. The tightness is ``-sum s_ij/t`` over positive pairs, the rest log partition sums.
 
     >>> loss = NCA(temperature=1.0)
     >>> round(float(loss(torch.eye(4), torch.tensor([0, 0, 1, 1]))), 4)      # 4 pairs, log 3 each
@@ -41,8 +39,7 @@ class NCA(PairwiseLoss):
     def __init__(self, temperature: float = 0.1, *, reduction: str = "sum") -> None:
         super().__init__()
         require_positive(temperature=temperature)
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"reduction: takes 'sum' (Eq. 1.4) or 'mean' (over positive pairs), got {reduction!r}")
+        require_one_of("reduction", reduction, ("sum", "mean"))
         self.temperature, self.reduction = temperature, reduction
 
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
@@ -147,8 +144,7 @@ class MemoryBank(nn.Module):
     def __init__(self, size: int, dimension: int, momentum: float = 0.5) -> None:
         super().__init__()
         require_whole(size=size, dimension=dimension)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum: takes a value in [0, 1), got {momentum}")
+        require_number(0, 1, momentum=momentum)
         self.momentum = momentum
         self.register_buffer("embeddings", torch.zeros(size, dimension))
         self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from constropt.checks import are_whole, got
 from constropt.precision import at_least_float32
+from constropt.problems.distances.base import root
 
 RowFunction = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -36,10 +37,9 @@ def check_embeddings(embeddings: Tensor, name: str = "embeddings") -> None:
         raise ValueError(f"{name}: takes {takes}; flatten what the network returns with .flatten(1)")
     if not bool(embeddings.detach().isfinite().all()):
         rows = (~embeddings.detach().isfinite().all(1)).nonzero().flatten().tolist()
-        raise ValueError(
-            f"{name}: takes finite values, got NaN or infinity in {len(rows)} rows, the first {rows[:5]}; look for a"
-            " division by zero or an overflow in the network, or lower the learning rate"
-        )
+        found = f"NaN or infinity in {len(rows)} rows, the first {rows[:5]}"
+        cure = "look for a division by zero or an overflow in the network, or lower the learning rate"
+        raise ValueError(f"{name}: takes finite values, got {found}; {cure}")
 
 
 def check_labels(labels: Tensor, count: int, name: str = "labels", of: str = "embeddings") -> None:
@@ -47,10 +47,8 @@ def check_labels(labels: Tensor, count: int, name: str = "labels", of: str = "em
     if not are_whole(labels):
         raise TypeError(f"{name}: takes a tensor of whole numbers, one class a sample, got {got(labels)}")
     if labels.shape != (count,):
-        raise ValueError(
-            f"{name}: takes one class for each of the {count} rows of {of}, shape ({count},), got"
-            f" {tuple(labels.shape)}; pass the labels of the very samples that were embedded"
-        )
+        takes = f"one class for each of the {count} rows of {of}, shape ({count},), got {tuple(labels.shape)}"
+        raise ValueError(f"{name}: takes {takes}; pass the labels of the very samples that were embedded")
 
 
 def is_pair_matrix(labels: Tensor) -> bool:
@@ -68,7 +66,7 @@ def check_pairs(pairs: Tensor, count: int) -> None:
         raise ValueError(f"labels: a matrix of positive pairs must be symmetric, {cure}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Relations:
     """Which pairs (row of the queries, column of the gallery) are positive and which negative.
 
@@ -84,10 +82,7 @@ class Relations:
 
     @classmethod
     def within(cls, labels: Tensor, count: int, *, negatives: bool = True) -> Relations:
-        """The relations of a batch of ``count`` samples, ``labels`` their classes or matrix of positive pairs.
-
-        Raises ``ValueError`` if ``negatives`` are needed and the batch has none.
-        """
+        """Those of ``count`` samples, ``labels`` classes or positive pairs; ``ValueError`` without needed negatives."""
         if is_pair_matrix(labels):
             check_pairs(labels, count)
             one_class = (labels | torch.eye(count, dtype=torch.bool, device=labels.device)).all()
@@ -97,10 +92,8 @@ class Relations:
             one_class = (labels == labels[0]).all()
             relations = cls(rows=labels, columns=labels, own=torch.arange(count, device=labels.device))
         if negatives and bool(one_class):
-            raise ValueError(
-                f"labels: all {count} samples of the batch are of one class, and this loss needs negative pairs; draw"
-                " batches of at least two classes, or skip this one"
-            )
+            why = f"all {count} samples of the batch are of one class, and this loss needs negative pairs"
+            raise ValueError(f"labels: {why}; draw batches of at least two classes, or skip this one")
         return relations
 
     def block(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -151,19 +144,12 @@ def over_rows(function: RowFunction, queries: Tensor, gallery: Tensor, relations
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """``||a_i - b_j||^2``: ``(..., n, N)`` from ``(..., n, d)`` and ``(..., N, d)``, never negative.
 
-    By one matrix product, about b's mean, where cancellation is least; its error is some units in the last place of
-    the embeddings' squared spread.
+    By one matrix product, about b's mean: its error is some units in the last place of the embeddings' squared spread.
     """
     center = b.detach().mean(-2, keepdim=True)
     a, b = a - center, b - center
     norms = a.square().sum(-1, keepdim=True) + b.square().sum(-1).unsqueeze(-2)
     return torch.clamp_min(norms - 2 * (a @ b.mT), 0)
-
-
-def root(squares: Tensor) -> Tensor:
-    """The square root, its derivative 0 at 0 (coincident points have no direction to part in)."""
-    apart = squares > 0
-    return torch.where(apart, torch.where(apart, squares, 1).sqrt(), 0)
 
 
 def unit(embeddings: Tensor) -> Tensor:
@@ -235,10 +221,7 @@ class PairwiseLoss(SplitLoss):
 
     @abstractmethod
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
-        """For rows of the pair matrix: the sums of the two parts and the weight of each row, three times ``(rows,)``.
-
-        ``positive`` and ``negative`` say which pairs are what; a sample with itself is neither.
-        """
+        """The two parts' sums and the weights of rows, ``(rows,)``; a sample with itself is no positive or negative."""
 
     def split(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         compared = unit(embeddings) if self.normalised else embeddings

@@ -46,9 +46,6 @@ class Contrastive(PairwiseLoss):
         return tightness, short.square().sum(1), torch.ones_like(tightness)
 
 
-MINING = ("semi-hard", "hard", "all")
-
-
 class Triplet(PairwiseLoss):
     """The mean over triplets (anchor, positive, negative) of ``max(0, D_ap^2 - D_an^2 + m)``.
 
@@ -71,7 +68,7 @@ class Triplet(PairwiseLoss):
     def __init__(self, margin: float = 0.2, *, mining: str = "semi-hard") -> None:
         super().__init__()
         require_positive(margin=margin)
-        require_one_of("mining", mining, MINING)
+        require_one_of("mining", mining, ("semi-hard", "hard", "all"))
         self.margin, self.mining = margin, mining
 
     def rows(self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
@@ -109,9 +106,8 @@ class Triplet(PairwiseLoss):
 
 
 def _columns(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns where ``mask`` is true, row by row from the left, ``(rows, most in a row)``, and which entries of
-    that are filled: positives are few, and searching for whole rows would cost more than the sort.
-    """
+    """The columns where ``mask`` is true, from the left, ``(rows, most in a row)``, and which entries are filled."""
+    # positives are few: searching for whole rows would cost more than the sort
     row, column = mask.nonzero(as_tuple=True)
     count = mask.sum(1)
     slot = torch.arange(len(row), device=mask.device) - (count.cumsum(0) - count)[row]
@@ -219,9 +215,7 @@ class FastAP(PairwiseLoss):
     def _distributions(
         self, queries: Tensor, gallery: Tensor, positive: Tensor, negative: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Per row: P(D = d | R+), P(D <= d | R+), P(D <= d), each ``(rows, bins + 1)``, P(R+) ``(rows, 1)``, and
-        whether it has positives.
-        """
+        """Per row P(D = d | R+), P(D <= d | R+), P(D <= d), ``(rows, bins + 1)``, P(R+), and whether R+ occurs."""
         # in units of the bins' width; a row's histogram by two scatters, not by rows x columns x bins
         place = squared_distances(queries, gallery).clamp_max(4) * (self.bins / 4)
         floor = place.detach().floor().clamp_max(self.bins - 1)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from constropt.checks import got, require_below, require_positive
 from constropt.precision import at_least_float32
-from constropt.problems.metric_learning.classifier import check_classes
+from constropt.problems.metric_learning.classifier import check_classes, linear_in
 from constropt.problems.metric_learning.pairs import (
     Relations,
     SplitLoss,
@@ -51,11 +51,7 @@ class PCE(SplitLoss):
 
     def split(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         check_classes(class_labels(labels, self), embeddings, self.classifier.weight)
-        weight, bias = self.classifier.weight, self.classifier.bias
-        logits = functional.linear(
-            embeddings, weight.to(embeddings.dtype), None if bias is None else bias.to(embeddings.dtype)
-        )
-        probabilities = logits.softmax(1)
+        probabilities = linear_in(self.classifier, embeddings).softmax(1)
         return pce_parts(embeddings, labels, probabilities, _lam(self.lam, embeddings, probabilities, self.floor))
 
 
@@ -72,8 +68,7 @@ def pce_parts(embeddings: Tensor, labels: Tensor, probabilities: Tensor, lam: Te
 def least_eigenvalue(embeddings: Tensor, probabilities: Tensor) -> Tensor:
     """``min_k sigma_min(A_k)`` with ``A_k = (1/n) sum_i (p_ik - p_ik^2) z_i z_i^T`` (Eq. A I-11), a scalar, detached.
 
-    In float64, by batches of classes of about 2^24 entries. Raises ``ValueError`` when n < d, where every A_k is
-    singular and lambda 0.
+    In float64, by batches of classes of about 2^24 entries. ``ValueError`` when n < d: every A_k is singular, lambda 0.
 
     >>> float(least_eigenvalue(torch.eye(2), torch.full((2, 2), 0.5)))
     0.125
@@ -157,12 +152,10 @@ class SPCE(SplitLoss):
         Relations.within(labels, n)
         if is_pair_matrix(labels):
             if self.num_classes is not None:
-                raise ValueError(
-                    "labels: a matrix of positive pairs has no absent classes; build SPCE without num_classes"
-                )
-            sets, own = (labels | torch.eye(n, dtype=torch.bool, device=labels.device)).unique(
-                dim=0, return_inverse=True
-            )
+                why = "a matrix of positive pairs has no absent classes"
+                raise ValueError(f"labels: {why}; build SPCE without num_classes")
+            reflexive = labels | torch.eye(n, dtype=torch.bool, device=labels.device)
+            sets, own = reflexive.unique(dim=0, return_inverse=True)
             return _set_sums(sets, embeddings), sets.sum(1), own
         classes, own = labels.unique(return_inverse=True)
         if self.num_classes is not None:
@@ -227,9 +220,8 @@ def bound_report(
 
     It does not in general: A I-11 makes only the diagonal blocks of the Hessian of h_2 positive, and the soft means are
     those of the current p, not of the minimiser. With many classes it fails as soon as the classifier fits.
-    ``classifier_weight`` is theta, ``(K, d)``, without a bias, as in the proof (for one, append a constant feature 1
-    to the embeddings). ``lam`` and ``floor`` are as for :class:`PCE`, ``temperature`` as for :class:`SPCE`, all K
-    classes counted.
+    ``classifier_weight`` is theta, ``(K, d)``, without a bias, as in the proof (for one, append a constant feature 1 to
+    the embeddings). ``lam``, ``floor`` are as for :class:`PCE`, ``temperature`` for :class:`SPCE` of all K classes.
 
     >>> z = torch.eye(3).repeat(4, 1)
     >>> report = bound_report(z, torch.arange(3).repeat(4), torch.eye(3))

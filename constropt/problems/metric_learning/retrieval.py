@@ -12,12 +12,6 @@ from constropt.checks import MissingExtra, require_one_of, require_whole
 from constropt.precision import at_least_float32
 from constropt.problems.metric_learning.pairs import check_embeddings, check_labels, unit
 
-# similarities in memory at a time: 64 MiB in float32 on a processor, 512 MiB on a GPU
-_ENTRIES = {"cpu": 2**24}
-_ENTRIES_ACCELERATOR = 2**27
-
-DISTANCES = ("cosine", "l2")
-
 
 @torch.no_grad()
 def recall_at_k(
@@ -41,10 +35,8 @@ def recall_at_k(
 
     What is counted is the samples at least as near as the nearest positive, so all k come at the price of one
     comparison. ``chunk`` queries at a time (default: 2^24 similarities on a processor). ``backend="faiss"`` searches
-    with an exact faiss index, which has to be installed, and ranks ties in faiss's order.
-
-    Raises ``ValueError`` for k larger than what there is to retrieve, labels of another length, non-finite embeddings,
-    and where no query has a sample of its class.
+    with an exact faiss index, which has to be installed, and ranks ties in faiss's order. Raises ``ValueError`` for k
+    larger than what there is to retrieve, labels of another length, non-finite embeddings, and if nothing can be found.
 
     >>> z = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.8, 0.3]])
     >>> recall_at_k(z, torch.tensor([0, 0, 1, 1]), ks=(1, 2, 3))
@@ -85,9 +77,8 @@ def retrieval_metrics(
     """Recall@k and precision@k for every k of ``ks``, MAP@R and R-precision; arguments as for :func:`recall_at_k`.
 
     R is the number of samples of the query's class that there are to retrieve. R-precision is the fraction of the first
-    R that are of the class; MAP@R the mean over the first R places of the precision up to the place where that is
-    of the class, and 0 elsewhere. They need the nearest ``max(R, k)`` in order, so they cost more than the recall
-    alone; ties come in any order.
+    R that are of the class; MAP@R the mean over the first R places of the precision up to the place where that is of
+    the class, and 0 elsewhere. They need the nearest ``max(R, k)`` in order: this costs more. Ties come in any order.
 
     >>> z = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.8]])
     >>> metrics = retrieval_metrics(z, torch.tensor([0, 0, 1, 1]), ks=(1, 2))
@@ -139,7 +130,7 @@ def normalized_mutual_information(
     return float(normalized_mutual_info_score(labels.cpu().numpy(), found))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Search:
     """Queries and gallery, both in the order of their labels, so that the positives of a query are neighbours.
 
@@ -178,7 +169,7 @@ class _Search:
             if gallery.shape[1] != query.shape[1]:
                 takes = f"{query.shape[1]} features like query, got {gallery.shape[1]}"
                 raise ValueError(f"gallery: takes {takes}; embed both with the same network")
-        require_one_of("distance", distance, DISTANCES)
+        require_one_of("distance", distance, ("cosine", "l2"))
         if not ks:
             raise ValueError("ks: takes whole numbers >= 1, got none")
         for k in ks:
@@ -187,14 +178,12 @@ class _Search:
             takes = f"k up to the {available} samples there are to retrieve, got {max(ks)}"
             raise ValueError(f"ks: takes {takes}; leave larger k out, or pass a larger gallery")
         require_whole(chunk=1 if chunk is None else chunk)
-        alone = gallery is None or gallery_labels is None
         labels, order = labels.long().sort(stable=True)
         queries = at_least_float32(query.detach()[order])
-        if gallery is None or gallery_labels is None:
-            columns, searched = labels, queries
-        else:
+        columns, searched, alone = labels, queries, True
+        if gallery is not None and gallery_labels is not None:
             columns, order = gallery_labels.long().sort(stable=True)
-            searched = gallery.detach()[order].to(queries.dtype)
+            searched, alone = gallery.detach()[order].to(queries.dtype), False
         first, last = torch.searchsorted(columns, labels), torch.searchsorted(columns, labels, right=True)
         positives = last - first - int(alone)
         if not bool((positives > 0).any()):
@@ -209,8 +198,8 @@ class _Search:
             queries, searched = queries - center, searched - center
             searched = torch.cat([searched, -searched.square().sum(1, keepdim=True) / 2], dim=1)
             queries = torch.cat([queries, torch.ones_like(queries[:, :1])], dim=1)
-        if chunk is None:
-            chunk = max(16, _ENTRIES.get(query.device.type, _ENTRIES_ACCELERATOR) // len(searched))
+        if chunk is None:  # similarities in memory: 64 MiB in float32 on a processor, 512 MiB on a GPU
+            chunk = max(16, (2**24 if query.device.type == "cpu" else 2**27) // len(searched))
         return cls(queries, searched, first, last, alone, positives, chunk)
 
     def similarities(self) -> Iterator[tuple[slice, Tensor]]:

@@ -14,13 +14,13 @@ where the likelihood ratio is above a threshold, and that threshold is the multi
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from constropt.checks import got, require_whole
+from constropt.checks import got, require_number, require_whole
 from constropt.duals import ConstantRho, MultiplierUpdate
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.precision import at_least_float32
@@ -57,19 +57,14 @@ def binary_scores(output: Tensor) -> Tensor:
     output = at_least_float32(output)
     if output.dim() == 1:
         return output
-    if output.dim() == 2 and output.shape[1] == 1:
-        return output.squeeze(1)
-    if output.dim() == 2 and output.shape[1] == 2:
-        return output[:, 1] - output[:, 0]
+    if output.dim() == 2 and output.shape[1] in (1, 2):
+        return output.squeeze(1) if output.shape[1] == 1 else output[:, 1] - output[:, 0]
     takes = "scores of shape (batch,) or (batch, 1), or logits of shape (batch, 2)"
     raise ValueError(f"output: takes {takes}, got {tuple(output.shape)}")
 
 
 def check_integers(name: str, values: Tensor, scores: Tensor, below: int) -> None:
-    """Raise unless ``values`` is one integer (or boolean) in ``[0, below)`` per score.
-
-    The range is looked at on the CPU only: elsewhere the look would wait for the device.
-    """
+    """Raise unless ``values`` is one integer (or boolean) per score, on the CPU, where a look is free, < ``below``."""
     if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
         raise TypeError(f"{name}: takes a tensor of integers 0 to {below - 1}, got {got(values)}; .long() makes them")
     if values.shape != scores.shape:
@@ -90,15 +85,16 @@ class _EqualRates(ConstrainedLoss):
     not depend on group a. No share of the groups has to be known.
     """
 
-    def __init__(self, groups: int, eps: float, given: int | None, lagrangian: AugmentedLagrangian) -> None:
+    given: ClassVar[int | None] = None  # the label among which rates are taken; None: among all
+
+    def __init__(self, groups: int, eps: float, *, lagrangian: AugmentedLagrangian = TRAINING) -> None:
         require_whole(2, groups=groups)
-        if not 0 <= eps < 1:
-            raise ValueError(f"eps: the allowed difference of two rates must lie in [0, 1), got {eps}")
-        options = {"groups": groups, "eps": float(eps), "given": given}
+        require_number(0, 1, eps=eps)
+        options = {"groups": groups, "eps": float(eps), "given": self.given}
         constraint = on_average(
             partial(_differences, **options),
             surrogate=partial(_soft_differences, **options),
-            mask=partial(_pairs, groups=groups, given=given),
+            mask=partial(_pairs, groups=groups, given=self.given),
             shape=(groups, groups),
             name="rates",
         )
@@ -115,10 +111,9 @@ class DemographicParity(_EqualRates):
 
     ``criterion.multipliers``, ``(groups, groups)``, has in row a and column b the price of rate(a) - rate(b) <= eps,
     and ``criterion.levels`` how far it is exceeded (negative: slack); the diagonal means nothing. Gradients are those
-    of the mean sigmoid of the scores. Update the duals on held-out data in large batches that mix the groups: pairs
-    of which a batch lacks one group are left out of it.
-
-    Raises ``ValueError`` unless ``groups >= 2`` and ``0 <= eps < 1``, and for labels and groups out of range.
+    of the mean sigmoid of the scores. Update the duals on held-out data in large batches that mix the groups: pairs of
+    which a batch lacks one group are left out of it. Raises ``ValueError`` unless ``groups >= 2`` and ``0 <= eps < 1``,
+    and for labels and groups out of range.
 
     >>> criterion = DemographicParity(groups=2, eps=0.1)
     >>> score, labels = torch.tensor([1.0, 2.0, 1.0, -1.0]), torch.tensor([1, 1, 0, 0])
@@ -130,13 +125,9 @@ class DemographicParity(_EqualRates):
     0.400
     """
 
-    def __init__(self, groups: int, eps: float, *, lagrangian: AugmentedLagrangian = TRAINING) -> None:
-        super().__init__(groups, eps, None, lagrangian)
-
 
 class EqualOpportunity(_EqualRates):
-    """Cross-entropy, subject to rates of positive decisions *among positives* (true positive rates) that differ by at
-    most ``eps`` over the groups; everything else as for :class:`DemographicParity`.
+    """:class:`DemographicParity` *among positives*: true positive rates differ by at most ``eps`` over the groups.
 
     >>> criterion = EqualOpportunity(groups=2, eps=0.1)
     >>> score, labels = torch.tensor([1.0, 2.0, 1.0, -1.0]), torch.tensor([1, 1, 1, 0])
@@ -145,8 +136,7 @@ class EqualOpportunity(_EqualRates):
     tensor(-0.1000)
     """
 
-    def __init__(self, groups: int, eps: float, *, lagrangian: AugmentedLagrangian = TRAINING) -> None:
-        super().__init__(groups, eps, 1, lagrangian)
+    given = 1
 
 
 def _split(target: Any) -> tuple[Tensor, Tensor]:

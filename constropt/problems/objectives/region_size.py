@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from constropt.checks import got, require_whole
+from constropt.checks import got, require_number, require_whole
 from constropt.lagrangian import AugmentedLagrangian
 from constropt.precision import at_least_float32
 from constropt.problems.calibration.entrywise import counted_labels
@@ -31,12 +31,11 @@ class RegionSize(ConstrainedLoss):
     each image as fractions of its pixels (0 and 1: no bound); :func:`size_bounds` makes them. With ``lower`` and/or
     ``upper``, numbers or one per class, the bounds are the same for all images, and the target is ``labels`` alone.
 
-    Sizes are means of the softmax over *all* pixels of the image, labelled or not. Every image has its constraints;
-    the multipliers, ``(K, 2)`` (lower bounds first), are shared by the images. The constraints are on the training
-    images themselves, whose bounds are what is known, so ``update_duals`` may well go over these. Further arguments are
-    those of :class:`~constropt.training.ConstrainedLoss`: ``rule=keep`` and a mu next to 0 give Kervadec's penalty.
-
-    Raises ``ValueError`` for fewer than two classes, and bounds that cross, leave [0, 1] or have the wrong shape.
+    Sizes are means of the softmax over *all* pixels of the image, labelled or not. Every image has its constraints; the
+    multipliers, ``(K, 2)`` (lower bounds first), are shared by the images. The constraints are on the training images
+    themselves, whose bounds are what is known, so ``update_duals`` may well go over these. Further arguments are those
+    of :class:`~constropt.training.ConstrainedLoss`: ``rule=keep`` and a mu next to 0 give Kervadec's penalty. Raises
+    ``ValueError`` for fewer than two classes, and bounds that cross, leave [0, 1] or have the wrong shape.
 
     >>> criterion = RegionSize(2, lower=[0.0, 0.5])
     >>> logits = torch.tensor([[[2.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0]]])  # class 1 has 12 % of the one image
@@ -84,9 +83,7 @@ def size_bounds(
              [0.1900, 0.3100],
              [0.0000, 0.0100]]])
     """
-    for name, value in (("tolerance", tolerance), ("slack", slack)):
-        if not 0 <= value < 1:
-            raise ValueError(f"{name}: must lie in [0, 1), got {value}")
+    require_number(0, 1, tolerance=tolerance, slack=slack)
     flat = labels.flatten(1)
     counts = torch.stack([(flat == k).sum(1) for k in range(num_classes)], 1)
     size = counts / (flat != ignore_index).sum(1, keepdim=True).clamp_min(1)
@@ -112,15 +109,12 @@ def _cross_entropy(logits: Tensor, target: Any, *, classes: int, ignore_index: i
 def _outside(logits: Tensor, target: Any, *, fixed: Tensor | None) -> Tensor:
     """``(batch, K, 2)``: a - size and size - b, in fractions of the image."""
     size = at_least_float32(logits).flatten(2).softmax(1).mean(2)
+    bounds = target[1] if fixed is None else fixed
     if fixed is None:
-        bounds = target[1]
         if not isinstance(bounds, Tensor) or bounds.shape != (*size.shape, 2):
-            found = tuple(bounds.shape) if isinstance(bounds, Tensor) else got(bounds)
-            raise ValueError(f"bounds: takes a tensor of shape (batch, K, 2) = {(*size.shape, 2)}, got {found}")
+            raise ValueError(f"bounds: takes a tensor of shape (batch, K, 2) = {(*size.shape, 2)}, got {got(bounds)}")
         if bounds.device.type == "cpu" and not torch.compiler.is_compiling():
             _check_order(bounds, "bounds")
-    else:
-        bounds = fixed
     least, largest = bounds.to(size).unbind(-1)
     return torch.stack([least - size, size - largest], -1)
 

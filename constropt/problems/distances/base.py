@@ -17,9 +17,7 @@ class Distance:
     A callable ``distance(x, reference)``; ``distance.bind(reference)`` is the same for one reference, which is then
     prepared once: that is what a problem evaluates at every step. Subclasses that have something to prepare override
     :meth:`bind` and need no ``measure``. ``first_step`` is the increase of the first step of ALMA (Table III-1), about
-    a tenth of the distances expected; ``smooth`` is false for one without a gradient, such as a count.
-
-    Raises ``TypeError`` without a measure.
+    a tenth of the distances expected; ``smooth`` is false without a gradient. Raises ``TypeError`` without a measure.
 
     >>> half = Distance("half l1", lambda x, reference: (x - reference).abs().flatten(1).sum(1) / 2)
     >>> half(torch.ones(1, 4), torch.zeros(1, 4)), half.bind(torch.zeros(1, 4))(torch.ones(1, 4))
